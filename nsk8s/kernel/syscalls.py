@@ -1,0 +1,115 @@
+"""System calls that Python 3.11 has no wrapper for. Lean: imported by the supervisor, the runtime and every sandbox.
+
+Touches: namespaces, mounts, capabilities, process attributes.  Every function raises OSError with the call's errno.
+Constants are the kernel's (include/uapi/linux/{sched,mount,prctl,capability}.h).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_MOVE = 8192
+MS_REC = 16384
+MS_UNBINDABLE = 1 << 17
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
+MS_RELATIME = 1 << 21
+MS_STRICTATIME = 1 << 24
+
+MNT_DETACH = 2
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+PR_CAPBSET_READ = 23
+PR_CAPBSET_DROP = 24
+PR_SET_SECUREBITS = 28
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# Syscall numbers differ per architecture; both have pivot_root and capset under these.
+_MACHINE = os.uname().machine
+_NR_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(_MACHINE, 41)
+_NR_CAPSET = {"x86_64": 126, "aarch64": 91}.get(_MACHINE, 91)
+
+
+def _check(result: int, *what: object) -> int:
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), " ".join(str(w) for w in what) or None)
+    return result
+
+
+def setns(fd: int, nstype: int = 0) -> None:
+    """Move the calling thread into the namespace behind `fd` (os.setns needs Python 3.12)."""
+    _check(_libc.setns(fd, nstype))
+
+
+def unshare(flags: int) -> None:
+    """Give the calling process new namespaces of these kinds."""
+    _check(_libc.unshare(flags))
+
+
+def mount(source: str | None, target: str, fstype: str | None = None, flags: int = 0, data: str | None = None) -> None:
+    def text(value: str | None) -> bytes | None:
+        return None if value is None else os.fsencode(value)
+
+    _check(
+        _libc.mount(text(source), text(target), text(fstype), ctypes.c_ulong(flags), text(data)),
+        fstype or source or "",
+        target,
+    )
+
+
+def umount(target: str, flags: int = 0) -> None:
+    _check(_libc.umount2(os.fsencode(target), flags), target)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    _check(_libc.syscall(_NR_PIVOT_ROOT, os.fsencode(new_root), os.fsencode(put_old)), new_root)
+
+
+def sethostname(name: str) -> None:
+    raw = os.fsencode(name)
+    _check(_libc.sethostname(raw, len(raw)), name)
+
+
+def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
+    return _check(
+        _libc.prctl(option, ctypes.c_ulong(a), ctypes.c_ulong(b), ctypes.c_ulong(c), ctypes.c_ulong(d)), "prctl", option
+    )
+
+
+def set_process_name(name: str) -> None:
+    """The `comm` shown by ps and top: at most 15 bytes are kept."""
+    buffer = ctypes.create_string_buffer(os.fsencode(name)[:15])
+    _check(_libc.prctl(PR_SET_NAME, buffer, 0, 0, 0))
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """Set the calling thread's capability sets; each is a bit mask of CAP_* numbers (version 3, 64 bits)."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    low, high = 0xFFFFFFFF, 32
+    data = (ctypes.c_uint32 * 6)(
+        effective & low, permitted & low, inheritable & low, effective >> high, permitted >> high, inheritable >> high
+    )
+    _check(_libc.syscall(_NR_CAPSET, header, data))
