@@ -4,8 +4,6 @@ Everywhere in nsk8s an API object is an `Object`: a plain dict that could be sen
 validate, default and describe kinds at the API server. Upstream: apimachinery/pkg/apis/meta/v1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any

@@ -68,7 +68,7 @@ class Strategy:
     validate_update: Callable[[Object, Object], list[Cause]] | None = None
     """(new, old): immutable fields and the like."""
     graceful: Callable[[Object], int] | None = None
-    """Seconds of grace that a delete without gracePeriodSeconds gets; 0 deletes at once (Pods: spec's value; 0 if unscheduled)."""
+    """Seconds of grace of a delete without gracePeriodSeconds; 0 deletes at once (Pods: the spec's value, 0 if unscheduled)."""
     has_status: bool = True
     """The kind has a /status subresource; writes to the main resource then leave status alone."""
     has_generation: bool = True
