@@ -1,0 +1,97 @@
+"""Events: what a component tells the user about an object. Upstream: client-go/tools/record. Touches: the API, the clock.
+
+Equal events (same object, reason, message, source) are counted up on one Event object instead of piling up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections import OrderedDict
+from datetime import UTC, datetime
+
+from nsk8s.api import meta
+from nsk8s.api.meta import Object
+from nsk8s.client.resources import EVENTS
+from nsk8s.client.rest import Client, Unreachable
+from nsk8s.errors import Forbidden, NotFound, StatusError
+
+log = logging.getLogger("events")
+
+NORMAL, WARNING = "Normal", "Warning"
+REMEMBERED = 1024
+"""Events kept for counting up; upstream's LRU holds 4096."""
+
+
+class EventRecorder:
+    """Fire and forget: `event(obj, type, reason, message)` never blocks and never raises."""
+
+    def __init__(self, client: Client, component: str, host: str = "") -> None:
+        self._client = client
+        self._source = {"component": component, **({"host": host} if host else {})}
+        self._queue: asyncio.Queue[Object] = asyncio.Queue(maxsize=1000)
+        self._known: OrderedDict[tuple[str, ...], Object] = OrderedDict()
+
+    def event(self, obj: Object, kind: str, reason: str, message: str, *, field_path: str = "") -> None:
+        """Record; `obj` needs kind, apiVersion and metadata. Dropped (and logged) when the server lags 1,000 events behind."""
+        reference = {
+            "kind": obj.get("kind", ""),
+            "namespace": meta.namespace(obj),
+            "name": meta.name(obj),
+            "uid": meta.uid(obj),
+            "apiVersion": obj.get("apiVersion", ""),
+            "resourceVersion": meta.resource_version(obj),
+            "fieldPath": field_path,
+        }
+        log.info("%s %s/%s %s: %s", kind, reference["kind"].lower(), meta.key(obj), reason, message)
+        now = meta.rfc3339(datetime.now(UTC))
+        try:
+            self._queue.put_nowait(
+                {
+                    "metadata": {"namespace": meta.namespace(obj) or "default"},
+                    "involvedObject": {k: v for k, v in reference.items() if v},
+                    "reason": reason,
+                    "message": message[:1024],
+                    "type": kind,
+                    "source": self._source,
+                    "reportingComponent": self._source["component"],
+                    "reportingInstance": self._source.get("host", ""),
+                    "firstTimestamp": now,
+                    "lastTimestamp": now,
+                    "count": 1,
+                }
+            )
+        except asyncio.QueueFull:
+            log.warning("event dropped: %s %s", reason, message)
+
+    async def run(self) -> None:
+        """Send what was recorded, for ever. Cancel to stop; what is still queued is lost, as upstream."""
+        while True:
+            event = await self._queue.get()
+            try:
+                await self._send(event)
+            except NotFound:
+                pass  # the namespace is gone
+            except Forbidden as e:  # the namespace is being deleted
+                log.debug("event refused: %s", e)
+            except (StatusError, Unreachable) as e:
+                log.warning("event lost: %s", e)
+
+    async def _send(self, event: Object) -> None:
+        involved = event["involvedObject"]
+        same = (involved.get("uid", ""), involved.get("name", ""), involved.get("fieldPath", ""), event["type"],
+                event["reason"], event["message"])  # fmt: skip
+        known = self._known.get(same)
+        if known is not None:
+            self._known.move_to_end(same)
+            body = {"count": known["count"] + 1, "lastTimestamp": event["lastTimestamp"]}
+            try:
+                self._known[same] = await self._client.patch(EVENTS, meta.name(known), body, meta.namespace(known))
+                return
+            except NotFound:
+                del self._known[same]
+        event["metadata"]["name"] = f"{involved.get('name', 'unknown')}.{uuid.uuid4().hex[:16]}"
+        self._known[same] = await self._client.create(EVENTS, event)
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)

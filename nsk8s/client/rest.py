@@ -1,0 +1,274 @@
+"""The REST client. Upstream: client-go/rest and dynamic. Touches: TCP, TLS.
+
+Every failed call raises the `StatusError` the server meant; a server that cannot be reached raises `Unreachable`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, cast
+
+import aiohttp
+import orjson
+
+from nsk8s.api import meta
+from nsk8s.api.meta import Object
+from nsk8s.client.kubeconfig import ClientConfig
+from nsk8s.client.resources import Resource
+from nsk8s.errors import Nsk8sError, StatusError, from_status
+
+JSON_PATCH = "application/json-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+
+CONNECT_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 30.0
+WATCH_TIMEOUT_S = 300
+"""How long a watch is asked for; client-go draws 5 to 10 minutes."""
+WATCH_IDLE_TIMEOUT_S = 90.0
+"""A watch without a byte for so long is dead (the server sends a bookmark a minute): a cut cable sends no FIN."""
+
+
+class Unreachable(Nsk8sError):
+    """No answer from the API server: refused, timed out, reset, bad certificate."""
+
+
+class WatchEvent(NamedTuple):
+    """ADDED, MODIFIED, DELETED or BOOKMARK, and the object. ERROR events are raised, never yielded."""
+
+    type: str
+    object: Object
+
+
+def ssl_context(config: ClientConfig) -> ssl.SSLContext | None:
+    """The TLS context for a config; None for plain http."""
+    if not config.server.startswith("https"):
+        return None
+    context = ssl.create_default_context(cadata=config.ca_pem or None)
+    if config.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if config.cert_pem:
+        _load_pair(context, config.cert_pem, config.key_pem)
+    return context
+
+
+def _load_pair(context: ssl.SSLContext, cert_pem: str, key_pem: str) -> None:
+    """OpenSSL's Python API takes files only: hand it an anonymous one, so that no key touches a disk."""
+    import os
+
+    fd = os.memfd_create("client-pem", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, (cert_pem + "\n" + key_pem).encode())
+        context.load_cert_chain(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
+class Client:
+    """One API server, one identity, kept-alive connections. Use as `async with Client(config) as api:`."""
+
+    def __init__(self, config: ClientConfig, user_agent: str = "nsk8s") -> None:
+        self.config = config
+        self._user_agent = user_agent
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Client:
+        connector = aiohttp.TCPConnector(ssl=ssl_context(self.config) or False, limit=0, keepalive_timeout=90)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,
+            headers={"User-Agent": self._user_agent},
+            skip_auto_headers={"Accept-Encoding"},
+            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
+        )
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _headers(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        headers = {"Accept": "application/json", **(extra or {})}
+        token = self.config.token
+        if self.config.token_file:
+            token = Path(self.config.token_file).read_text().strip()
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        return headers
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """One call; the decoded JSON answer (text for other content types). Raises StatusError, Unreachable."""
+        assert self._session is not None, "use `async with Client(...)`"
+        sent = self._headers(headers)
+        data: bytes | None = None
+        if body is not None:
+            data = body if isinstance(body, bytes) else orjson.dumps(body)
+            sent["Content-Type"] = content_type
+        try:
+            async with self._session.request(
+                method, self.config.server + path, params=params, data=data, headers=sent,
+                server_hostname=self.config.tls_server_name or None,
+            ) as response:  # fmt: skip
+                raw = await response.read()
+                if response.status >= 400:
+                    raise _failure(raw, response.status)
+                return orjson.loads(raw) if response.content_type.endswith("json") else raw.decode()
+        except (aiohttp.ClientError, TimeoutError, OSError) as e:
+            raise Unreachable(f"{method} {self.config.server}{path}: {e or type(e).__name__}") from e
+
+    async def get(self, resource: Resource, name: str, namespace: str = "") -> Object:
+        return cast(Object, await self.request("GET", resource.path(namespace, name)))
+
+    async def list(
+        self,
+        resource: Resource,
+        namespace: str = "",
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        resource_version: str = "",
+        limit: int = 0,
+    ) -> Object:
+        """The List object (`metadata.resourceVersion`, `items`); items get their apiVersion and kind back."""
+        params = _params(
+            labelSelector=label_selector, fieldSelector=field_selector, resourceVersion=resource_version, limit=str(limit or "")
+        )
+        answer = cast(Object, await self.request("GET", resource.path(namespace), params=params))
+        for item in answer.get("items") or []:
+            item.setdefault("apiVersion", resource.api_version)
+            item.setdefault("kind", resource.kind)
+        return answer
+
+    async def create(self, resource: Resource, obj: Object, namespace: str = "", subresource: str = "", name: str = "") -> Object:
+        """POST `obj`; the namespace is taken from the object unless given."""
+        path = resource.path(namespace or meta.namespace(obj), name, subresource)
+        body = {"apiVersion": resource.api_version, "kind": resource.kind, **obj}
+        return cast(Object, await self.request("POST", path, body=body))
+
+    async def update(self, resource: Resource, obj: Object, subresource: str = "") -> Object:
+        """PUT the whole object; Conflict when its resourceVersion is not the newest."""
+        path = resource.path(meta.namespace(obj), meta.name(obj), subresource)
+        return cast(Object, await self.request("PUT", path, body=obj))
+
+    async def update_status(self, resource: Resource, obj: Object) -> Object:
+        return await self.update(resource, obj, "status")
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        body: Any,
+        namespace: str = "",
+        *,
+        subresource: str = "",
+        content_type: str = MERGE_PATCH,
+        params: Mapping[str, str] | None = None,
+    ) -> Object:
+        path = resource.path(namespace, name, subresource)
+        return cast(Object, await self.request("PATCH", path, body=body, content_type=content_type, params=params))
+
+    async def delete(
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str = "",
+        *,
+        grace_period_s: int | None = None,
+        uid: str = "",
+        resource_version: str = "",
+        propagation: str = "",
+    ) -> Object:
+        """DELETE, on condition of uid and resourceVersion where given. The answer is a Status or the dying object."""
+        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        if grace_period_s is not None:
+            options["gracePeriodSeconds"] = grace_period_s
+        preconditions = _params(uid=uid, resourceVersion=resource_version)
+        if preconditions:
+            options["preconditions"] = preconditions
+        if propagation:
+            options["propagationPolicy"] = propagation
+        return cast(Object, await self.request("DELETE", resource.path(namespace, name), body=options))
+
+    async def watch(
+        self,
+        resource: Resource,
+        namespace: str = "",
+        *,
+        resource_version: str = "",
+        label_selector: str = "",
+        field_selector: str = "",
+        timeout_s: int = WATCH_TIMEOUT_S,
+    ) -> AsyncIterator[WatchEvent]:
+        """Changes after `resource_version`, until the server ends the watch. Raises Gone, StatusError, Unreachable."""
+        assert self._session is not None, "use `async with Client(...)`"
+        params = _params(
+            watch="1", allowWatchBookmarks="true", timeoutSeconds=str(timeout_s), resourceVersion=resource_version,
+            labelSelector=label_selector, fieldSelector=field_selector,
+        )  # fmt: skip
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=WATCH_IDLE_TIMEOUT_S)
+        path = self.config.server + resource.path(namespace)
+        try:
+            async with self._session.get(
+                path, params=params, headers=self._headers(), timeout=timeout,
+                server_hostname=self.config.tls_server_name or None,
+            ) as response:  # fmt: skip
+                if response.status >= 400:
+                    raise _failure(await response.read(), response.status)
+                pending = b""
+                async for chunk in response.content.iter_any():
+                    lines = (pending + chunk).split(b"\n")
+                    pending = lines.pop()
+                    for line in lines:
+                        if not line:
+                            continue
+                        event = orjson.loads(line)
+                        if event["type"] == "ERROR":
+                            raise from_status(event["object"], 500)
+                        yield WatchEvent(event["type"], event["object"])
+        except (aiohttp.ClientError, TimeoutError, OSError) as e:
+            raise Unreachable(f"watch {path}: {e or type(e).__name__}") from e
+
+    async def wait_ready(self, timeout_s: float | None = None) -> None:
+        """Return once /readyz says ok; raises Unreachable after `timeout_s` (None: wait for ever)."""
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_s is None else loop.time() + timeout_s
+        delay = 0.01
+        while True:
+            try:
+                await self.request("GET", "/readyz")
+                return
+            except (Unreachable, StatusError) as e:
+                if deadline is not None and loop.time() + delay > deadline:
+                    raise Unreachable(f"{self.config.server} is not ready: {e.message}") from e
+            await asyncio.sleep(delay)
+            delay = min(delay * 1.5, 0.5)
+
+
+def _params(**values: str) -> dict[str, str]:
+    return {k: v for k, v in values.items() if v}
+
+
+def _failure(raw: bytes, code: int) -> StatusError:
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        body = {}
+    if not isinstance(body, dict) or body.get("kind") != "Status":
+        body = {"message": raw.decode(errors="replace").strip()[:500]}
+    return from_status(body, code)
