@@ -19,7 +19,7 @@ from nsk8s.errors import Gone, StatusError
 log = logging.getLogger("informer")
 
 Handler = Callable[[Object | None, Object | None], None]
-"""(old, new): added when old is None, deleted when new is None, else updated (also once for each relisted object that changed)."""
+"""(old, new): added when old is None, deleted when new is None, else updated."""
 IndexFunc = Callable[[Object], Iterable[str]]
 
 FIRST_RETRY_S = 0.1
@@ -61,7 +61,8 @@ class Informer:
         """The cached object under `namespace/name` (or `name`)."""
         return self._objects.get(key)
 
-    def list(self, namespace: str = "") -> list[Object]:
+    def items(self, namespace: str = "") -> list[Object]:
+        """All cached objects, or those of one namespace."""
         if not namespace:
             return list(self._objects.values())
         return [o for o in self._objects.values() if meta.namespace(o) == namespace]

@@ -1,4 +1,7 @@
-"""Kubeconfig files: reading the current context, writing one for a cluster. Upstream: client-go/tools/clientcmd. Touches: files."""
+"""Kubeconfig files: reading the current context, writing one for a cluster. Touches: files.
+
+Upstream: client-go/tools/clientcmd.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def _data(entry: dict[str, Any], key: str, base: Path) -> str:
     if entry.get(f"{key}-data"):
         return base64.b64decode(entry[f"{key}-data"]).decode()
     if entry.get(key):
-        return (base / entry[key]).read_text()
+        return (base / str(entry[key])).read_text()
     return ""
 
 

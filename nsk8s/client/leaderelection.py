@@ -1,4 +1,7 @@
-"""One active instance of several: a Lease is held and renewed. Upstream: client-go/tools/leaderelection. Touches: the API, clock."""
+"""One active instance of several: a Lease is held and renewed. Upstream: client-go/tools/leaderelection.
+
+Touches: the API, clock.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ def may_take(lease: Object, identity: str, observed_age_s: float, timing: Timing
 
 
 async def lead(
-    client: Client, name: str, identity: str, work: Callable[[], Awaitable[None]], timing: Timing = Timing(),  # noqa: B008
+    client: Client, name: str, identity: str, work: Callable[[], Awaitable[None]], timing: Timing = Timing(),
 ) -> None:
     """Wait for the Lease kube-system/`name`, then run `work` while renewing; returns when the lease is lost or work ends."""
     loop = asyncio.get_running_loop()
