@@ -1,0 +1,144 @@
+"""Models of networking. Pure."""
+
+from __future__ import annotations
+
+from nsk8s.api.models.base import IntOrString, Model, field, int32
+from nsk8s.api.models.core_reference import TypedLocalObjectReference
+from nsk8s.api.models.meta import LabelSelector, ObjectMeta
+
+POLICY_TYPE = ("Ingress", "Egress")
+PROTOCOL = ("TCP", "UDP", "SCTP")
+
+class NetworkPolicy(Model):
+    apiVersion: str = field(0)
+    kind: str = field(0)
+    metadata: ObjectMeta = field(1)
+    spec: NetworkPolicySpec = field(2)
+
+
+class NetworkPolicySpec(Model):
+    podSelector: LabelSelector = field(1, required=True)
+    ingress: list[NetworkPolicyIngressRule] = field(2, list_type="atomic")
+    egress: list[NetworkPolicyEgressRule] = field(3, list_type="atomic")
+    policyTypes: list[str] = field(4, list_type="atomic", enum=POLICY_TYPE)
+
+
+class NetworkPolicyIngressRule(Model):
+    ports: list[NetworkPolicyPort] = field(1, list_type="atomic")
+    from_: list[NetworkPolicyPeer] = field(2, list_type="atomic", name="from")
+
+
+class NetworkPolicyEgressRule(Model):
+    ports: list[NetworkPolicyPort] = field(1, list_type="atomic")
+    to: list[NetworkPolicyPeer] = field(2, list_type="atomic")
+
+
+class NetworkPolicyPort(Model):
+    protocol: str | None = field(1, enum=PROTOCOL)
+    port: IntOrString = field(2)
+    endPort: int32 | None = field(3)
+
+
+class IPBlock(Model):
+    cidr: str = field(1, required=True)
+    except_: list[str] = field(2, list_type="atomic", name="except")
+
+
+class NetworkPolicyPeer(Model):
+    podSelector: LabelSelector = field(1)
+    namespaceSelector: LabelSelector = field(2)
+    ipBlock: IPBlock = field(3)
+
+
+class Ingress(Model):
+    apiVersion: str = field(0)
+    kind: str = field(0)
+    metadata: ObjectMeta = field(1)
+    spec: IngressSpec = field(2)
+    status: IngressStatus = field(3)
+
+
+class IngressSpec(Model):
+    ingressClassName: str | None = field(4)
+    defaultBackend: IngressBackend = field(1)
+    tls: list[IngressTLS] = field(2, list_type="atomic")
+    rules: list[IngressRule] = field(3, list_type="atomic")
+
+
+class IngressTLS(Model):
+    hosts: list[str] = field(1, list_type="atomic")
+    secretName: str = field(2)
+
+
+class IngressStatus(Model):
+    loadBalancer: IngressLoadBalancerStatus = field(1)
+
+
+class IngressLoadBalancerStatus(Model):
+    ingress: list[IngressLoadBalancerIngress] = field(1, list_type="atomic")
+
+
+class IngressLoadBalancerIngress(Model):
+    ip: str = field(1)
+    hostname: str = field(2)
+    ports: list[IngressPortStatus] = field(4, list_type="atomic")
+
+
+class IngressPortStatus(Model):
+    port: int32 = field(1, required=True)
+    protocol: str = field(2, required=True, enum=PROTOCOL)
+    error: str | None = field(3)
+
+
+class IngressRule(Model):
+    host: str = field(1)
+    ingressRuleValue: IngressRuleValue = field(2, inline=True)
+
+
+class IngressRuleValue(Model):
+    http: HTTPIngressRuleValue = field(1)
+
+
+class HTTPIngressRuleValue(Model):
+    paths: list[HTTPIngressPath] = field(1, required=True, list_type="atomic")
+
+
+class HTTPIngressPath(Model):
+    path: str = field(1)
+    pathType: str | None = field(3, required=True)
+    backend: IngressBackend = field(2, required=True)
+
+
+class IngressBackend(Model):
+    service: IngressServiceBackend = field(4)
+    resource: TypedLocalObjectReference = field(3)
+
+
+class IngressServiceBackend(Model):
+    name: str = field(1, required=True)
+    port: ServiceBackendPort = field(2)
+
+
+class ServiceBackendPort(Model):
+    name: str = field(1)
+    number: int32 = field(2)
+
+
+class IngressClass(Model):
+    apiVersion: str = field(0)
+    kind: str = field(0)
+    metadata: ObjectMeta = field(1)
+    spec: IngressClassSpec = field(2)
+
+
+class IngressClassSpec(Model):
+    controller: str = field(1)
+    parameters: IngressClassParametersReference = field(2)
+
+
+class IngressClassParametersReference(Model):
+    apiGroup: str | None = field(1)
+    kind: str = field(2, required=True)
+    name: str = field(3, required=True)
+    scope: str | None = field(4)
+    namespace: str | None = field(5)

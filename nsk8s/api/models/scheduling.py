@@ -1,0 +1,17 @@
+"""Models of scheduling. Pure."""
+
+from __future__ import annotations
+
+from nsk8s.api.models.base import Model, field, int32
+from nsk8s.api.models.meta import ObjectMeta
+
+PREEMPTION_POLICY = ("PreemptLowerPriority", "Never")
+
+class PriorityClass(Model):
+    apiVersion: str = field(0)
+    kind: str = field(0)
+    metadata: ObjectMeta = field(1)
+    value: int32 = field(2, required=True)
+    globalDefault: bool = field(3)
+    description: str = field(4)
+    preemptionPolicy: str | None = field(5, enum=PREEMPTION_POLICY)
