@@ -8,6 +8,7 @@ import random
 import socket
 import time
 from collections.abc import Sequence
+from typing import cast
 
 from nsk8s.dns import records, wire
 from nsk8s.dns.forward import Forwarder
@@ -159,8 +160,7 @@ class _Datagrams(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         reply = self._server.handle(data, tcp=False)

@@ -1,0 +1,443 @@
+"""`nsk8s.dns` as a process on loopback: a fake API on one side, a DNS client on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, web
+from dnslib import CLASS, EDNS0, QTYPE, RCODE, DNSHeader, DNSQuestion, DNSRecord
+
+PLURALS = {"namespaces": "Namespace", "services": "Service", "endpointslices": "EndpointSlice"}
+TIMEOUT_S = 10.0
+
+
+class FakeAPI:
+    """List and watch of three kinds over plain http; `put` and `delete` are seen by every watch at once."""
+
+    def __init__(self) -> None:
+        self.version = 10
+        self.objects: dict[str, dict[str, Any]] = {plural: {} for plural in PLURALS}
+        self.watches: dict[str, set[asyncio.Queue[dict[str, Any] | None]]] = {plural: set() for plural in PLURALS}
+        self.open = asyncio.Event()
+        self.open.set()
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/{path:.*}", self._get)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+
+    async def stop(self) -> None:
+        for queues in self.watches.values():
+            for queue in queues:
+                queue.put_nowait(None)
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def put(self, plural: str, obj: dict[str, Any]) -> None:
+        self.version += 1
+        meta = obj["metadata"]
+        key = f"{meta.get('namespace', '')}/{meta['name']}"
+        kind = "MODIFIED" if key in self.objects[plural] else "ADDED"
+        obj = {**obj, "kind": PLURALS[plural], "metadata": {**meta, "resourceVersion": str(self.version)}}
+        self.objects[plural][key] = obj
+        self._tell(plural, kind, obj)
+
+    def delete(self, plural: str, key: str) -> None:
+        self.version += 1
+        obj = self.objects[plural].pop(key)
+        self._tell(plural, "DELETED", {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(self.version)}})
+
+    def _tell(self, plural: str, kind: str, obj: dict[str, Any]) -> None:
+        for queue in self.watches[plural]:
+            queue.put_nowait({"type": kind, "object": obj})
+
+    async def _get(self, request: web.Request) -> web.StreamResponse:
+        await self.open.wait()
+        plural = request.path.rsplit("/", 1)[-1]
+        if plural not in PLURALS:
+            raise web.HTTPNotFound
+        if request.query.get("watch") != "1":
+            items = list(self.objects[plural].values())
+            return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": items})
+        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        since = int(request.query.get("resourceVersion") or 0)
+        for obj in self.objects[plural].values():
+            if int(obj["metadata"]["resourceVersion"]) > since:
+                queue.put_nowait({"type": "MODIFIED", "object": obj})
+        self.watches[plural].add(queue)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while (event := await queue.get()) is not None:
+                await response.write(json.dumps(event).encode() + b"\n")
+        except ConnectionError:
+            pass
+        finally:
+            self.watches[plural].discard(queue)
+        return response
+
+
+def service(name: str, **spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": "default"}, "spec": {"type": "ClusterIP", **spec}}
+
+
+def endpoints(svc: str, addresses: list[str]) -> dict[str, Any]:
+    return {
+        "metadata": {"name": f"{svc}-x", "namespace": "default", "labels": {"kubernetes.io/service-name": svc}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [a], "conditions": {"ready": True}} for a in addresses],
+        "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
+    }
+
+
+HTTP = [{"name": "http", "port": 80, "protocol": "TCP"}]
+WEB = "web.default.svc.cluster.local"
+MANY = "many.default.svc.cluster.local"
+
+
+class Server:
+    """The process and a client for it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, ports: dict[str, int], started: float) -> None:
+        self.process = process
+        self.ports = ports
+        self.started = started
+
+    async def raw(self, data: bytes, *, timeout_s: float = TIMEOUT_S) -> bytes:
+        """One datagram there, one back. Raises TimeoutError."""
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            s.setblocking(False)
+            s.connect(("127.0.0.1", self.ports["dns"]))
+            await loop.sock_sendall(s, data)
+            async with asyncio.timeout(timeout_s):
+                return await loop.sock_recv(s, 65535)
+
+    async def tcp(self, data: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.ports["dns"])
+        try:
+            writer.write(len(data).to_bytes(2, "big") + data)
+            async with asyncio.timeout(TIMEOUT_S):
+                return await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+        finally:
+            writer.close()
+
+    async def dig(self, name: str, kind: str = "A") -> DNSRecord:
+        return DNSRecord.parse(await self.raw(bytes(DNSRecord.question(name, kind).pack())))
+
+    async def until(self, name: str, want: set[str], within_s: float = 1.0) -> None:
+        """Ask until exactly these addresses come back; a record has a second to follow its object."""
+        deadline = time.monotonic() + within_s
+        while (found := {str(rr.rdata) for rr in (await self.dig(name)).rr}) != want:
+            assert time.monotonic() < deadline, f"{name} is {found}, not {want}"
+            await asyncio.sleep(0.005)
+
+    async def page(self, name: str) -> tuple[int, str]:
+        async with ClientSession() as session, session.get(f"http://127.0.0.1:{self.ports[name]}/{name}") as response:
+            return response.status, await response.text()
+
+
+Start = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[FakeAPI]:
+    fake = FakeAPI()
+    for name in ("default", "kube-system"):
+        fake.put("namespaces", {"metadata": {"name": name}})
+    fake.put("services", service("web", clusterIP="10.96.0.7", ports=HTTP))
+    fake.put("services", service("many", clusterIP="None", ports=HTTP))
+    fake.put("services", service("ext", type="ExternalName", externalName="www.example.test"))
+    fake.put("endpointslices", endpoints("many", [f"10.244.{i // 250}.{i % 250 + 1}" for i in range(300)]))
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+@pytest.fixture
+async def start(api: FakeAPI, tmp_path: Path) -> AsyncIterator[Start]:
+    """`start(*flags)`: a server that is ready (or, with wait=False, only listening)."""
+    config = tmp_path / "kubeconfig"
+    config.write_text(
+        json.dumps(
+            {
+                "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{api.port}"}}],
+                "users": [{"name": "u", "user": {}}],
+                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+                "current-context": "x",
+            }
+        )
+    )
+    servers: list[Server] = []
+
+    async def begin(*flags: str, wait: bool = True) -> Server:
+        started = time.monotonic()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "nsk8s.dns", "--kubeconfig", str(config), "--bind-address", "127.0.0.1",
+            "--port", "0", "--health-port", "0", "--ready-port", "0", "--metrics-port", "0", *flags,
+            stderr=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[3],
+        )  # fmt: skip
+        assert process.stderr is not None
+        async with asyncio.timeout(TIMEOUT_S):
+            while True:
+                line = (await process.stderr.readline()).decode()
+                assert line, "the server ended"
+                if found := re.search(r"listening on .*, ports (\{.*\})", line):
+                    ports = json.loads(found[1].replace("'", '"'))
+                    break
+        server = Server(process, ports, started)
+        servers.append(server)
+        if wait:
+            assert await server.page("ready") == (200, "OK")
+        return server
+
+    yield begin
+    for server in servers:
+        if server.process.returncode is None:
+            server.process.kill()
+        await server.process.wait()
+
+
+async def test_it_starts_fast(start: Start) -> None:
+    server = await start()
+    took = time.monotonic() - server.started
+    assert took < 2.0, took  # about 0.35 s on an idle machine: benchmarks/ hold that figure
+
+
+async def test_udp_and_tcp_give_the_same_answer(start: Start) -> None:
+    server = await start()
+    query = bytes(DNSRecord.question(WEB).pack())
+    over_udp, over_tcp = await server.raw(query), await server.tcp(query)
+    assert over_udp == over_tcp
+    reply = DNSRecord.parse(over_udp)
+    assert [(str(rr.rname), rr.ttl, str(rr.rdata)) for rr in reply.rr] == [(WEB + ".", 5, "10.96.0.7")]
+    assert (reply.header.aa, reply.header.ra, reply.header.rd, reply.header.tc) == (1, 0, 1, 0)
+
+
+async def test_records_follow_their_objects(start: Start, api: FakeAPI) -> None:
+    server = await start()
+    api.put("services", service("new", clusterIP="10.96.0.99", ports=HTTP))
+    await server.until("new.default.svc.cluster.local", {"10.96.0.99"})
+    api.put("services", service("few", clusterIP="None", ports=HTTP))
+    api.put("endpointslices", endpoints("few", ["10.244.9.1", "10.244.9.2"]))
+    await server.until("few.default.svc.cluster.local", {"10.244.9.1", "10.244.9.2"})
+    api.put("endpointslices", endpoints("few", ["10.244.9.2"]))
+    await server.until("few.default.svc.cluster.local", {"10.244.9.2"})
+    api.delete("services", "default/new")
+    await server.until("new.default.svc.cluster.local", set())
+    assert (await server.dig("new.default.svc.cluster.local")).header.rcode == RCODE.NXDOMAIN
+
+
+async def test_what_does_not_fit_a_datagram_is_truncated_and_whole_over_tcp(start: Start) -> None:
+    server = await start()
+    plain = await server.raw(bytes(DNSRecord.question(MANY).pack()))
+    assert len(plain) <= 512
+    reply = DNSRecord.parse(plain)
+    assert reply.header.tc == 1
+    assert len(reply.rr) > 20
+
+    query = DNSRecord.question(MANY)
+    query.add_ar(EDNS0(udp_len=1232))
+    larger = DNSRecord.parse(await server.raw(bytes(query.pack())))
+    assert larger.header.tc == 1
+    assert len(reply.rr) < len(larger.rr) < 300
+    assert [rr.rtype for rr in larger.ar] == [QTYPE.OPT]
+
+    whole = DNSRecord.parse(await server.tcp(bytes(DNSRecord.question(MANY).pack())))
+    assert whole.header.tc == 0
+    assert len({str(rr.rdata) for rr in whole.rr}) == 300
+
+
+async def test_edns_gets_edns_back_and_plain_gets_plain(start: Start) -> None:
+    server = await start()
+    assert (await server.dig(WEB)).ar == []
+    query = DNSRecord.question(WEB)
+    query.add_ar(EDNS0(udp_len=4096, version=1))
+    reply = DNSRecord.parse(await server.raw(bytes(query.pack())))
+    assert reply.ar[0].edns_rcode == 1  # BADVERS = 16: the upper bits
+    assert reply.header.rcode == 0
+    assert reply.rr == []
+
+
+async def test_headless_answers_are_shuffled(start: Start) -> None:
+    server = await start()
+    query = bytes(DNSRecord.question(MANY).pack())
+    first = {str(DNSRecord.parse(await server.tcp(query)).rr[0].rdata) for _ in range(12)}
+    assert len(first) > 1
+
+
+async def test_the_spelling_of_the_question_comes_back(start: Start) -> None:
+    server = await start()
+    raw = await server.raw(bytes(DNSRecord.question("wEb.DefAult.svc.CLUSTER.local").pack()))
+    assert b"\x03wEb\x07DefAult" in raw
+    assert [str(rr.rname) for rr in DNSRecord.parse(raw).rr] == ["wEb.DefAult.svc.CLUSTER.local."]
+
+
+async def test_nothing_outside_is_asked_or_answered(start: Start) -> None:
+    server = await start()
+    reply = await server.dig("example.com")
+    assert (reply.header.rcode, reply.header.aa, reply.header.ra) == (RCODE.REFUSED, 0, 0)
+    chain = await server.dig("ext.default.svc.cluster.local")
+    assert [str(rr.rdata) for rr in chain.rr] == ["www.example.test."]
+
+
+async def test_ready_only_after_the_first_sync_and_servfail_until_then(start: Start, api: FakeAPI) -> None:
+    api.open.clear()
+    server = await start(wait=False)
+    assert (await server.page("ready"))[0] == 503
+    assert (await server.page("health"))[0] == 200
+    assert (await server.dig(WEB)).header.rcode == RCODE.SERVFAIL
+    api.open.set()
+    assert await server.page("ready") == (200, "OK")
+    assert (await server.dig(WEB)).header.rcode == RCODE.NOERROR
+
+
+async def test_it_outlives_the_api_server(start: Start, api: FakeAPI) -> None:
+    server = await start()
+    await api.stop()
+    assert [str(rr.rdata) for rr in (await server.dig(WEB)).rr] == ["10.96.0.7"]
+    assert (await server.page("ready"))[0] == 200
+    api.put("services", service("web", clusterIP="10.96.0.8", ports=HTTP))
+    await api.start()
+    await server.until(WEB, {"10.96.0.8"}, within_s=TIMEOUT_S)
+
+
+def header(**bits: int) -> bytes:
+    return bytes(DNSRecord(DNSHeader(id=7, **bits), q=DNSQuestion(WEB)).pack())
+
+
+async def test_bad_messages(start: Start) -> None:
+    server = await start()
+    good = bytes(DNSRecord.question(WEB).pack())
+
+    async def rcode(data: bytes) -> int:
+        return (await server.raw(data))[3] & 0xF
+
+    assert await rcode(header(opcode=5)) == RCODE.NOTIMP
+    assert await rcode(good[:20]) == RCODE.FORMERR
+    two = DNSRecord.question(WEB)
+    two.add_question(DNSQuestion(WEB))
+    assert await rcode(bytes(two.pack())) == RCODE.FORMERR
+    assert await rcode(good[:4] + b"\0\0" + good[6:12]) == RCODE.FORMERR
+    loop = good[:12] + b"\xc0\x0c" + b"\0\1\0\1"
+    assert await rcode(loop) == RCODE.FORMERR
+    chaos = bytes(DNSRecord(q=DNSQuestion("version.bind", QTYPE.TXT, CLASS.CH)).pack())
+    assert await rcode(chaos) == RCODE.REFUSED
+    for silent in (b"", b"x", good[:11], header(qr=1)):
+        with pytest.raises(TimeoutError):
+            await server.raw(silent, timeout_s=0.05)
+    assert await rcode(good) == RCODE.NOERROR
+
+
+async def test_garbage_does_not_kill_it(start: Start) -> None:
+    server = await start()
+    good = bytearray(DNSRecord.question(WEB).pack())
+    for seed in range(300):
+        data = bytearray(good)
+        for step in range(1 + seed % 4):
+            data[(seed * 7 + step * 13) % len(data)] = (seed * 31 + step * 101) % 256
+        try:
+            await server.raw(bytes(data[: len(data) - seed % 9]), timeout_s=0.02)
+        except TimeoutError:
+            continue
+    assert (await server.dig(WEB)).header.rcode == RCODE.NOERROR
+
+
+async def test_several_queries_on_one_connection(start: Start) -> None:
+    server = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.ports["dns"])
+    queries = [bytes(DNSRecord.question(name).pack()) for name in (WEB, "example.com", WEB)]
+    writer.write(b"".join(len(q).to_bytes(2, "big") + q for q in queries))
+    codes = []
+    async with asyncio.timeout(TIMEOUT_S):
+        for _ in queries:
+            raw = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+            codes.append(raw[3] & 0xF)
+    writer.close()
+    assert codes == [RCODE.NOERROR, RCODE.REFUSED, RCODE.NOERROR]
+
+
+async def test_metrics(start: Start) -> None:
+    server = await start()
+    await server.dig(WEB)
+    await server.dig("nothing.default.svc.cluster.local")
+    status, text = await server.page("metrics")
+    assert status == 200
+    assert 'coredns_dns_requests_total{server="dns://:53",proto="udp",type="A"} 2' in text
+    assert 'coredns_dns_responses_total{server="dns://:53",rcode="NXDOMAIN"} 1' in text
+
+
+async def test_forward(start: Start) -> None:
+    """With --forward names outside go to that server, ids and all, and an ExternalName is followed there."""
+
+    class Upstream(asyncio.DatagramProtocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = transport
+
+        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+            query = DNSRecord.parse(data)
+            reply = query.replyZone(f"{query.q.qname} 60 A 192.0.2.80")
+            self.transport.sendto(reply.pack(), addr)  # type: ignore[attr-defined]
+
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(Upstream, local_addr=("127.0.0.1", 0))
+    try:
+        server = await start("--forward", f"127.0.0.1:{transport.get_extra_info('sockname')[1]}")
+        query = DNSRecord.question("example.com")
+        reply = DNSRecord.parse(await server.raw(bytes(query.pack())))
+        assert (reply.header.id, [str(rr.rdata) for rr in reply.rr]) == (query.header.id, ["192.0.2.80"])
+        chain = await server.dig("ext.default.svc.cluster.local")
+        assert [str(rr.rdata) for rr in chain.rr] == ["www.example.test.", "192.0.2.80"]
+        assert (await server.dig(WEB)).header.aa == 1
+    finally:
+        transport.close()
+
+
+async def test_sigterm_ends_it_cleanly_after_the_lameduck_time(start: Start) -> None:
+    server = await start("--lameduck", "0.3")
+    os.kill(server.process.pid, signal.SIGTERM)
+    await asyncio.sleep(0.05)
+    assert (await server.dig(WEB)).header.rcode == RCODE.NOERROR
+    assert (await server.page("ready"))[0] == 503
+    async with asyncio.timeout(TIMEOUT_S):
+        assert await server.process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--kubeconfig", "/nonexistent"], 1, "cannot read kubeconfig /nonexistent"),
+        ([], 1, "not in a pod"),
+        (["--forward", "example.com"], 2, "is not IP"),
+        (["--port", "99999"], 2, "is not a port"),
+    ],
+)
+async def test_bad_flags_end_in_one_line(flags: list[str], code: int, words: str) -> None:
+    free = ["--bind-address", "127.0.0.1", *(f"--{p}=0" for p in ("health-port", "ready-port", "metrics-port"))]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("KUBERNETES_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "nsk8s.dns", *free, *([] if "--port" in flags else ["--port", "0"]), *flags,
+        stderr=asyncio.subprocess.PIPE, env=environment, cwd=Path(__file__).parents[3],
+    )  # fmt: skip
+    _, text = await process.communicate()
+    assert process.returncode == code
+    assert words in text.decode()
+    assert "Traceback" not in text.decode()
