@@ -1,0 +1,242 @@
+"""Running plugins: found along CNI_PATH, then executed, forked, or called. Upstream: containernetworking/cni/pkg/invoke.
+
+Touches: processes.  A file that is one of our own executables (same inode as in `cni.BIN_DIR`) can be called as a function
+instead, with the same bytes and the same exit code; any other file is always executed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+
+from cni import BIN_DIR
+from cni.errors import CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from cni.skel import Args
+
+    Main = Callable[[Mapping[str, str], bytes], tuple[int, bytes]]
+    Runner = Callable[[str, Mapping[str, str], bytes], tuple[int, bytes]]
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_OURS = ("bridge", "host-local", "loopback")
+_TEXT_BUSY_RETRIES = 5
+
+_delegate_in_process = False
+
+
+def find_in_path(plugin: str, path: str) -> str:
+    """The first regular file of that name along `path` (folders joined by colons). Raises CniError."""
+    if not plugin:
+        raise CniError("no plugin name provided")
+    if "/" in plugin or plugin in (".", ".."):
+        raise CniError(f"invalid plugin name: {plugin}")
+    folders = [folder for folder in path.split(":") if folder]
+    for folder in folders:
+        candidate = os.path.join(folder, plugin)
+        if os.path.isfile(candidate):
+            return candidate
+    raise CniError(f'failed to find plugin "{plugin}" in path [{" ".join(folders)}]')
+
+
+def own_main(path: str) -> Main | None:
+    """The function behind an executable of ours, or None when the file is somebody else's."""
+    name = os.path.basename(path)
+    if name not in _OURS:
+        return None
+    try:
+        if not os.path.samefile(path, os.path.join(BIN_DIR, name)):
+            return None
+    except OSError:
+        return None
+    if name == "bridge":
+        from cni.bridge import main
+    elif name == "host-local":
+        from cni.host_local import main
+    else:
+        from cni.loopback import main
+    return main
+
+
+def run_exec(path: str, env: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
+    """Execute the plugin, as every runtime does. Its stderr is ours."""
+    return spawn([path], env, stdin)
+
+
+def run_here(path: str, env: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
+    """Call the plugin in this process if it is ours (for a process that may be thrown away), else execute it."""
+    main = own_main(path)
+    if main is None:
+        return run_exec(path, env, stdin)
+    global _delegate_in_process
+    before, _delegate_in_process = _delegate_in_process, True
+    try:
+        return main(env, stdin)
+    finally:
+        _delegate_in_process = before
+
+
+def run_fork(path: str, env: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
+    """Call the plugin in a forked child if it is ours, else execute it."""
+    if own_main(path) is None:
+        return run_exec(path, env, stdin)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code, stdout = run_here(path, env, stdin)
+            write_all(writer, stdout)
+        finally:
+            os._exit(code)
+    os.close(writer)
+    try:
+        stdout = read_all(reader)
+    finally:
+        os.close(reader)
+    return reap(pid), stdout
+
+
+def spawn(argv: Sequence[str], env: Mapping[str, str], stdin: bytes, *, stderr: bool = False) -> tuple[int, bytes]:
+    """Run a program to its end: (exit code, stdout; with stderr=True stderr goes the same way). Raises CniError, OSError."""
+    # Not subprocess: it costs 15 ms of a plugin's start. Python ignores SIGPIPE, and that would survive exec.
+    import signal
+
+    stdin_reader, stdin_writer = os.pipe()
+    stdout_reader, stdout_writer = os.pipe()
+    actions = [(os.POSIX_SPAWN_DUP2, stdin_reader, 0), (os.POSIX_SPAWN_DUP2, stdout_writer, 1)]
+    if stderr:
+        actions.append((os.POSIX_SPAWN_DUP2, stdout_writer, 2))
+    try:
+        try:
+            pid = _spawn_retrying(argv, env, actions, [signal.SIGPIPE, signal.SIGXFSZ])
+        finally:
+            os.close(stdin_reader)
+            os.close(stdout_writer)
+        stdout = _converse(stdin_writer, stdin, stdout_reader)
+        stdin_writer = -1
+    finally:
+        if stdin_writer >= 0:
+            os.close(stdin_writer)
+        os.close(stdout_reader)
+    return reap(pid), stdout
+
+
+def _spawn_retrying(
+    argv: Sequence[str], env: Mapping[str, str], actions: list[tuple[int, int, int]], signals: Sequence[int]
+) -> int:
+    for attempt in range(_TEXT_BUSY_RETRIES):
+        try:
+            return os.posix_spawn(argv[0], list(argv), dict(env), file_actions=actions, setsigdef=signals, setsigmask=[])
+        except OSError as e:
+            # The file is still being written by whoever installs it.
+            if e.errno != errno.ETXTBSY or attempt == _TEXT_BUSY_RETRIES - 1:
+                raise CniError(f"cannot execute {argv[0]}: {e.strerror}") from None
+            select.select([], [], [], 0.2 * (attempt + 1))
+    raise AssertionError("unreachable")
+
+
+def _converse(writer: int, stdin: bytes, reader: int) -> bytes:
+    """Feed stdin and collect stdout at the same time; `writer` is closed."""
+    os.set_blocking(writer, False)
+    parts: list[bytes] = []
+    rest = memoryview(stdin)
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    if rest:
+        poll.register(writer, select.POLLOUT)
+    else:
+        os.close(writer)
+    try:
+        while True:
+            for fd, _ in poll.poll():
+                if fd == reader:
+                    data = os.read(reader, 65536)
+                    if not data:
+                        return b"".join(parts)
+                    parts.append(data)
+                    continue
+                try:
+                    rest = rest[os.write(writer, rest) :]
+                except BlockingIOError:
+                    continue
+                except BrokenPipeError:
+                    rest = rest[:0]  # it does not want to read: its answer tells why
+                if not rest:
+                    poll.unregister(writer)
+                    os.close(writer)
+    finally:
+        if rest:
+            os.close(writer)
+
+
+def reap(pid: int) -> int:
+    """Wait for a child; its exit code, minus the signal that killed it."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return 0  # reaped by the process's own SIGCHLD handling: what it printed has to do
+
+
+def read_all(fd: int) -> bytes:
+    parts = []
+    while data := os.read(fd, 65536):
+        parts.append(data)
+    return b"".join(parts)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def outcome(code: int, stdout: bytes) -> bytes:
+    """A plugin's stdout when it succeeded. Raises the CniError it printed when it did not."""
+    if code == 0 and not _is_error(stdout):
+        return stdout
+    try:
+        body = json.loads(stdout)
+        raise CniError(str(body["msg"]), int(body["code"]), str(body.get("details") or ""))
+    except (ValueError, KeyError, TypeError):
+        pass
+    how = f"signal {-code}" if code < 0 else f"exit status {code}"
+    if not stdout.strip():
+        raise CniError(f"netplugin failed with no error message ({how})")
+    text = stdout[:500].decode("utf-8", "replace")
+    raise CniError(f"netplugin failed but error parsing its diagnostic message {text!r} ({how})")
+
+
+def _is_error(stdout: bytes) -> bool:
+    """A child whose exit code somebody else reaped may still have failed: an error object has code and msg."""
+    if b'"code"' not in stdout or b'"msg"' not in stdout:
+        return False
+    try:
+        body = json.loads(stdout)
+    except ValueError:
+        return False
+    return isinstance(body, dict) and "code" in body and "msg" in body and "cniVersion" not in body
+
+
+def delegate(args: Args, plugin: str, command: str) -> bytes:
+    """Call another plugin (IPAM) with this call's environment and configuration; its stdout. Raises CniError."""
+    path = find_in_path(plugin, args.path)
+    env = {**args.env, "CNI_COMMAND": command}
+    run: Runner = run_here if _delegate_in_process else run_exec
+    return outcome(*run(path, env, args.stdin))
+
+
+def decode_result(stdout: bytes, plugin: str) -> dict[str, Any]:
+    try:
+        body = json.loads(stdout)
+    except ValueError as e:
+        raise CniError(f"plugin {plugin}: error decoding its result: {e}") from None
+    if not isinstance(body, dict):
+        raise CniError(f"plugin {plugin}: its result is not an object")
+    return body
