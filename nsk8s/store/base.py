@@ -7,7 +7,7 @@ after a revision once and in order, and compaction forgets old revisions. Upstre
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -112,6 +112,9 @@ class Store(Protocol):
 
     async def watch(self, prefix: str, revision: int) -> Watch:
         """Every change below `prefix` after `revision`. Raises Compacted, FutureRevision."""
+
+    async def history(self, prefix: str, after: int, until: int) -> Sequence[Event]:
+        """The changes below `prefix` of revisions `after` < r ≤ `until`, in order. Raises Compacted, FutureRevision."""
 
     async def compact(self, revision: int) -> None:
         """Forget what only revisions before `revision` could see. Raises Compacted, FutureRevision."""

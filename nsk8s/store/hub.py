@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from nsk8s.store.base import Event
 
 
 class Subscription:
-    def __init__(self, hub: Hub, prefix: str, backlog: list[Event]) -> None:
+    def __init__(self, hub: Hub, prefix: str, backlog: Iterable[Event]) -> None:
         self._hub = hub
         self._prefix = prefix
         self._queue: deque[Event] = deque(backlog)
@@ -53,7 +53,7 @@ class Hub:
     def __init__(self) -> None:
         self._subscriptions: set[Subscription] = set()
 
-    def subscribe(self, prefix: str, backlog: list[Event]) -> Subscription:
+    def subscribe(self, prefix: str, backlog: Iterable[Event]) -> Subscription:
         subscription = Subscription(self, prefix, backlog)
         self._subscriptions.add(subscription)
         return subscription

@@ -5,6 +5,8 @@ All changes since the last compaction are one list; every answer is read off it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nsk8s.store.base import (
     Compacted,
     Event,
@@ -62,9 +64,10 @@ class MemoryStore:
         return KeyValue(key, old.value, old.create_revision, self._revision)
 
     async def watch(self, prefix: str, revision: int) -> Watch:
-        self._check(revision)
-        backlog = [e for e in self._log if e.revision > revision and e.kv.key.startswith(prefix)]
-        return self._hub.subscribe(prefix, backlog)
+        return self._hub.subscribe(prefix, self._changes(prefix, revision, self._revision))
+
+    async def history(self, prefix: str, after: int, until: int) -> Sequence[Event]:
+        return self._changes(prefix, after, until)
 
     async def compact(self, revision: int) -> None:
         if revision <= self._compacted:
@@ -94,6 +97,10 @@ class MemoryStore:
     def _publish(self, event: Event) -> None:
         self._log.append(event)
         self._hub.publish(event)
+
+    def _changes(self, prefix: str, after: int, until: int) -> Sequence[Event]:
+        self._check(after)
+        return [e for e in self._log if after < e.revision <= until and e.kv.key.startswith(prefix)]
 
     def _check(self, revision: int) -> None:
         if revision < self._compacted:

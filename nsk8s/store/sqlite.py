@@ -58,7 +58,7 @@ _RANGE = """SELECT name, id, created, value FROM kv AS a
             ORDER BY name"""
 _HISTORY = """SELECT a.name, a.id, a.created, a.deleted, a.value, b.id, b.created, b.deleted, b.value
               FROM kv AS a LEFT JOIN kv AS b ON b.id = a.prev
-              WHERE a.id > ? AND a.name >= ? AND a.name < ? ORDER BY a.id"""
+              WHERE a.id > ? AND a.id <= ? AND a.name >= ? AND a.name < ? ORDER BY a.id"""
 
 CHECKPOINT_EVERY = 1000
 """Writes between two checkpoints: keeps the WAL at a few MB."""
@@ -141,11 +141,10 @@ class SQLiteStore:
         return KeyValue(key, old.value, old.create_revision, self._revision)
 
     async def watch(self, prefix: str, revision: int) -> Watch:
-        self._check(revision)
-        backlog: list[Event] = []
-        if revision < self._revision:
-            backlog = [_event(row) for row in self._db.execute(_HISTORY, (revision, prefix, prefix_end(prefix)))]
-        return self._hub.subscribe(prefix, backlog)
+        return self._hub.subscribe(prefix, self._changes(prefix, revision, self._revision))
+
+    async def history(self, prefix: str, after: int, until: int) -> Sequence[Event]:
+        return self._changes(prefix, after, until)
 
     async def compact(self, revision: int) -> None:
         if revision <= self._compacted:
@@ -234,6 +233,12 @@ class SQLiteStore:
                 with suppress(ServiceUnavailable):  # a full disk: the next round tries again
                     await self.compact(wanted)
             await asyncio.sleep(period_s)
+
+    def _changes(self, prefix: str, after: int, until: int) -> Sequence[Event]:
+        self._check(after)
+        if after >= until:
+            return []
+        return [_event(row) for row in self._db.execute(_HISTORY, (after, until, prefix, prefix_end(prefix)))]
 
     def _check(self, revision: int) -> None:
         if revision < self._compacted:

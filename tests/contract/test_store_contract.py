@@ -152,6 +152,8 @@ async def test_watch_from_history_equals_watch_that_was_there(store: Store) -> N
     for start in (0, 1, 17, 59):
         late = await store.watch("/", start)
         assert told(await take(late, 60 - start)) == told(seen)[start:]
+        assert told(list(await store.history("/", start, 59))) == told(seen)[start:59]
+    assert [e.kv.key for e in await store.history("/3", 10, 40)] == [e.kv.key for e in seen[10:40] if e.kv.key == "/3"]
     with pytest.raises(FutureRevision):
         await store.watch("/", 61)
 

@@ -1,0 +1,169 @@
+"""The server put together, started and stopped. Touches: sockets, files, the store."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import ssl
+import tempfile
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+
+from aiohttp import web
+
+from nsk8s.api.kinds import BUILTIN
+from nsk8s.api.scheme import Scheme
+from nsk8s.apiserver import verbs
+from nsk8s.apiserver.authn import Authenticator, read_token_file
+from nsk8s.apiserver.authz import Authorizer
+from nsk8s.apiserver.bootstrap import Bootstrap
+from nsk8s.apiserver.cache import Cache
+from nsk8s.apiserver.config import Config, Keys, load_keys
+from nsk8s.apiserver.discovery import Discovery
+from nsk8s.apiserver.documents import Documents
+from nsk8s.apiserver.registry import Registry, older_than
+from nsk8s.apiserver.server import Server
+from nsk8s.apiserver.tokens import ServiceAccountTokens
+from nsk8s.client import certs, kubeconfig
+from nsk8s.client.component import until
+from nsk8s.errors import Nsk8sError
+from nsk8s.store.base import Store
+
+log = logging.getLogger("kube-apiserver")
+
+KEEPALIVE_S = 3600.0
+"""An idle connection is kept this long: handshakes are what costs."""
+SHUTDOWN_S = 2.0
+EVENT_SWEEP_S = 30.0
+
+
+def open_store(config: Config) -> Store:
+    """Raises Nsk8sError."""
+    if config.in_memory:
+        from nsk8s.store.memory import MemoryStore
+
+        return MemoryStore()
+    from nsk8s.store.sqlite import SQLiteStore
+
+    directory = Path(config.data_dir)
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as e:
+        raise Nsk8sError(f"cannot make the data directory {directory}: {e.strerror}") from e
+    store = SQLiteStore(directory / "state.db")
+    store.start()
+    return store
+
+
+def tls_context(keys: Keys) -> ssl.SSLContext:
+    """Server side TLS that asks for, but does not insist on, a client certificate. Raises Nsk8sError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(keys.cert_file, keys.key_file)
+        context.load_verify_locations(keys.client_ca_file)
+    except (ssl.SSLError, OSError) as e:
+        raise Nsk8sError(f"cannot use the server's certificate {keys.cert_file} or client CA {keys.client_ca_file}: {e}") from e
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def build(config: Config, keys: Keys, store: Store, cache: Cache) -> tuple[Server, Documents]:
+    scheme = Scheme(BUILTIN)
+    registry = Registry(store, cache)
+    tokens = ServiceAccountTokens(config.service_account_issuer, keys.signing_key, keys.verify_keys, cache.get)
+    static = read_token_file(Path(config.token_auth_file)) if config.token_auth_file else {}
+    authenticator = Authenticator(static, tokens, anonymous=config.anonymous_auth)
+    server = Server(scheme, store, cache, registry, authenticator, Authorizer(cache))
+    verbs.register(server)
+    documents = Documents(server, tokens)
+    Discovery(server, f"{config.advertise_address}:{config.secure_port}")
+    return server, documents
+
+
+async def serve(config: Config, stop: asyncio.Event) -> None:
+    """Run until `stop`. Raises Nsk8sError."""
+    scratch = config.in_memory and not config.cert_dir
+    with tempfile.TemporaryDirectory(prefix="nsk8s-apiserver-") if scratch else nullcontext("") as temporary:
+        keys = load_keys(config, Path(config.cert_dir or temporary or Path(config.data_dir) / "pki"))
+        store = open_store(config)
+        try:
+            await _serve(config, keys, store, stop)
+        finally:
+            await store.close()
+
+
+async def _serve(config: Config, keys: Keys, store: Store, stop: asyncio.Event) -> None:
+    cache = Cache(store)
+    await cache.load()
+    server, documents = build(config, keys, store, cache)
+    front = web.Server(server.handle, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None,
+                       max_line_size=64 * 1024, max_field_size=64 * 1024, lingering_time=2.0)  # fmt: skip
+    loop = asyncio.get_running_loop()
+    follower = loop.create_task(cache.follow())
+    try:
+        await cache.ready.wait()
+        listener = await _listen(loop, front, config, tls_context(keys))
+        port = listener.sockets[0].getsockname()[1]
+        try:
+            bootstrap = Bootstrap(server.scheme, server.registry, cache)
+            await bootstrap.run([config.service_ip()], config.advertise_address, port)
+            documents.bootstrapped = True
+            if config.write_kubeconfig:
+                write_admin_kubeconfig(config, keys, port)
+            log.info("Serving securely on %s:%d", config.bind_address, port)
+            await until(stop, _wait(follower), _sweep_events(server, config.event_ttl))
+            documents.stopping = True
+        finally:
+            listener.close()
+            cache.close()
+            await front.shutdown(SHUTDOWN_S)
+    finally:
+        follower.cancel()
+        await asyncio.gather(follower, return_exceptions=True)
+
+
+async def _wait(task: asyncio.Task[None]) -> None:
+    await asyncio.shield(task)
+
+
+async def _listen(
+    loop: asyncio.AbstractEventLoop, front: web.Server, config: Config, tls: ssl.SSLContext
+) -> asyncio.Server:
+    try:
+        return await loop.create_server(
+            front, config.bind_address, config.secure_port, ssl=tls, backlog=1024, reuse_address=True, reuse_port=False
+        )
+    except OSError as e:
+        if e.errno == errno.EADDRINUSE:
+            raise Nsk8sError(
+                f"port {config.secure_port} on {config.bind_address} is already in use",
+                "stop what listens there or choose another --secure-port",
+            ) from e
+        raise Nsk8sError(f"cannot listen on {config.bind_address}:{config.secure_port}: {e.strerror or e}") from e
+
+
+async def _sweep_events(server: Server, ttl: timedelta) -> None:
+    kind = server.scheme.resource("", "v1", "events")
+    while kind is not None:
+        await asyncio.sleep(min(EVENT_SWEEP_S, max(1.0, ttl.total_seconds() / 4)))
+        await server.registry.remove_expired(kind, older_than(ttl))
+
+
+def write_admin_kubeconfig(config: Config, keys: Keys, port: int) -> None:
+    """A kubeconfig in the group system:masters. Raises Nsk8sError without the authority's key."""
+    if keys.ca is None:
+        raise Nsk8sError("--write-kubeconfig needs the key of --client-ca-file beside it", "or leave out --client-ca-file")
+    admin = certs.issue(keys.ca, "kubernetes-admin", ["system:masters", "kubeadm:cluster-admins"])
+    host = "127.0.0.1" if config.bind_address == "0.0.0.0" else config.bind_address
+    host = f"[{host}]" if ":" in host else host
+    client = kubeconfig.ClientConfig(
+        server=f"https://{host}:{port}", ca_pem=keys.ca.cert_pem, cert_pem=admin.cert_pem, key_pem=admin.key_pem
+    )
+    try:
+        kubeconfig.write(config.write_kubeconfig, kubeconfig.render(client, "nsk8s", "kubernetes-admin"))
+    except OSError as e:
+        raise Nsk8sError(f"cannot write {config.write_kubeconfig}: {e.strerror}") from e
