@@ -13,7 +13,6 @@ from cni import conf, invoke, masquerade, skel
 from cni.address import V4, V6, Subnet, parse_ip, parse_subnet
 from cni.bridgecheck import check_attachment
 from cni.errors import CniError
-from cni.host_local import valid_attachments
 from cni.result import check_routes, parse, render
 from nsk8s.kernel import rtmsg
 from nsk8s.kernel.rtnl import Rtnl, entered, open_netns
@@ -466,7 +465,7 @@ def gc(args: Args) -> None:
     c = BridgeConf(args)
     if c.ipam_type:
         invoke.delegate(args, c.ipam_type, "GC")
-    valid = valid_attachments(args)
+    valid = skel.valid_attachments(args)
     if c.masquerade and valid is not None:
         masquerade.collect_garbage(args.env, args.name, {container_id for container_id, _ in valid})
 

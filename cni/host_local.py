@@ -186,7 +186,7 @@ def check(args: Args) -> None:
 def gc(args: Args) -> None:
     """Release what belongs to no attachment of `cni.dev/valid-attachments`; without that key nothing is known to be stale."""
     ipam = IpamConf(args)
-    valid = valid_attachments(args)
+    valid = skel.valid_attachments(args)
     store = _existing_store(args.name, ipam.data_dir)
     if valid is None or store is None:
         return
@@ -196,14 +196,6 @@ def gc(args: Args) -> None:
             store.release_matching(lambda o: o not in owners)
     finally:
         store.close()
-
-
-def valid_attachments(args: Args) -> list[tuple[str, str]] | None:
-    """(container id, interface) of each attachment GC must keep; None when the runtime named none at all."""
-    for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
-        if key in args.conf:  # Go's runtimes write null for an empty list
-            return [(conf.text(a, "containerID"), conf.text(a, "ifname")) for a in conf.objects(args.conf, key)]
-    return None
 
 
 def status(args: Args) -> None:

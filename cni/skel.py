@@ -198,6 +198,14 @@ def _check_netns(args: Args) -> None:
         raise CniError("plugin's netns and netns from CNI_NETNS should not be the same", errors.INVALID_NETNS)
 
 
+def valid_attachments(args: Args) -> list[tuple[str, str]] | None:
+    """(container id, interface) of each attachment GC must keep; None when the runtime named none at all."""
+    for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
+        if key in args.conf:  # Go's runtimes write null for an empty list
+            return [(conf.text(a, "containerID"), conf.text(a, "ifname")) for a in conf.objects(args.conf, key)]
+    return None
+
+
 def main(plugin: Plugin) -> None:
     """What the executables in bin/ call."""
     env = os.environ
