@@ -1,0 +1,100 @@
+"""127.0.0.1:6443 of the machine → the API server inside the cluster, byte by byte. Touches: TCP.
+
+The listening socket was made in the root network namespace before this process moved into the control plane's: that is the
+only thing of nsk8s on the host's network.  TLS is not looked at, so a real kube-apiserver can stand behind it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import click
+
+from nsk8s.client import component
+
+CHUNK = 65536
+RETRY_S = 0.05
+RETRIES = 60
+"""An API server that is being restarted is waited for (3 s in all) instead of refusing at once."""
+
+
+class _Pipe(asyncio.Protocol):
+    """One direction's end: what arrives here goes to `other`, with back pressure."""
+
+    def __init__(self) -> None:
+        self.other: _Pipe | None = None
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.write(data)
+
+    def eof_received(self) -> bool:
+        if self.other is not None and self.other.transport is not None and self.other.transport.can_write_eof():
+            self.other.transport.write_eof()
+        return True
+
+    def pause_writing(self) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.close()
+
+
+async def _bridge(connection: socket.socket, host: str, port: int) -> None:
+    loop = asyncio.get_running_loop()
+    far = _Pipe()
+    for attempt in range(RETRIES):
+        try:
+            await loop.create_connection(lambda: far, host, port)
+            break
+        except OSError:
+            if attempt == RETRIES - 1:
+                connection.close()
+                return
+            await asyncio.sleep(RETRY_S)
+    near = _Pipe()
+    near.other, far.other = far, near
+    await loop.connect_accepted_socket(lambda: near, connection)
+
+
+@click.command(context_settings=component.CONTEXT_SETTINGS)
+@click.option("--listen-fd", type=int, required=True, help="A listening TCP socket, inherited.")
+@click.option("--to", required=True, help="HOST:PORT to connect to, in this process's network namespace.")
+def command(listen_fd: int, to: str) -> int:
+    """Forward connections of an inherited listening socket."""
+    component.setup_logging(0)
+    host, _, port = to.rpartition(":")
+
+    async def serve(stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        listener = socket.socket(fileno=listen_fd)
+        listener.setblocking(False)
+        running: set[asyncio.Task[None]] = set()
+
+        async def accept() -> None:
+            while True:
+                connection, _ = await loop.sock_accept(listener)
+                task = asyncio.ensure_future(_bridge(connection, host, int(port)))
+                running.add(task)
+                task.add_done_callback(running.discard)
+
+        await component.until(stop, accept())
+
+    return component.run(serve)
+
+
+def main(argv: list[str]) -> int:
+    """Upstream counterpart: none (a `kubectl port-forward`-like convenience of nsk8s)."""
+    return component.invoke(command, argv)

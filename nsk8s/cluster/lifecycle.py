@@ -1,0 +1,342 @@
+"""up, down, stop, start, and the same for single nodes. Counterpart: kubeadm init/join/reset. Touches: everything below cluster/.
+
+Each operation is idempotent and can be repeated after it was interrupted anywhere; each step is announced to `say`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nsk8s.cluster import machines, preflight, specs, supervise
+from nsk8s.cluster.pki import Authority, forget_node
+from nsk8s.cluster.state import (
+    RUN_ROOT,
+    STATE_ROOT,
+    ClusterState,
+    NodeState,
+    Paths,
+    Record,
+    clusters,
+    free_ip,
+    load_record,
+    load_state,
+    locked,
+    new_state,
+    save_record,
+    save_state,
+)  # fmt: skip
+from nsk8s.config import ClusterConfig, Node
+from nsk8s.errors import Nsk8sError
+from nsk8s.kernel import machine, modules, mounts
+from nsk8s.kernel.cgroup import Cgroups
+from nsk8s.net.topology import CLIENT, CONTROL_PLANE, ROUTER, SWITCH, netns_name
+
+Say = Callable[[str], None]
+"""Called with the name of each step as it begins."""
+
+
+@dataclass(frozen=True)
+class Up:
+    """What `up` found or made."""
+
+    state: ClusterState
+    paths: Paths
+    already: bool
+    loaded_modules: list[str]
+
+
+def _quiet(step: str) -> None:
+    return
+
+
+def up(config: ClusterConfig, say: Say = _quiet) -> Up:
+    """Make the cluster run: a new one, a stopped one, or what is missing of a half-started one. Returns before it is Ready.
+
+    Raises Nsk8sError; then nothing that was there is lost, and `down` removes what was begun.
+    """
+    preflight.require_root()
+    with locked(config.name):
+        paths = Paths(config.name)
+        state = load_state(paths)
+        known = state is not None
+        if state is None:
+            preflight.require(config)
+            state = new_state(config, preflight.choose_api_port(config, _ports_of_others(config.name)))
+        else:
+            _require_same(config, state)
+        record = load_record(paths)
+        names = [SWITCH, ROUTER, CLIENT, *(n.name for n in state.nodes)]
+        preflight.require_names_free(config, names, record)
+        preflight.require_disk_for(paths)
+        answer = supervise.call(paths, {"op": "status"})
+        already = known and answer is not None and not state.stopped and not record_is_stale(record, config, state)
+        loaded = modules.load_missing()
+        config = state.cluster_config()
+        if answer is None and not preflight.port_is_free(state.api_port) and not _forwarder_lives(paths):
+            if config.api_port is not None:
+                raise Nsk8sError(f"port {state.api_port} on 127.0.0.1 is in use", "free it, or choose another with --api-port")
+            state.api_port = preflight.choose_api_port(config, _ports_of_others(config.name))
+        state.stopped = False
+        save_state(paths, state)
+        starting = None
+        if answer is None:
+            say("supervisor")
+            starting = supervise.start(paths)  # imports everything while the machines are made
+        _make_all(paths, record, config, state, say)
+        if starting is not None:
+            starting.wait()
+        say("components")
+        supervise.call(paths, {"op": "ensure", "specs": specs.all_specs(paths, state)})
+        return Up(state, paths, already, loaded)
+
+
+def _ports_of_others(name: str) -> set[int]:
+    """API ports that other clusters, also stopped ones, will want again."""
+    ports = set()
+    for other in clusters():
+        if other != name:
+            with contextlib.suppress(Nsk8sError):
+                state = load_state(Paths(other))
+                if state is not None:
+                    ports.add(state.api_port)
+    return ports
+
+
+def _forwarder_lives(paths: Paths) -> bool:
+    from nsk8s.cluster import launch
+
+    return launch.read_identity(str(paths.run), f"{CONTROL_PLANE}/apiserver-forwarder") is not None
+
+
+def _require_same(config: ClusterConfig, state: ClusterState) -> None:
+    """A cluster keeps what it was made with: asking for something else is refused instead of ignored."""
+    have = state.cluster_config()
+    asked = config.model_fields_set - {"name", "nodes"}
+    differing = sorted(f for f in asked if getattr(config, f) != getattr(have, f))
+    if "nodes" in config.model_fields_set and {n.name for n in config.nodes} != {n.name for n in state.nodes} - {CONTROL_PLANE}:
+        differing.append("nodes")
+    if differing:
+        raise Nsk8sError(
+            f"cluster {config.name} exists with other settings ({', '.join(differing)})",
+            f"nsk8s down --name {config.name} first, or `nsk8s node add|remove`",
+        )
+
+
+def record_is_stale(record: Record, config: ClusterConfig, state: ClusterState) -> bool:
+    """Whether a machine that should run does not exist."""
+    wanted = [SWITCH, ROUTER, CLIENT, *(n.name for n in state.nodes if not n.stopped)]
+    for name in wanted:
+        netns = netns_name(config, name)
+        known = record.namespaces.get(netns)
+        if known is None or machine.inode(machine.netns_path(netns)) != known["net"]:
+            return True
+    return False
+
+
+def _make_all(paths: Paths, record: Record, config: ClusterConfig, state: ClusterState, say: Say) -> None:
+    say("certificates")
+    authority = Authority(paths, config)
+    authority.control_plane()
+    for node in state.nodes:
+        authority.node(node)
+    authority.admin(state)
+    say("machines")
+    machines.prepare(paths, record)
+    machines.make_infrastructure(paths, record, config)
+    for node in state.nodes:
+        if not node.stopped:
+            machines.make_node(paths, record, config, node)
+
+
+def down(name: str, keep_state: bool = False, say: Say = _quiet) -> bool:
+    """Remove a cluster, whatever state it is in; True when there was anything. With `keep_state` its disks stay (`stop`).
+
+    Order: kill everything (by control group), unpin the namespaces, remove the groups, the run directory, the state.
+    Raises Nsk8sError when a process cannot be killed or a namespace of our name is not ours.
+    """
+    preflight.require_root()
+    with locked(name):
+        paths = Paths(name)
+        there = paths.state.exists() or paths.run.exists()
+        record = load_record(paths)
+        groups = Cgroups()
+        say("processes")
+        if groups.exists(paths.cgroup):
+            there = True
+            if not groups.kill_and_wait(paths.cgroup, 20):
+                left = sorted(groups.all_processes(paths.cgroup))
+                raise Nsk8sError(f"processes {left} cannot be killed", "they hang in the kernel: see `ps -o wchan` of them")
+        say("machines")
+        _discard_all(paths, record)
+        say("control groups")
+        groups.remove(paths.cgroup)
+        groups.remove_if_empty("/nsk8s")
+        mounts.unmount(str(paths.pins))
+        if record.made_netns_dir:
+            machine.undo_netns_dir()
+        say("files")
+        shutil.rmtree(paths.run, ignore_errors=True)
+        if keep_state:
+            state = load_state(paths)
+            if state is not None:
+                state.stopped = True
+                save_state(paths, state)
+        else:
+            _remove_tree(paths.state)
+            with contextlib.suppress(OSError):
+                STATE_ROOT.rmdir()
+    with contextlib.suppress(OSError):
+        RUN_ROOT.rmdir()
+    return there
+
+
+def _discard_all(paths: Paths, record: Record) -> None:
+    foreign = []
+    for netns, inodes in list(record.namespaces.items()):
+        if machine.discard(machine.netns_path(netns), inodes["net"]):
+            del record.namespaces[netns]
+        else:
+            foreign.append(netns)
+    if paths.pins.is_dir():
+        for pin in list(paths.pins.iterdir()):
+            machine.discard(pin, None)
+    if foreign:
+        save_record(paths, record)
+        raise Nsk8sError(f"left alone: {', '.join(foreign)} (not the namespace nsk8s made)", "remove them yourself, then repeat")
+
+
+def _remove_tree(path: Path) -> None:
+    """Raises Nsk8sError naming what could not be removed."""
+    if not path.exists():
+        return
+    failures: list[str] = []
+
+    def note(function: object, where: str, error: object) -> None:
+        failures.append(where)
+
+    shutil.rmtree(path, onerror=note)
+    if failures and path.exists():
+        raise Nsk8sError(f"cannot remove {failures[0]}", "see what is mounted or open there: findmnt, lsof")
+
+
+def stop(name: str, say: Say = _quiet) -> None:
+    """Stop a cluster, keeping its state: what `start` (or `up`) brings back as after a boot."""
+    if load_state(Paths(name)) is None:
+        raise no_such_cluster(name)
+    down(name, keep_state=True, say=say)
+
+
+def no_such_cluster(name: str) -> Nsk8sError:
+    others = ", ".join(clusters())
+    return Nsk8sError(f"there is no cluster {name}", f"clusters here: {others}" if others else "nsk8s up makes one")
+
+
+# ---- single nodes
+
+
+def _loaded(name: str) -> tuple[Paths, ClusterState, ClusterConfig]:
+    preflight.require_root()
+    paths = Paths(name)
+    state = load_state(paths)
+    if state is None:
+        raise no_such_cluster(name)
+    if state.stopped:
+        raise Nsk8sError(f"cluster {name} is stopped", f"nsk8s start --name {name}")
+    return paths, state, state.cluster_config()
+
+
+def _ids(paths: Paths, config: ClusterConfig, node: NodeState) -> list[str]:
+    ids = [s["id"] for s in specs.node(paths, config, node)]
+    if node.name == CONTROL_PLANE:
+        ids += [s["id"] for s in specs.control_plane(paths, config)] + [f"{CONTROL_PLANE}/apiserver-forwarder"]
+    return ids
+
+
+def add_node(name: str, wanted: Node, say: Say = _quiet) -> NodeState:
+    """A new worker, booted. Raises Nsk8sError when the name is taken or no address is free."""
+    with locked(name):
+        paths, state, config = _loaded(name)
+        if any(n.name == wanted.name for n in state.nodes) or wanted.name in (SWITCH, ROUTER, CLIENT):
+            raise Nsk8sError(f"the name {wanted.name} is taken")
+        node = NodeState(wanted.name, str(free_ip(config, state.nodes)), dict(wanted.labels), list(wanted.taints))
+        record = load_record(paths)
+        preflight.require_names_free(config, [node.name], record)
+        state.nodes.append(node)
+        save_state(paths, state)
+        _boot(paths, record, config, state, node, say)
+        return node
+
+
+def start_node(name: str, node_name: str, say: Say = _quiet) -> None:
+    """Boot a stopped node: its disk as it was, everything else empty."""
+    with locked(name):
+        paths, state, config = _loaded(name)
+        node = state.node(node_name)
+        node.stopped = False
+        save_state(paths, state)
+        _boot(paths, load_record(paths), config, state, node, say)
+
+
+def _boot(paths: Paths, record: Record, config: ClusterConfig, state: ClusterState, node: NodeState, say: Say) -> None:
+    supervise.ensure_running(paths)
+    say(f"machine {node.name}")
+    Authority(paths, config).node(node)
+    machines.prepare(paths, record)
+    machines.make_node(paths, record, config, node)
+    say("components")
+    wanted = specs.node(paths, config, node)
+    if node.name == CONTROL_PLANE:
+        wanted = [*specs.control_plane(paths, config), specs.forwarder(paths, config, state.api_port), *wanted]
+    supervise.call(paths, {"op": "ensure", "specs": wanted})
+
+
+def stop_node(name: str, node_name: str, say: Say = _quiet) -> None:
+    """A power cut: the cable first, then every process, then the machine. Its disk stays, as a machine's would."""
+    with locked(name):
+        paths, state, config = _loaded(name)
+        node = state.node(node_name)
+        node.stopped = True
+        save_state(paths, state)
+        _power_off(paths, config, node, say)
+
+
+def _power_off(paths: Paths, config: ClusterConfig, node: NodeState, say: Say) -> None:
+    say(f"link of {node.name}")
+    machines.cut(config, node)
+    say("processes")
+    # Forgotten before they are killed: or they would be started again.
+    supervise.call(paths, {"op": "remove", "ids": _ids(paths, config, node), "graceS": 0})
+    groups = Cgroups()
+    group = f"{paths.cgroup}/{node.name}"
+    if groups.exists(group):
+        if not groups.kill_and_wait(group, 20):
+            raise Nsk8sError(f"processes {sorted(groups.all_processes(group))} of {node.name} cannot be killed")
+        groups.remove(group)
+    say(f"machine {node.name}")
+    machines.discard(paths, load_record(paths), node.name, netns_name(config, node.name))
+    # What a machine loses with its power: pods' writable layers and volumes in memory are gone with the mounts.
+    shutil.rmtree(paths.node_root(node.name) / "var/lib/cni", ignore_errors=True)
+
+
+def remove_node(name: str, node_name: str, say: Say = _quiet) -> None:
+    """Power off a worker and forget it, its disk included. (The Node object is the caller's to delete.)"""
+    with locked(name):
+        paths, state, config = _loaded(name)
+        if node_name == CONTROL_PLANE:
+            raise Nsk8sError("the control plane cannot be removed", "nsk8s down removes the cluster")
+        node = state.node(node_name)
+        _power_off(paths, config, node, say)
+        state.nodes.remove(node)
+        save_state(paths, state)
+        forget_node(paths, node_name)
+
+
+def with_name(config: ClusterConfig, **changes: object) -> ClusterConfig:
+    """`config` with some fields set as if the file had said so."""
+    return ClusterConfig.model_validate({**config.model_dump(by_alias=False, exclude_unset=True), **changes})
+
+

@@ -1,0 +1,146 @@
+"""Making and discarding the machines of a cluster. Touches: namespaces, netlink (inside them), record.json."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import IPv4Address
+
+from nsk8s.cluster.specs import node_files
+from nsk8s.cluster.state import NodeState, Paths, Record, save_record, write_atomically
+from nsk8s.config import ClusterConfig
+from nsk8s.errors import Nsk8sError
+from nsk8s.kernel import machine
+from nsk8s.kernel.rtnl import Rtnl, open_netns
+from nsk8s.net.topology import Cable, Machine, infrastructure, netns_name, node, node_cable
+
+HOSTS = """127.0.0.1\tlocalhost
+{ip}\t{name}
+"""
+
+
+def prepare(paths: Paths, record: Record) -> None:
+    """The directories that machines are pinned in."""
+    paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    machine.prepare_pin_dir(paths.pins)
+    if machine.prepare_netns_dir():
+        record.made_netns_dir = True
+    save_record(paths, record)
+
+
+def is_up(paths: Paths, record: Record, m: Machine) -> bool:
+    """Whether this very machine exists: recorded, and its namespace still the recorded one."""
+    known = record.namespaces.get(m.netns)
+    return known is not None and machine.inode(machine.netns_path(m.netns)) == known["net"]
+
+
+def make(paths: Paths, record: Record, m: Machine) -> None:
+    """Make one machine unless it is there. A half-made one (recorded, not pinned) is made anew."""
+    if is_up(paths, record, m):
+        return
+
+    def remember(inodes: dict[str, int]) -> None:
+        record.namespaces[m.netns] = inodes
+        save_record(paths, record)
+
+    discard(paths, record, m.name, m.netns)
+    if m.role == "node":
+        root = paths.node_root(m.name)
+        root.mkdir(parents=True, exist_ok=True, mode=0o755)
+        machine.create(m.netns, m.sysctls, remember, root, m.name, paths.pin(m.name))
+    else:
+        machine.create(m.netns, m.sysctls, remember)
+    with _netlink(m.netns) as netlink:
+        lo = netlink.link_get("lo")
+        assert lo is not None
+        netlink.link_set(lo.index, up=True)
+        if m.bridge:
+            netlink.link_add_bridge(m.bridge, up=True)
+
+
+def _netlink(netns: str) -> Rtnl:
+    fd = open_netns(str(machine.netns_path(netns)))
+    try:
+        return Rtnl(fd)
+    finally:
+        os.close(fd)
+
+
+def connect(config: ClusterConfig, cable: Cable) -> None:
+    """Plug a cable in unless it is there: a veth pair made in both ends' namespaces, never in the root one."""
+    a, b = cable.a, cable.b
+    b_fd = open_netns(str(machine.netns_path(netns_name(config, b.machine))))
+    try:
+        with _netlink(netns_name(config, a.machine)) as here, Rtnl(b_fd) as there:
+            if here.link_get(a.name) is not None:
+                return
+            here.link_add_veth(a.name, b.name, peer_netns_fd=b_fd)
+            for netlink, port in ((there, b), (here, a)):
+                link = netlink.link_get(port.name)
+                assert link is not None
+                master = netlink.link_get(port.master) if port.master else None
+                if master is not None:
+                    netlink.link_set(link.index, master=master.index, up=True)
+                else:
+                    netlink.link_set(link.index, up=True)
+                if port.address:
+                    netlink.addr_add(link.index, port.address)
+    finally:
+        os.close(b_fd)
+
+
+def route_out(m: Machine) -> None:
+    """The machine's default route, if it has one."""
+    if m.gateway:
+        with _netlink(m.netns) as netlink:
+            netlink.route_replace("0.0.0.0/0", gateway=m.gateway)
+
+
+def make_infrastructure(paths: Paths, record: Record, config: ClusterConfig) -> None:
+    """Switch, router, client and the cables between them."""
+    machines, cables = infrastructure(config)
+    for m in machines:
+        make(paths, record, m)
+    for cable in cables:
+        connect(config, cable)
+    for m in machines:
+        route_out(m)
+
+
+def make_node(paths: Paths, record: Record, config: ClusterConfig, state: NodeState) -> None:
+    """A node's machine, booted: empty /run, no rules, no pods; its disk as it was."""
+    root = paths.node_root(state.name)
+    for name, text in {**node_files(config), "etc/hostname": f"{state.name}\n", "etc/hosts": HOSTS.format(
+        ip=state.ip, name=state.name
+    )}.items():  # fmt: skip
+        path = root / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text, 0o644)
+    m = node(config, state.name)
+    make(paths, record, m)
+    connect(config, node_cable(config, state.name, IPv4Address(state.ip)))
+    route_out(m)
+
+
+def cut(config: ClusterConfig, state: NodeState) -> None:
+    """Unplug a node: its port on the switch goes, and with it the other end. What SIGKILL makes sockets say is never heard."""
+    cable = node_cable(config, state.name, IPv4Address(state.ip))
+    try:
+        with _netlink(netns_name(config, cable.b.machine)) as netlink:
+            link = netlink.link_get(cable.b.name)
+            if link is not None:
+                netlink.link_delete(link.index)
+    except FileNotFoundError:
+        return
+
+
+def discard(paths: Paths, record: Record, name: str, netns: str) -> None:
+    """Unpin a machine's namespaces. Raises Nsk8sError when the name is taken by something that is not ours."""
+    known = record.namespaces.get(netns)
+    if known is None:
+        return
+    if not machine.discard(machine.netns_path(netns), known["net"]):
+        raise Nsk8sError(f"the network namespace {netns} is not the one nsk8s made", f"look at it: ip netns exec {netns} ip addr")
+    machine.discard(paths.pin(name), None)
+    del record.namespaces[netns]
+    save_record(paths, record)

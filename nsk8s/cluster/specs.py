@@ -1,0 +1,177 @@
+"""Which components run on which machine, with which flags. Pure. Counterpart: kubeadm's static pod manifests and unit files.
+
+Every flag is the component's own upstream flag, so that `ps` reads like a real node's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from nsk8s.cluster.pki import API_PORT
+from nsk8s.cluster.state import ClusterState, NodeState, Paths
+from nsk8s.config import ClusterConfig
+from nsk8s.kernel.machine import netns_path
+from nsk8s.net.topology import CONTROL_PLANE, netns_name
+
+Spec = dict[str, Any]
+
+ETC = "/etc/kubernetes"
+TARGETS = {
+    "kube-apiserver": "nsk8s.apiserver.main:main",
+    "kube-scheduler": "nsk8s.scheduler.main:main",
+    "kube-controller-manager": "nsk8s.controllers.main:main",
+    "kubelet": "nsk8s.kubelet.main:main",
+    "kube-proxy": "nsk8s.proxy.main:main",
+    "node-network": "nsk8s.nodenetwork.main:main",
+    "runtime": "nsk8s.runtime.main:main",
+    "dns": "nsk8s.dns.main:main",
+}
+"""What `nsk8s component NAME` and the supervisor start."""
+LEAN = {"runtime"}
+
+
+def _spec(paths: Paths, config: ClusterConfig, machine: str, name: str, argv: list[str]) -> Spec:
+    spec: Spec = {
+        "id": f"{machine}/{name}",
+        "name": name,
+        "machine": machine,
+        "target": TARGETS[name],
+        "kind": "lean" if name in LEAN else "fork",
+        "argv": argv,
+        "netns": str(netns_path(netns_name(config, machine))),
+        "mnt": str(paths.pin(machine)),
+        "cgroup": f"{paths.cgroup}/{machine}/{name}",
+        "log": str(paths.log(machine, name)),
+        "env": {"XTABLES_LOCKFILE": "/run/xtables.lock"},
+    }
+    if config.iptables != "auto":
+        spec["env"]["NSK8S_IPTABLES"] = config.iptables
+    return spec
+
+
+def forwarder(paths: Paths, config: ClusterConfig, port: int) -> Spec:
+    """127.0.0.1:port of the machine → the API server."""
+    return {
+        "id": f"{CONTROL_PLANE}/apiserver-forwarder",
+        "name": "apiserver-forwarder",
+        "machine": CONTROL_PLANE,
+        "target": "nsk8s.cluster.forwarder:main",
+        "kind": "fork",
+        "argv": [f"--to={config.control_plane_ip}:{API_PORT}"],
+        "listen": ["127.0.0.1", port],
+        "netns": str(netns_path(netns_name(config, CONTROL_PLANE))),
+        "mnt": "",
+        "cgroup": f"{paths.cgroup}/{CONTROL_PLANE}/apiserver-forwarder",
+        "log": str(paths.log(CONTROL_PLANE, "apiserver-forwarder")),
+    }
+
+
+def control_plane(paths: Paths, config: ClusterConfig) -> list[Spec]:
+    """kube-apiserver, kube-controller-manager, kube-scheduler."""
+    pki, subnets, timing = f"{ETC}/pki", config.subnets, config.timing
+    apiserver = [
+        "--data-dir=/var/lib/kube-apiserver",
+        f"--bind-address={config.control_plane_ip}",
+        f"--advertise-address={config.control_plane_ip}",
+        f"--secure-port={API_PORT}",
+        f"--client-ca-file={pki}/ca.crt",
+        f"--tls-cert-file={pki}/apiserver.crt",
+        f"--tls-private-key-file={pki}/apiserver.key",
+        f"--service-account-key-file={pki}/sa.pub",
+        f"--service-account-signing-key-file={pki}/sa.key",
+        f"--service-account-issuer=https://kubernetes.default.svc.{config.cluster_domain}",
+        f"--service-cluster-ip-range={subnets.services}",
+        f"--kubelet-client-certificate={pki}/apiserver-kubelet-client.crt",
+        f"--kubelet-client-key={pki}/apiserver-kubelet-client.key",
+        f"--kubelet-certificate-authority={pki}/ca.crt",
+        f"--default-not-ready-toleration-seconds={timing.not_ready_toleration}",
+        f"--default-unreachable-toleration-seconds={timing.unreachable_toleration}",
+    ]
+    controllers = [
+        f"--kubeconfig={ETC}/controller-manager.conf",
+        "--allocate-node-cidrs=true",
+        f"--cluster-cidr={subnets.pods}",
+        f"--node-cidr-mask-size={subnets.node_mask}",
+        f"--node-cidr-first-address={config.control_plane_ip}",
+        f"--service-cluster-ip-range={subnets.services}",
+        f"--root-ca-file={pki}/ca.crt",
+        f"--node-monitor-period={timing.node_monitor_period}s",
+        f"--node-monitor-grace-period={timing.node_monitor_grace_period}s",
+    ]
+    wanted = {
+        "kube-apiserver": apiserver,
+        "kube-controller-manager": controllers,
+        "kube-scheduler": [f"--kubeconfig={ETC}/scheduler.conf"],
+    }
+    return [_spec(paths, config, CONTROL_PLANE, n, a) for n, a in wanted.items() if n not in config.without]
+
+
+def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:
+    """The four processes of a node; the runtime goes with the kubelet."""
+    kubelet = [
+        f"--hostname-override={state.name}",
+        f"--kubeconfig={ETC}/kubelet.conf",
+        "--config=/var/lib/kubelet/config.yaml",
+        f"--node-ip={state.ip}",
+        f"--tls-cert-file={ETC}/pki/kubelet.crt",
+        f"--tls-private-key-file={ETC}/pki/kubelet.key",
+        f"--client-ca-file={ETC}/pki/ca.crt",
+    ]
+    if state.labels:
+        kubelet.append("--node-labels=" + ",".join(f"{k}={v}" for k, v in state.labels.items()))
+    if state.taints:
+        kubelet.append("--register-with-taints=" + ",".join(state.taints))
+    wanted = {
+        "runtime": [f"--cgroup-parent={paths.cgroup}/{state.name}/pods"],
+        "kubelet": kubelet,
+        "node-network": [
+            f"--node-name={state.name}",
+            f"--kubeconfig={ETC}/node-network.conf",
+            f"--cluster-cidr={config.subnets.pods}",
+            f"--node-cidr={config.subnets.nodes}",
+            f"--service-cidr={config.subnets.services}",
+        ],
+        "kube-proxy": [
+            f"--hostname-override={state.name}",
+            f"--kubeconfig={ETC}/kube-proxy.conf",
+            "--config=/var/lib/kube-proxy/config.conf",
+        ],
+    }
+    left_out = set(config.without) | ({"runtime"} if "kubelet" in config.without else set())
+    return [_spec(paths, config, state.name, n, a) for n, a in wanted.items() if n not in left_out]
+
+
+def all_specs(paths: Paths, state: ClusterState) -> list[Spec]:
+    """Everything that should run, control plane first."""
+    config = state.cluster_config()
+    specs = [*control_plane(paths, config), forwarder(paths, config, state.api_port)]
+    for n in state.nodes:
+        if not n.stopped:
+            specs += node(paths, config, n)
+    return specs
+
+
+def node_files(config: ClusterConfig) -> dict[str, str]:
+    """Configuration files on a node's disk, relative to its root: path → text."""
+    kubelet = {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "clusterDNS": [str(config.dns_ip)],
+        "clusterDomain": config.cluster_domain,
+        "nodeLeaseDurationSeconds": config.timing.node_lease_duration,
+        "nodeStatusUpdateFrequency": f"{config.timing.node_status_update_frequency}s",
+    }
+    proxy = {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": config.proxy.mode,
+        "clusterCIDR": str(config.subnets.pods),
+        "iptables": {"masqueradeAll": config.proxy.masquerade_all},
+        **config.proxy.config,
+    }
+    return {
+        "var/lib/kubelet/config.yaml": yaml.safe_dump(kubelet, sort_keys=False),
+        "var/lib/kube-proxy/config.conf": yaml.safe_dump(proxy, sort_keys=False),
+    }

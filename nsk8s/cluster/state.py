@@ -1,0 +1,183 @@
+"""What is remembered of a cluster, and where. Touches: /var/lib/nsk8s/<name> (kept), /run/nsk8s/<name> (of this boot).
+
+`cluster.json` says what the cluster is; `record.json` says what was made on this machine since it booted: each namespace's
+inode, written before the namespace gets its name.  Only what is recorded is ever removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from nsk8s import config as config_module
+from nsk8s.config import ClusterConfig
+from nsk8s.errors import Nsk8sError
+from nsk8s.kernel import process
+from nsk8s.net.topology import CONTROL_PLANE
+
+STATE_ROOT = Path("/var/lib/nsk8s")
+RUN_ROOT = Path("/run/nsk8s")
+
+
+@dataclass
+class NodeState:
+    """One node as it was placed: its address stays with it."""
+
+    name: str
+    ip: str
+    labels: dict[str, str] = field(default_factory=dict)
+    taints: list[str] = field(default_factory=list)
+    stopped: bool = False
+
+
+@dataclass
+class ClusterState:
+    """cluster.json."""
+
+    config: dict[str, Any]
+    api_port: int
+    nodes: list[NodeState]
+    stopped: bool = False
+
+    def cluster_config(self) -> ClusterConfig:
+        return config_module.parse(self.config, "cluster.json")
+
+    def node(self, name: str) -> NodeState:
+        found = next((n for n in self.nodes if n.name == name), None)
+        if found is None:
+            known = ", ".join(n.name for n in self.nodes)
+            raise Nsk8sError(f"there is no node {name!r} in this cluster", f"its nodes are {known}")
+        return found
+
+
+@dataclass
+class Record:
+    """record.json: what exists on this machine because of this cluster."""
+
+    boot: str
+    namespaces: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Name in /run/netns → inodes of its `net` and (nodes) `mnt` namespace."""
+    made_netns_dir: bool = False
+
+
+class Paths:
+    """Where a cluster's things are."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state = STATE_ROOT / name
+        self.run = RUN_ROOT / name
+        self.cluster_file = self.state / "cluster.json"
+        self.record_file = self.run / "record.json"
+        self.pki = self.state / "pki"
+        self.admin_conf = self.state / "admin.conf"
+        self.logs = self.state / "logs"
+        self.pins = self.run / "machines"
+        self.supervisor_socket = self.run / "supervisor.sock"
+        self.cgroup = f"/nsk8s/{name}"
+
+    def node_root(self, node: str) -> Path:
+        return self.state / "nodes" / node
+
+    def pin(self, machine: str) -> Path:
+        return self.pins / machine
+
+    def log(self, machine: str, component: str) -> Path:
+        return self.logs / machine / f"{component}.log"
+
+
+def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
+    """Replace `path` whole or not at all. Raises Nsk8sError when the disk is full."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        with os.fdopen(fd, "w") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.rename(path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise Nsk8sError(f"cannot write {path}: {e.strerror}", "free some disk space, then try again") from e
+
+
+def load_state(paths: Paths) -> ClusterState | None:
+    """The cluster's state; None when there is no such cluster. Raises Nsk8sError when the file is damaged."""
+    try:
+        raw = json.loads(paths.cluster_file.read_text())
+        return ClusterState(**{**raw, "nodes": [NodeState(**n) for n in raw["nodes"]]})
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as e:
+        raise Nsk8sError(f"{paths.cluster_file} is damaged: {e}", f"nsk8s down --name {paths.name} removes the cluster") from e
+
+
+def save_state(paths: Paths, state: ClusterState) -> None:
+    write_atomically(paths.cluster_file, json.dumps(asdict(state), indent=1))
+
+
+def load_record(paths: Paths) -> Record:
+    """What was made since this boot; an empty record when nothing was (or the machine has booted since)."""
+    boot = process.boot_id()
+    try:
+        record = Record(**json.loads(paths.record_file.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return Record(boot)
+    return record if record.boot == boot else Record(boot)
+
+
+def save_record(paths: Paths, record: Record) -> None:
+    write_atomically(paths.record_file, json.dumps(asdict(record), indent=1))
+
+
+def clusters() -> list[str]:
+    """Names of the clusters this machine knows, running or stopped or half-made."""
+    names = {p.name for root in (STATE_ROOT, RUN_ROOT) if root.is_dir() for p in root.iterdir() if p.is_dir()}
+    return sorted(names)
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """One lifecycle command a cluster at a time; a second one waits for the first."""
+    RUN_ROOT.mkdir(mode=0o700, exist_ok=True)
+    fd = os.open(RUN_ROOT / f".{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if not (RUN_ROOT / name).exists():
+                (RUN_ROOT / f".{name}.lock").unlink()
+                RUN_ROOT.rmdir()
+        os.close(fd)
+
+
+def new_state(config: ClusterConfig, api_port: int) -> ClusterState:
+    """A cluster as `config` asks for it; the control plane takes the tenth address, workers follow. Pure."""
+    names = [CONTROL_PLANE, *(n.name for n in config.nodes)]
+    nodes = [NodeState(n, str(config.control_plane_ip + i)) for i, n in enumerate(names)]
+    for node, wanted in zip(nodes[1:], config.nodes, strict=True):
+        node.labels, node.taints = dict(wanted.labels), list(wanted.taints)
+    nodes[0].labels = {"node-role.kubernetes.io/control-plane": ""}
+    nodes[0].taints = ["node-role.kubernetes.io/control-plane:NoSchedule"]
+    return ClusterState(config.model_dump(mode="json", by_alias=True), api_port, nodes)
+
+
+def free_ip(config: ClusterConfig, nodes: list[NodeState]) -> IPv4Address:
+    """The lowest worker address not in use. Pure. Raises Nsk8sError when the subnet is full."""
+    used = {n.ip for n in nodes}
+    candidate = config.control_plane_ip
+    while str(candidate) in used:
+        candidate += 1
+    if candidate not in config.subnets.nodes or candidate == config.subnets.nodes.broadcast_address:
+        raise Nsk8sError(f"no free address in subnets.nodes ({config.subnets.nodes})")
+    return candidate

@@ -1,0 +1,48 @@
+"""Kernel modules: load what is missing, and undo what loading does to the host. Touches: modprobe, root sysctls (see below).
+
+The one exception to "the host is never touched": where br_netfilter is a module, loading it switches bridge filtering on
+for the host's own bridges too; so whoever had to load it switches it off there again, where it was off (absent) before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+
+from nsk8s.errors import Nsk8sError
+from nsk8s.kernel.probe import which
+
+_BRIDGE_SYSCTLS = Path("/proc/sys/net/bridge")
+_NEEDED = (
+    # (module, a file that says it is there)
+    ("br_netfilter", str(_BRIDGE_SYSCTLS / "bridge-nf-call-iptables")),
+    ("overlay", ""),
+)
+
+
+def _present(module: str, sign: str) -> bool:
+    if sign:
+        return os.path.exists(sign)
+    return module in Path("/proc/filesystems").read_text().split()
+
+
+def load_missing() -> list[str]:
+    """Load the modules a cluster needs and this kernel lacks; returns their names. Raises Nsk8sError."""
+    loaded = []
+    for module, sign in _NEEDED:
+        if _present(module, sign):
+            continue
+        modprobe = which("modprobe")
+        if modprobe is None:
+            raise Nsk8sError(f"the kernel module {module} is missing and there is no modprobe", "apt-get install kmod")
+        answer = subprocess.run([modprobe, module], capture_output=True, text=True, check=False)
+        if answer.returncode or not _present(module, sign):
+            raise Nsk8sError(f"cannot load the kernel module {module}: {answer.stderr.strip()}", "a kernel that has it")
+        loaded.append(module)
+        if module == "br_netfilter":
+            for name in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables", "bridge-nf-call-arptables"):
+                with contextlib.suppress(OSError):
+                    (_BRIDGE_SYSCTLS / name).write_text("0")
+    return loaded

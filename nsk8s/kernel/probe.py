@@ -1,0 +1,109 @@
+"""What this kernel and machine can do, tried out in a throwaway child's own namespaces. Touches: fork, namespaces, PATH."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+
+from nsk8s.kernel import syscalls as sc
+
+SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def which(program: str) -> str | None:
+    """Where a program is; the system's own folders count even when a user's PATH lacks them."""
+    return shutil.which(program, path=os.environ.get("PATH", "/usr/bin:/bin") + ":" + SBIN)
+
+
+def iptables_version() -> str:
+    """`v1.8.9 (nf_tables)`; empty without iptables."""
+    path = which("iptables")
+    if path is None:
+        return ""
+    answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    return answer.stdout.strip().removeprefix("iptables ")
+
+
+def features() -> list[tuple[str, str, str]]:
+    """(feature, error or "", fix) for everything a cluster cannot do without."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read)
+        lines = []
+        try:
+            for name, function, fix in _FEATURES:
+                try:
+                    function()
+                    lines.append(f"{name}\t\t{fix}")
+                except Exception as e:
+                    lines.append(f"{name}\t{e}\t{fix}")
+        finally:
+            os.write(write, "\n".join(lines).encode())
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as f:
+        text = f.read().decode(errors="replace")
+    os.waitpid(pid, 0)
+    return [(a, b, c) for a, b, c in (line.split("\t") for line in text.splitlines())]
+
+
+def _namespaces() -> None:
+    sc.unshare(sc.CLONE_NEWNET | sc.CLONE_NEWNS | sc.CLONE_NEWUTS | sc.CLONE_NEWIPC)
+    sc.mount(None, "/", None, sc.MS_PRIVATE | sc.MS_REC)
+
+
+def _veth_and_bridge() -> None:
+    from nsk8s.kernel.rtnl import Rtnl
+
+    with Rtnl() as netlink:
+        netlink.link_add_bridge("br0")
+        netlink.link_add_veth("veth0", "veth1")
+
+
+def _bridge_netfilter() -> None:
+    if not os.path.exists("/proc/sys/net/bridge/bridge-nf-call-iptables"):
+        raise OSError("br_netfilter is not loaded")
+
+
+def _overlay() -> None:
+    # On a tmpfs of this throwaway mount namespace: the machine's own disks are left alone.
+    base = tempfile.gettempdir()
+    sc.mount("probe", base, "tmpfs", 0, "size=1m")
+    for name in ("lower", "upper", "work", "merged"):
+        os.mkdir(f"{base}/{name}")
+    sc.mount("probe", f"{base}/merged", "overlay", 0, f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work")
+
+
+def _iptables_nat() -> None:
+    path = which("iptables-restore")
+    if path is None:
+        raise OSError("iptables-restore is missing")
+    # The traits kube-proxy's rules need: comment, statistic, mark, conntrack, addrtype, DNAT, MASQUERADE.
+    rules = """*nat
+:PROBE - [0:0]
+-A PROBE -m comment --comment probe -m statistic --mode random --probability 0.5 -j RETURN
+-A PROBE -m addrtype --dst-type LOCAL -j MARK --or-mark 0x4000
+-A PROBE -p tcp -j DNAT --to-destination 192.0.2.1:80
+-A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE
+COMMIT
+*filter
+:PROBE - [0:0]
+-A PROBE -m conntrack --ctstate NEW -j REJECT
+COMMIT
+"""
+    env = {**os.environ, "XTABLES_LOCKFILE": "/dev/null"}
+    answer = subprocess.run([path, "-w", "5"], input=rules, capture_output=True, text=True, check=False, env=env)
+    if answer.returncode:
+        raise OSError(" ".join(answer.stderr.split())[:200])
+
+
+_FEATURES = (
+    ("namespaces", _namespaces, "a kernel with CONFIG_NET_NS, CONFIG_UTS_NS, CONFIG_IPC_NS, CONFIG_PID_NS"),
+    ("veth and bridge", _veth_and_bridge, "modprobe veth bridge"),
+    ("bridge netfilter", _bridge_netfilter, "modprobe br_netfilter"),
+    ("overlay", _overlay, "modprobe overlay"),
+    ("iptables with NAT and conntrack", _iptables_nat, "apt-get install iptables; modprobe nf_nat nf_conntrack"),
+)

@@ -1,0 +1,112 @@
+"""The machines of a cluster and the cables between them, as values. Pure.
+
+    node.eth0 ── switch (bridge lan0, one port a node, named after it) ── router.eth0   router.eth1 ── client.eth0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import Literal
+
+from nsk8s.config import ClusterConfig
+
+BRIDGE = "lan0"
+SWITCH, ROUTER, CLIENT, CONTROL_PLANE = "switch", "router", "client", "control-plane"
+
+Role = Literal["node", "switch", "router", "client"]
+
+
+@dataclass(frozen=True)
+class Port:
+    """One end of a cable: a machine and the interface's name there; `master` is the bridge it is plugged into."""
+
+    machine: str
+    name: str
+    address: str = ""
+    """With prefix length, e.g. `192.168.56.11/24`."""
+    master: str = ""
+
+
+@dataclass(frozen=True)
+class Cable:
+    """A veth pair, made in `a`'s namespace with its peer directly in `b`'s."""
+
+    a: Port
+    b: Port
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine: `netns` is its name in `ip netns list`."""
+
+    name: str
+    role: Role
+    netns: str
+    gateway: str = ""
+    """Default route; empty for none (the router has none: what it does not know is unreachable)."""
+    bridge: str = ""
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+
+
+_NO_IPV6 = {"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1"}
+_HOST = {
+    # A new namespace inherits or defaults these from the machine: everything a packet's way depends on is said here.
+    "net/ipv4/ip_forward": "0",
+    "net/ipv4/conf/all/rp_filter": "0",
+    "net/ipv4/conf/default/rp_filter": "0",
+    "net/ipv4/conf/all/accept_redirects": "0",
+    "net/ipv4/conf/default/accept_redirects": "0",
+    "net/ipv4/icmp_echo_ignore_all": "0",
+    "net/ipv4/ping_group_range": "0 2147483647",
+    # The limit is per destination and would hide from a class which of many packets were refused.
+    "net/ipv4/icmp_ratelimit": "0",
+    **_NO_IPV6,
+}
+_FORWARDING = {**_HOST, "net/ipv4/ip_forward": "1"}
+_BRIDGE_NF = "net/bridge/bridge-nf-call-{}tables"
+SYSCTLS: Mapping[Role, Mapping[str, str]] = {
+    # Bridged replies must pass netfilter, or a service whose endpoint shares the client's bridge never answers.
+    "node": {**_FORWARDING, **{_BRIDGE_NF.format(f): v for f, v in (("ip", "1"), ("ip6", "1"), ("arp", "0"))}},
+    # A switch is a switch: no conntrack, no filter.
+    "switch": {**_HOST, **{_BRIDGE_NF.format(f): "0" for f in ("ip", "ip6", "arp")}},
+    "router": _FORWARDING,
+    "client": _HOST,
+}
+
+
+def netns_name(config: ClusterConfig, machine: str) -> str:
+    return f"{config.name}-{machine}"
+
+
+def node(config: ClusterConfig, name: str) -> Machine:
+    """A node (the control plane is one too)."""
+    return Machine(name, "node", netns_name(config, name), gateway=str(config.router_ip), sysctls=SYSCTLS["node"])
+
+
+def node_cable(config: ClusterConfig, name: str, ip: IPv4Address) -> Cable:
+    """The cable from a node to the switch; its port there carries the node's name (cut to 15 bytes)."""
+    return Cable(
+        Port(name, "eth0", f"{ip}/{config.subnets.nodes.prefixlen}"), Port(SWITCH, name[:15], master=BRIDGE)
+    )
+
+
+def infrastructure(config: ClusterConfig) -> tuple[list[Machine], list[Cable]]:
+    """The switch, the router and the outside client."""
+    nodes, outside = config.subnets.nodes, config.subnets.outside
+    machines = [
+        Machine(SWITCH, "switch", netns_name(config, SWITCH), bridge=BRIDGE, sysctls=SYSCTLS["switch"]),
+        Machine(ROUTER, "router", netns_name(config, ROUTER), sysctls=SYSCTLS["router"]),
+        Machine(
+            CLIENT, "client", netns_name(config, CLIENT), gateway=str(config.router_outside_ip), sysctls=SYSCTLS["client"]
+        ),
+    ]
+    cables = [
+        Cable(Port(ROUTER, "eth0", f"{config.router_ip}/{nodes.prefixlen}"), Port(SWITCH, ROUTER, master=BRIDGE)),
+        Cable(
+            Port(ROUTER, "eth1", f"{config.router_outside_ip}/{outside.prefixlen}"),
+            Port(CLIENT, "eth0", f"{config.client_ip}/{outside.prefixlen}"),
+        ),
+    ]
+    return machines, cables
