@@ -133,7 +133,9 @@ def _json_type(value: Any) -> str:
         return "bool"
     if isinstance(value, int | float):
         return f"number {value}" if isinstance(value, float) or abs(value) > 2**31 else "number"
-    return {str: "string", list: "array", dict: "object"}.get(type(value), type(value).__name__)
+    if isinstance(value, str):
+        return "string"
+    return "array" if isinstance(value, list) else "object"
 
 
 def _mismatch(value: Any, model: type[Model], go: str, expected: str) -> _TypeMismatch:

@@ -17,6 +17,7 @@ the first Pod another 40 ms and 4 MB, and what they produce would have to be tur
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Mapping
@@ -87,7 +88,7 @@ class Model:
         if own is None:
             own = []
             scope = vars(sys.modules[cls.__module__])
-            for attribute, annotation in cls.__dict__.get("__annotations__", {}).items():
+            for attribute, annotation in inspect.get_annotations(cls).items():
                 declared = cls.__dict__.get(attribute)
                 if isinstance(declared, Field):
                     declared.name = declared.name or attribute
