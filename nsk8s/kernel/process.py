@@ -12,6 +12,8 @@ import select
 import signal
 import time
 
+from nsk8s.kernel import syscalls
+
 BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
 
 
@@ -107,3 +109,10 @@ def kill_all(processes: list[dict[str, int | str]], grace_s: float = 0.0, kill_t
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def set_title(title: str, comm: str = "") -> None:
+    """What `ps` shows of this process: its command line, and its name where `comm` (15 bytes) is given."""
+    syscalls.overwrite_argv(os.fsencode(title))
+    if comm:
+        syscalls.set_process_name(comm)

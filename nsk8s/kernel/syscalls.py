@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -35,7 +36,9 @@ MS_STRICTATIME = 1 << 24
 MNT_DETACH = 2
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
+PR_SET_SECCOMP = 22
 PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
@@ -103,6 +106,40 @@ def set_process_name(name: str) -> None:
     """The `comm` shown by ps and top: at most 15 bytes are kept."""
     buffer = ctypes.create_string_buffer(os.fsencode(name)[:15])
     _check(_libc.prctl(PR_SET_NAME, buffer, 0, 0, 0))
+
+
+def seccomp_filter(program: bytes) -> None:
+    """Put a BPF system call filter (8 bytes an instruction) on the calling thread, for good and for its children."""
+    code = ctypes.create_string_buffer(program, len(program))
+    fprog = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
+    buffer = ctypes.create_string_buffer(fprog, len(fprog))
+    mode_filter = 2
+    _check(_libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(mode_filter), buffer, ctypes.c_ulong(0), ctypes.c_ulong(0)), "seccomp")
+
+
+def overwrite_argv(title: bytes) -> None:
+    """Replace what /proc/self/cmdline shows. The area behind argv and environ is used as far as it goes; environ is first
+    moved away, so that getenv keeps working. Upstream: setproctitle (whose package imports logging)."""
+    with open("/proc/self/stat", "rb") as f:
+        fields = f.read().rpartition(b")")[2].split()
+    arg_start, arg_end, env_start, env_end = (int(x) for x in fields[45:49])
+    if not arg_start or arg_end <= arg_start:
+        return
+    end = env_end if env_start == arg_end else arg_end
+    environ = ctypes.POINTER(ctypes.c_void_p).in_dll(_libc, "environ")
+    strdup = _libc.strdup
+    strdup.restype, strdup.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    index = 0
+    while environ and environ[index]:
+        address = environ[index]
+        if address is not None and arg_start <= address < env_end:
+            environ[index] = strdup(address)
+        index += 1
+    room = end - arg_start
+    text = title[: room - 1]
+    # The kernel shows everything up to arg_end, and beyond it only when the byte before arg_end is not NUL.
+    ctypes.memset(arg_start, 0, room)
+    ctypes.memmove(arg_start, text, len(text))
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:

@@ -1,0 +1,133 @@
+"""The pod's network, through CNI: loopback first, then the node's first conflist. Runs in the runtime's forked helpers.
+
+Touches: whatever the plugins touch. Upstream: containerd's internal/cri/server/sandbox_run.go (setupPodNetwork), go-cni.
+"""
+
+from __future__ import annotations
+
+import os
+
+# All of these at start, so that the forks share them and none imports anything on a pod's way.
+import cni.bridge
+import cni.host_local
+import cni.loopback  # noqa: F401
+from cni import BIN_DIR, libcni
+from cni.errors import CniError
+from cni.invoke import find_in_path, own_main
+from nsk8s.runtime.errors import CriError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+IFNAME = "eth0"
+NOT_INITIALIZED = "cni plugin not initialized"
+_LOOPBACK = b'{"cniVersion":"1.0.0","name":"cni-loopback","plugins":[{"type":"loopback"}]}'
+
+
+class Network:
+    """Where the configuration and the plugins are."""
+
+    def __init__(self, conf_dir: str, bin_dir: str, cache_dir: str) -> None:
+        self.conf_dir = conf_dir
+        self.cni_path = bin_dir or f"{BIN_DIR}:/opt/cni/bin:/usr/lib/cni"
+        self.cache_dir = cache_dir
+
+    def problem(self) -> str:
+        """Why no pod can have a network yet; empty when there is a configuration."""
+        try:
+            libcni.first_network(self.conf_dir)
+        except CniError:
+            return NOT_INITIALIZED
+        return ""
+
+    def attachments(self, record: dict[str, Any]) -> tuple[libcni.Attachment, libcni.Attachment]:
+        metadata = record["config"]["metadata"]
+        args = (
+            ("IgnoreUnknown", "1"),
+            ("K8S_POD_NAMESPACE", metadata["namespace"]),
+            ("K8S_POD_NAME", metadata["name"]),
+            ("K8S_POD_INFRA_CONTAINER_ID", record["id"]),
+            ("K8S_POD_UID", metadata["uid"]),
+        )
+        capabilities: dict[str, Any] = {}
+        ports = [
+            {
+                "hostPort": int(p["hostPort"]),
+                "containerPort": int(p["containerPort"]),
+                "protocol": str(p.get("protocol") or "TCP").lower(),
+                "hostIP": p.get("hostIp") or "",
+            }
+            for p in record["config"].get("portMappings") or []
+            if p.get("hostPort")
+        ]
+        if ports:
+            capabilities["portMappings"] = ports
+        dns = record["config"].get("dnsConfig")
+        if dns:
+            capabilities["dns"] = dns
+        netns = record["netns"]
+        return (
+            libcni.Attachment(record["id"], netns, "lo", args),
+            libcni.Attachment(record["id"], netns, IFNAME, args, capabilities),
+        )
+
+    def set_up(self, record: dict[str, Any]) -> dict[str, Any]:
+        """ADD. Returns `{"ips": [...]}`. On failure everything is deleted again and CriError raised with upstream's words."""
+        lo, eth0 = self.attachments(record)
+        how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": libcni.run_here}
+        try:
+            try:
+                network = libcni.first_network(self.conf_dir)
+            except CniError as e:
+                raise CniError(NOT_INITIALIZED) from e
+            libcni.add(libcni.parse_list(_LOOPBACK), lo, **how)  # type: ignore[arg-type]
+            result = libcni.add(network, eth0, **how)  # type: ignore[arg-type]
+            ips = libcni.pod_ips(result, IFNAME)
+            if not ips:
+                raise CniError(f'network plugin returned no addresses for interface "{IFNAME}"')
+            return {"ips": ips, "network": network.name}
+        except (CniError, OSError) as e:
+            try:
+                self.tear_down(record)
+            except CriError:
+                pass  # StopPodSandbox tries again; the first failure is what the user needs
+            raise CriError(f'failed to setup network for sandbox "{record["id"]}": {e}') from e
+
+    def tear_down(self, record: dict[str, Any]) -> None:
+        """DEL, also for a sandbox whose ADD never ran or whose namespace is gone. Raises CriError."""
+        lo, eth0 = self.attachments(record)
+        if not os.path.exists(eth0.netns):
+            eth0.netns = lo.netns = ""
+        how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": libcni.run_here}
+        try:
+            try:
+                network = libcni.first_network(self.conf_dir)
+            except CniError:
+                return  # without a network there is nothing to leave
+            if all(own_main(find_in_path(p["type"], self.cni_path)) is not None for p in network.plugins):
+                # Ours need no namespace for DEL: its end, right after this, takes the link along; deleting a link costs 19 ms.
+                eth0.netns = ""
+            libcni.delete(network, eth0, **how)  # type: ignore[arg-type]
+            lo.netns = ""
+            libcni.delete(libcni.parse_list(_LOOPBACK), lo, **how)  # type: ignore[arg-type]
+        except (CniError, OSError) as e:
+            raise CriError(f'failed to destroy network for sandbox "{record["id"]}": {e}') from e
+
+    def stale(self, valid: set[str]) -> bool:
+        """Whether the cache knows attachments of sandboxes that do not exist (after a reboot)."""
+        try:
+            name = libcni.first_network(self.conf_dir).name
+            return any(a.container_id not in valid for a in libcni.attachments(name, self.cache_dir))
+        except (CniError, OSError):
+            return False
+
+    def collect(self, valid: set[str]) -> None:
+        """DEL what `stale` found. Raises CriError."""
+        how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": libcni.run_here}
+        try:
+            network = libcni.first_network(self.conf_dir)
+            libcni.gc(network, [(i, IFNAME) for i in valid], **how)  # type: ignore[arg-type]
+            libcni.gc(libcni.parse_list(_LOOPBACK), [(i, "lo") for i in valid], **how)  # type: ignore[arg-type]
+        except CniError as e:
+            raise CriError(str(e)) from e
