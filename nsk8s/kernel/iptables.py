@@ -1,0 +1,186 @@
+"""The iptables programs: which variant, save, restore. Touches: processes (iptables-save, iptables-restore), /proc.
+
+Always in the caller's own network namespace, with its `XTABLES_LOCKFILE`. Upstream: pkg/util/iptables, and
+kubernetes-sigs/iptables-wrappers for the choice of the variant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from nsk8s.errors import Nsk8sError
+
+VARIANT_ENV = "NSK8S_IPTABLES"
+VARIANTS = ("auto", "nft", "legacy")
+LOCK_WAIT_S = 5
+"""How long to wait for the xtables lock; kube-proxy's value."""
+RANDOM_FULLY_SINCE = (1, 6, 2)
+MINIMUM = (1, 4, 11)
+"""Upstream's MinCheckVersion."""
+HINT_CHAINS = (":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY ")
+_SEARCH = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"])
+
+
+class IptablesError(Nsk8sError):
+    """An iptables program failed: its own words, and the line it names."""
+
+
+def in_root_namespace() -> bool:
+    """True in the machine's own network namespace, whose rules and sysctls are never to be changed.
+
+    In a container that shares no pid namespace with the machine, /proc/1 is the container's; there the mode of
+    nf_conntrack_max tells (writable in the initial namespace only).
+    """
+    try:
+        same = os.stat("/proc/1/ns/net").st_ino == os.stat("/proc/thread-self/ns/net").st_ino
+    except OSError:
+        return False
+    if not same:
+        return False
+    try:
+        return bool(os.stat("/proc/sys/net/netfilter/nf_conntrack_max").st_mode & 0o200)
+    except OSError:
+        return True
+
+
+def program(name: str) -> str | None:
+    """The path of a program; sbin is searched even when PATH lacks it."""
+    return shutil.which(name) or shutil.which(name, path=_SEARCH)
+
+
+def _version(path: str) -> tuple[tuple[int, ...], str]:
+    """((1, 8, 9), "nft" or "legacy") of an iptables program."""
+    try:
+        out = subprocess.run([path, "--version"], capture_output=True, text=True, check=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError) as e:
+        raise IptablesError(f"{path} --version failed: {e}") from e
+    found = re.search(r"v(\d+(?:\.\d+)+)", out)
+    if found is None:
+        raise IptablesError(f"{path} --version says {out.strip()!r}: not a version")
+    return tuple(int(n) for n in found[1].split(".")), "nft" if "nf_tables" in out else "legacy"
+
+
+def _hinted(family_prefix: str) -> str:
+    """The variant in which another component left its mark in this namespace's mangle table; empty if none did."""
+    nft = program(f"{family_prefix}tables-nft-save")
+    if nft is not None:
+        held = subprocess.run([nft, "-t", "mangle"], capture_output=True, text=True, check=False).stdout
+        if any(hint in held for hint in HINT_CHAINS):
+            return "nft"
+    try:  # asking iptables-legacy-save would load the tables: look first whether they are there
+        with open(f"/proc/net/{family_prefix}_tables_names", encoding="ascii") as f:
+            loaded = f.read().split()
+    except OSError:
+        return ""
+    legacy = program(f"{family_prefix}tables-legacy-save")
+    if legacy is not None and "mangle" in loaded:
+        held = subprocess.run([legacy, "-t", "mangle"], capture_output=True, text=True, check=False).stdout
+        if any(hint in held for hint in HINT_CHAINS):
+            return "legacy"
+    return ""
+
+
+def detect(variant: str = "auto", *, ipv6: bool = False) -> Iptables:
+    """The programs to use. `auto`: NSK8S_IPTABLES, else what kubelet's hint chains show, else what `iptables` is.
+
+    Raises IptablesError when they are missing or too old.
+    """
+    if variant not in VARIANTS:
+        raise IptablesError(f"unknown iptables variant {variant!r}", f"one of {', '.join(VARIANTS)}")
+    prefix = "ip6" if ipv6 else "ip"
+    chosen = variant if variant != "auto" else os.environ.get(VARIANT_ENV, "auto")
+    if chosen not in VARIANTS:
+        raise IptablesError(f"{VARIANT_ENV}={chosen}: unknown variant", f"one of {', '.join(VARIANTS)}")
+    if chosen == "auto":
+        chosen = _hinted(prefix)
+    main = program(f"{prefix}tables-{chosen}" if chosen else f"{prefix}tables")
+    if main is None and not chosen:
+        main = program(f"{prefix}tables-nft") or program(f"{prefix}tables-legacy")
+    if main is None:
+        wanted = f"{prefix}tables" + (f" ({chosen} variant)" if chosen else "")
+        raise IptablesError(f"{wanted} is not installed", "apt install iptables")
+    version, found = _version(main)
+    if version < MINIMUM:
+        raise IptablesError(f"{main} is version {'.'.join(map(str, version))}", "1.4.11 or newer is needed")
+    name = f"{prefix}tables-{chosen or found}"
+    save, restore = program(f"{name}-save"), program(f"{name}-restore")
+    if save is None or restore is None:  # distributions with one variant have no suffixed names
+        save, restore = program(f"{prefix}tables-save"), program(f"{prefix}tables-restore")
+    if save is None or restore is None:
+        raise IptablesError(f"{name}-save and {name}-restore are not installed", "apt install iptables")
+    return Iptables(main, save, restore, version, found, ipv6)
+
+
+@dataclass(frozen=True, slots=True)
+class Iptables:
+    """One family's programs, in one variant."""
+
+    main: str
+    save_program: str
+    restore_program: str
+    version: tuple[int, ...]
+    variant: str
+    ipv6: bool = False
+
+    @property
+    def has_random_fully(self) -> bool:
+        return self.version >= RANDOM_FULLY_SINCE
+
+    async def save(self, table: str = "") -> str:
+        """iptables-save of one table or all (empty text when the table was never used)."""
+        return await _run([self.save_program, *(["-t", table] if table else [])])
+
+    async def restore(self, text: str) -> None:
+        """Load `text` atomically, table by table; what it does not name stays. Raises IptablesError with the failing line."""
+        try:
+            await _run([self.restore_program, "-w", str(LOCK_WAIT_S), "--noflush", "--counters"], text)
+        except IptablesError as e:
+            raise IptablesError(f"{e.message}{_failing_lines(e.message, text)}") from None
+
+    async def chain_exists(self, table: str, chain: str) -> bool:
+        """Whether a chain is there. Raises IptablesError when that cannot be told (for instance the lock is held too long)."""
+        try:
+            await _run([self.main, "-w", str(LOCK_WAIT_S), "-t", table, "-S", chain, "1"])
+        except IptablesError as e:
+            if re.search(r"No chain/target/match|does not exist|doesn't exist", e.message):
+                return False
+            raise
+        return True
+
+
+def _failing_lines(message: str, text: str) -> str:
+    """The input around the line number in an error message."""
+    found = re.search(r"line:? (\d+)", message)
+    if found is None:
+        return ""
+    lines = text.splitlines()
+    at = int(found[1])
+    shown = [f"{n}: {lines[n - 1]}" for n in range(max(1, at - 1), min(len(lines), at + 1) + 1)]
+    return "\n" + "\n".join(shown) if shown else ""
+
+
+async def _run(argv: list[str], text: str = "") -> str:
+    # The input goes through an anonymous file: iptables-restore reads it whole, and no pipe has to be fed meanwhile.
+    fd = os.memfd_create("iptables-input", os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as f:
+            f.write(text.encode())
+        os.lseek(fd, 0, os.SEEK_SET)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv, stdin=fd, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            )
+        except OSError as e:
+            raise IptablesError(f"{argv[0]}: {e.strerror}") from e
+    finally:
+        os.close(fd)
+    out, err = await process.communicate()
+    if process.returncode:
+        said = err.decode(errors="replace").strip() or f"exit code {process.returncode}"
+        raise IptablesError(f"{os.path.basename(argv[0])}: {said}")
+    return out.decode(errors="replace")

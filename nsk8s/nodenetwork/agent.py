@@ -1,0 +1,159 @@
+"""node-network at work: watches Nodes and keeps this node's part of the pod network true. Upstream: flanneld, kindnetd.
+
+Touches: the API (Nodes), files (the conflist), netlink (routes), iptables. Works without kube-proxy and beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nsk8s.api import meta
+from nsk8s.api.meta import Object
+from nsk8s.client import kubeconfig
+from nsk8s.client.component import until
+from nsk8s.client.controller import Controller
+from nsk8s.client.informer import Informer
+from nsk8s.client.resources import NODES
+from nsk8s.client.rest import STRATEGIC_PATCH, Client
+from nsk8s.errors import Nsk8sError
+from nsk8s.kernel import iptables, routes
+from nsk8s.kernel.iptables import Iptables, IptablesError
+from nsk8s.net import chainset
+from nsk8s.nodenetwork import plan
+
+log = logging.getLogger("node-network")
+
+RESYNC_S = 30.0
+"""How often routes and masquerade are looked after when nothing happens: someone may have flushed them."""
+CONDITION = "NetworkUnavailable"
+_KEY = "network"
+
+
+class Agent:
+    """One node's agent. All work is one key of a work queue: any event makes the whole node's state be looked at again."""
+
+    def __init__(
+        self, node: str, cluster_cidrs: Sequence[str], inside_cidrs: Sequence[str], *,
+        conf_dir: Path, kubeconfig_path: str, variant: str = "auto",
+    ) -> None:  # fmt: skip
+        self._node = node
+        self._cluster_cidrs = cluster_cidrs
+        self._inside_cidrs = inside_cidrs
+        self._conf_dir = conf_dir
+        self._kubeconfig = kubeconfig_path
+        self._variant = variant
+        self._tables: list[Iptables] = []
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Run until `stop`. Routes, rules and conflist stay when it ends."""
+        if iptables.in_root_namespace():
+            raise Nsk8sError(
+                "this is the machine's own network namespace, whose routes and rules are left alone",
+                "start it in a node's: ip netns exec NAMESPACE nsk8s component node-network …",
+            )
+        self._tables.append(iptables.detect(self._variant))
+        if any(":" in c for c in self._cluster_cidrs):
+            self._tables.append(iptables.detect(self._tables[0].variant, ipv6=True))
+        config = kubeconfig.load(self._kubeconfig) if self._kubeconfig else kubeconfig.in_cluster()
+        async with Client(config) as client:
+            self._client = client
+            self._nodes = Informer(client, NODES)
+            controller = Controller("node-network", self._reconcile, workers=1)
+            controller.watch(self._nodes, lambda _: [_KEY])
+            # The masquerade needs no API: pods that are there already go on when the API server is down.
+            await self._ensure_masquerade()
+            await until(stop, self._nodes.run(), controller.run())
+
+    async def _reconcile(self, _: str) -> float:
+        """Bring everything in line; returns when to look again (s)."""
+        own = self._nodes.get(self._node)
+        self._ensure_routes()
+        await self._ensure_masquerade()
+        if own is not None:
+            cidrs = plan.pod_cidrs(own)
+            if cidrs:
+                self._ensure_conflist(cidrs)
+                await self._report_network(own)
+        return RESYNC_S
+
+    def _ensure_routes(self) -> None:
+        done, removed, failed = routes.ensure(plan.routes(self._nodes.items(), self._node))
+        for destination in done:
+            log.info("route to %s set", destination)
+        for destination in removed:
+            log.info("route to %s removed: no node has it any more", destination)
+        for destination, why in failed.items():
+            log.error("route to %s: %s", destination, why)
+
+    async def _ensure_masquerade(self) -> None:
+        for used in self._tables:
+            want = plan.masquerade(
+                self._cluster_cidrs, self._inside_cidrs, ipv6=used.ipv6, random_fully=used.has_random_fully
+            )
+            try:
+                have = chainset.outline(await used.save("nat"))
+                text = masquerade_text(have, want)
+                if text:
+                    await used.restore(text)
+                    log.info("masquerade of what leaves the cluster written (%s)", used.variant)
+            except IptablesError as e:
+                log.error("masquerade: %s", e)
+
+    def _ensure_conflist(self, cidrs: Sequence[str]) -> None:
+        if write_whole(self._conf_dir / plan.CONFLIST, plan.conflist(cidrs)):
+            log.info("%s written for %s", self._conf_dir / plan.CONFLIST, ", ".join(cidrs))
+
+    async def _report_network(self, own: Object) -> None:
+        """Set the condition NetworkUnavailable to False, as a cloud's route controller or flannel does."""
+        held = meta.find_condition(own, CONDITION)
+        if held is not None and held.get("status") == "False":
+            return
+        now = meta.rfc3339(datetime.now(UTC))
+        condition = {
+            "type": CONDITION,
+            "status": "False",
+            "reason": "RouteCreated",
+            "message": "node-network wrote the CNI configuration and the routes",
+            "lastHeartbeatTime": now,
+            "lastTransitionTime": now,
+        }
+        body = {"status": {"conditions": [condition]}}
+        await self._client.patch(NODES, self._node, body, subresource="status", content_type=STRATEGIC_PATCH)
+
+
+def masquerade_text(have: chainset.ChainSet, want: chainset.ChainSet) -> str:
+    """Restore text that puts the masquerade chain and its jump in place; empty when both are there. Pure."""
+    if not want.tables["nat"]:
+        return ""
+    held, wanted = have.chain("nat", plan.MASQ_CHAIN), want.tables["nat"][plan.MASQ_CHAIN]
+    jumps = chainset.missing_jumps(have, [plan.MASQ_JUMP])
+    same = held is not None and chainset.canonical_rules(held.rules) == chainset.canonical_rules(wanted.rules)
+    if same and not jumps:
+        return ""
+    return chainset.render_table("nat", {plan.MASQ_CHAIN: wanted}, insert=jumps)
+
+
+def write_whole(path: Path, text: str) -> bool:
+    """Write a file so that readers see the old or the new one, never half; False when it holds that text already.
+
+    The temporary name starts with a dot and does not end in .conflist: a CNI runtime that lists the folder overlooks it.
+    """
+    try:
+        if path.read_text() == text:
+            return False
+    except OSError:
+        pass
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    with os.fdopen(fd, "w") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    temporary.rename(path)
+    return True

@@ -1,0 +1,56 @@
+"""`node-network`: the agent that makes a node part of the pod network. Upstream: flanneld. Touches: what `agent` does."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from ipaddress import ip_network
+from pathlib import Path
+
+import click
+
+from nsk8s.client.component import CONTEXT_SETTINGS, invoke, run, setup_logging
+from nsk8s.kernel.iptables import VARIANTS
+
+
+def _cidrs(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    try:
+        return tuple(str(ip_network(c.strip())) for c in value.split(",") if c.strip())
+    except ValueError as e:
+        raise click.BadParameter(str(e)) from e
+
+
+@click.command(context_settings=CONTEXT_SETTINGS)
+@click.option("--kubeconfig", default="", metavar="FILE", help="How to reach the API server (default: a pod's service account).")
+@click.option("--node-name", default="", metavar="NODE", help="The name of this node (default: the host name).")
+@click.option("--cluster-cidr", required=True, callback=_cidrs, metavar="CIDR[,CIDR]", help="All pods' addresses.")
+@click.option("--node-cidr", default="", callback=_cidrs, metavar="CIDR[,CIDR]", help="The nodes' addresses: not masqueraded to.")
+@click.option("--service-cidr", default="", callback=_cidrs, metavar="CIDR[,CIDR]", help="Services' addresses: likewise.")
+@click.option("--cni-conf-dir", default="/etc/cni/net.d", show_default=True, metavar="DIR", help="Where the conflist goes.")
+@click.option("--iptables", "variant", type=click.Choice(VARIANTS), default="auto", show_default=True, help="Which iptables.")
+@click.option("-v", "--v", "verbosity", type=int, default=2, show_default=True, help="Log level; 4 and above for debugging.")
+def _command(
+    kubeconfig: str, node_name: str, cluster_cidr: tuple[str, ...], node_cidr: tuple[str, ...], service_cidr: tuple[str, ...],
+    cni_conf_dir: str, variant: str, verbosity: int,
+) -> int:  # fmt: skip
+    """Keep this node's CNI configuration, its routes to other nodes' pods, and the masquerade of what leaves the cluster.
+
+    Example: node-network --kubeconfig /etc/kubernetes/node-network.conf --node-name node1 --cluster-cidr 10.244.0.0/16
+    --node-cidr 192.168.56.0/24
+    """
+    from nsk8s.nodenetwork.agent import Agent
+
+    setup_logging(verbosity)
+    agent_arguments = node_name or socket.gethostname().lower(), cluster_cidr, (*node_cidr, *service_cidr)
+
+    async def serve(stop: asyncio.Event) -> None:
+        await Agent(
+            *agent_arguments, conf_dir=Path(cni_conf_dir), kubeconfig_path=kubeconfig, variant=variant
+        ).serve(stop)
+
+    return run(serve)
+
+
+def main(argv: list[str]) -> int:
+    """Run node-network until SIGTERM; returns the exit code."""
+    return invoke(_command, argv)

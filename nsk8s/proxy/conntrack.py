@@ -1,0 +1,56 @@
+"""Which UDP flows stick to an endpoint that no longer serves. Upstream: pkg/proxy/conntrack/cleanup.go. Pure.
+
+UDP has no end of a connection: as long as a client keeps sending from one port, its conntrack entry sends it to the old endpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from nsk8s.proxy.endpoints import Endpoint
+from nsk8s.proxy.services import PortName, ServicePort
+
+
+class Flow(Protocol):
+    @property
+    def dst(self) -> str: ...
+    @property
+    def dport(self) -> int: ...
+    @property
+    def reply_src(self) -> str: ...
+    @property
+    def reply_sport(self) -> int: ...
+
+
+F = TypeVar("F", bound=Flow)
+
+
+def stale(
+    flows: Iterable[F], services: Mapping[PortName, ServicePort], endpoints: Mapping[PortName, Sequence[Endpoint]]
+) -> list[F]:
+    """The flows to a UDP service's address or node port that are answered by none of its serving endpoints.
+
+    Flows that were never translated (sent before the rules were there) are among them. A flow is kept as long as its endpoint
+    serves: readiness, policy, topology and termination do not cut it. Services without any serving endpoint are left alone.
+    """
+    by_address: dict[tuple[str, int], set[tuple[str, int]]] = {}
+    by_node_port: dict[int, set[tuple[str, int]]] = {}
+    for name, service in services.items():
+        if name.protocol != "UDP":
+            continue
+        serving = {(e.ip, e.port) for e in endpoints.get(name, ()) if e.serving}
+        if not serving:
+            continue
+        for ip in (service.cluster_ip, *service.external_ips, *service.vips):
+            by_address[ip, service.port] = serving
+        if service.node_port:
+            by_node_port[service.node_port] = serving
+    found = []
+    for flow in flows:
+        serving_here = by_address.get((flow.dst, flow.dport))
+        if serving_here is None:
+            serving_here = by_node_port.get(flow.dport)
+        if serving_here is not None and (flow.reply_src, flow.reply_sport) not in serving_here:
+            found.append(flow)
+    return found

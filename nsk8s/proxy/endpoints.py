@@ -1,0 +1,94 @@
+"""Endpoints of service ports, gathered from EndpointSlices. Upstream: pkg/proxy/endpoint.go, endpointslicecache.go. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from nsk8s.api import meta
+from nsk8s.api.meta import Object
+from nsk8s.proxy.services import LABEL_SERVICE, PortName
+
+TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address:port behind a service port, as seen from one node."""
+
+    ip: str
+    port: int
+    local: bool = False
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+    zones: frozenset[str] = frozenset()
+    nodes: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
+
+
+def service_of(endpoint_slice: Object) -> str:
+    """`namespace/name` of the Service a slice belongs to; empty without the label."""
+    name = meta.labels(endpoint_slice).get(LABEL_SERVICE, "")
+    return f"{meta.namespace(endpoint_slice)}/{name}" if name else ""
+
+
+def matters(old: Object | None, new: Object | None) -> bool:
+    """Whether a slice's change can change a rule: labels and annotations of others do not."""
+    if old is None or new is None:
+        return True
+    fields = ("addressType", "endpoints", "ports")
+    return service_of(old) != service_of(new) or any(old.get(f) != new.get(f) for f in fields)
+
+
+def endpoints_of(slices: Iterable[Object], node: str, ipv6: bool = False) -> dict[PortName, tuple[Endpoint, ...]]:
+    """The endpoints of one Service's ports, sorted by their text "ip:port" (so .10 comes before .9, as upstream).
+
+    Only slices of the family count, only an endpoint's first address, only ports with a name pointer and a number. An address
+    that stands in two slices is one endpoint, the local one if either is.
+    """
+    wanted = "IPv6" if ipv6 else "IPv4"
+    found: dict[PortName, dict[str, Endpoint]] = {}
+    for each in slices:
+        if each.get("addressType") != wanted:
+            continue
+        name = meta.labels(each).get(LABEL_SERVICE, "")
+        for port in each.get("ports") or []:
+            if port.get("name") is None or not port.get("port"):
+                continue
+            key = PortName(meta.namespace(each), name, port["name"], port.get("protocol") or "TCP")
+            held = found.setdefault(key, {})
+            for raw in each.get("endpoints") or []:
+                endpoint = _endpoint(raw, int(port["port"]), node, ipv6)
+                if endpoint is None:
+                    continue
+                text = str(endpoint)
+                if text not in held or endpoint.local:
+                    held[text] = endpoint
+    return {key: tuple(held[text] for text in sorted(held)) for key, held in found.items()}
+
+
+def _endpoint(raw: Object, port: int, node: str, ipv6: bool) -> Endpoint | None:
+    addresses = raw.get("addresses") or []
+    try:
+        address = ip_address(addresses[0])
+    except (IndexError, ValueError):
+        return None
+    if (address.version == 6) != ipv6:
+        return None
+    conditions = raw.get("conditions") or {}
+    hints = raw.get("hints") or {}
+    ready, serving = conditions.get("ready"), conditions.get("serving")
+    return Endpoint(
+        ip=str(address),
+        port=port,
+        local=bool(node) and raw.get("nodeName") == node,
+        ready=ready is None or bool(ready),
+        serving=serving is None or bool(serving),
+        terminating=bool(conditions.get("terminating")),
+        zones=frozenset(z["name"] for z in hints.get("forZones") or [] if z.get("name")),
+        nodes=frozenset(n["name"] for n in hints.get("forNodes") or [] if n.get("name")),
+    )

@@ -1,0 +1,176 @@
+"""/healthz, /livez, /metrics, and Services' health check node ports. Upstream: pkg/proxy/healthcheck. Touches: TCP servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from nsk8s.proxy.metrics import Metrics
+
+log = logging.getLogger("health")
+
+Answer = tuple[int, str, str]
+"""Status code, content type, body."""
+RETRY_S = 5.0
+
+
+class ProxyHealth:
+    """Whether syncs keep up: the oldest change that is not yet in the rules is younger than `timeout_s`. Pure."""
+
+    def __init__(self, timeout_s: float, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._timeout_s = timeout_s
+        self._now = now
+        self._oldest_pending: datetime | None = None
+        self.last_updated: datetime | None = None
+        self.node_eligible = True
+        """False while the node is being deleted: load balancers then look elsewhere (/healthz only)."""
+
+    def queued(self) -> None:
+        if self._oldest_pending is None:
+            self._oldest_pending = self._now()
+
+    def updated(self) -> None:
+        """The rules hold everything that was queued before the sync began."""
+        self._oldest_pending = None
+        self.last_updated = self._now()
+
+    @property
+    def healthy(self) -> bool:
+        pending = self._oldest_pending
+        return pending is None or (self._now() - pending).total_seconds() < self._timeout_s
+
+    def body(self) -> str:
+        now = self._now()
+        current = now if self.healthy else self.last_updated
+        shown = {
+            "lastUpdated": f"{(current or now):%Y-%m-%d %H:%M:%S.%f +0000 UTC}",
+            "currentTime": f"{now:%Y-%m-%d %H:%M:%S.%f +0000 UTC}",
+            "nodeEligible": self.node_eligible,
+        }
+        return json.dumps(shown)
+
+
+def healthz(health: ProxyHealth, metrics: Metrics) -> Answer:
+    code = 200 if health.healthy and health.node_eligible else 503
+    metrics.inc("proxy_healthz_total", code=str(code))
+    return code, "application/json", health.body()
+
+
+def livez(health: ProxyHealth, metrics: Metrics) -> Answer:
+    code = 200 if health.healthy else 503
+    metrics.inc("proxy_livez_total", code=str(code))
+    return code, "application/json", health.body()
+
+
+class HttpServer:
+    """GET on a few paths, one answer a connection: enough for probes and scrapes, and a fraction of a web framework's memory."""
+
+    def __init__(self, answer: Callable[[str], Answer | None], headers: Callable[[], Mapping[str, str]] = dict) -> None:
+        """`answer(path)` gives the response, None for 404."""
+        self._answer = answer
+        self._headers = headers
+        self._servers: list[asyncio.Server] = []
+
+    async def listen(self, host: str, port: int) -> None:
+        """Raises OSError when the address is taken."""
+        self._servers.append(await asyncio.start_server(self._serve, host, port, reuse_address=True))
+
+    async def close(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(10):
+                head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(self._respond(head))
+                await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass
+        finally:
+            writer.close()
+
+    def _respond(self, head: bytes) -> bytes:
+        parts = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
+            code, kind, body = 400, "text/plain", "not HTTP/1.1\n"
+        elif parts[0] not in ("GET", "HEAD"):
+            code, kind, body = 405, "text/plain", "only GET\n"
+        else:
+            code, kind, body = self._answer(parts[1].partition("?")[0]) or (404, "text/plain", "404 page not found\n")
+        raw = body.encode()
+        reason = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"}.get(code, "Service Unavailable")
+        lines = [f"HTTP/1.1 {code} {reason}", f"Content-Type: {kind}", f"Content-Length: {len(raw)}", "Connection: close"]
+        lines += [f"{k}: {v}" for k, v in self._headers().items()]
+        return "\r\n".join(lines).encode() + b"\r\n\r\n" + (b"" if parts[0] == "HEAD" else raw)
+
+
+async def serve(name: str, server: HttpServer, host: str, port: int, hard_fail: bool = False) -> None:
+    """Listen for ever, trying again every 5 s while the address is taken (unless `hard_fail`). Cancel to stop."""
+    try:
+        while True:
+            try:
+                await server.listen(host, port)
+                await asyncio.Event().wait()
+            except OSError as e:
+                if hard_fail:
+                    raise
+                log.error("%s: cannot listen on %s:%d: %s", name, host, port, e.strerror or e)
+            await asyncio.sleep(RETRY_S)
+    finally:
+        await server.close()
+
+
+class ServiceHealth:
+    """One server for each Service with a health check node port: 200 while this node has a ready endpoint of it."""
+
+    def __init__(self, health: ProxyHealth, addresses: Callable[[], list[str]]) -> None:
+        """`addresses()`: where node ports are served; ["0.0.0.0"] for everywhere."""
+        self._health = health
+        self._addresses = addresses
+        self._ports: dict[str, int] = {}
+        self._local: dict[str, int] = {}
+        self._servers: dict[str, HttpServer] = {}
+
+    async def sync(self, ports: Mapping[str, int], local: Mapping[str, int]) -> None:
+        """`ports`: Service → node port. `local`: Service → how many distinct local ready addresses it has."""
+        self._local = dict(local)
+        for service, port in list(self._ports.items()):
+            if ports.get(service) != port:
+                await self._servers.pop(service).close()
+                del self._ports[service]
+        for service, port in ports.items():
+            if service not in self._ports:
+                await self._open(service, port)
+
+    async def _open(self, service: str, port: int) -> None:
+        def count() -> int:
+            return self._local.get(service, 0)
+
+        def answer(_: str) -> Answer:
+            namespace, _, name = service.partition("/")
+            body = {
+                "service": {"namespace": namespace, "name": name},
+                "localEndpoints": count(),
+                "serviceProxyHealthy": self._health.healthy,
+            }
+            return (200 if count() and self._health.healthy else 503), "application/json", json.dumps(body)
+
+        server = HttpServer(
+            answer, lambda: {"X-Content-Type-Options": "nosniff", "X-Load-Balancing-Endpoint-Weight": str(count())}
+        )
+        try:
+            for address in self._addresses():
+                await server.listen(address, port)
+        except OSError as e:
+            log.error("health check node port %d of %s: %s", port, service, e.strerror or e)
+            await server.close()
+            return
+        self._servers[service], self._ports[service] = server, port
+
+    async def close(self) -> None:
+        await self.sync({}, {})

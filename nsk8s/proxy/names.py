@@ -1,0 +1,29 @@
+"""Names of service ports and of their chains. Upstream: pkg/proxy/iptables/proxier.go. Pure."""
+
+from __future__ import annotations
+
+from base64 import b32encode
+from hashlib import sha256
+
+SERVICE_PREFIXES = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-FW-", "KUBE-EXT-")
+"""The chains that belong to one service port each: of these, and of no others, stale ones are removed."""
+
+
+def port_name(namespace: str, name: str, port: str) -> str:
+    """`namespace/name`, and `:port` when the port has a name: as in rule comments and hashes."""
+    return f"{namespace}/{name}:{port}" if port else f"{namespace}/{name}"
+
+
+def chain_hash(text: str) -> str:
+    """The first 16 characters of base32(sha256(text)): a chain's name has at most 28 characters."""
+    return b32encode(sha256(text.encode()).digest())[:16].decode()
+
+
+def service_hash(port: str, protocol: str) -> str:
+    """What SVC, SVL, EXT and FW of one service port share; `port` as `port_name` makes it, protocol in lower case."""
+    return chain_hash(port + protocol)
+
+
+def endpoint_chain(port: str, protocol: str, endpoint: str) -> str:
+    """KUBE-SEP-…; `endpoint` is ip:port."""
+    return "KUBE-SEP-" + chain_hash(port + protocol + endpoint)

@@ -1,0 +1,302 @@
+"""kube-proxy at work: informers feed the proxiers, the runner syncs them. Upstream: cmd/kube-proxy/app/server.go.
+
+Touches: the API, iptables, sysctls of its own namespace, TCP servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_network
+
+from nsk8s.api import meta
+from nsk8s.api.meta import Object
+from nsk8s.client import kubeconfig
+from nsk8s.client.component import until
+from nsk8s.client.informer import Informer, wait_synced
+from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES
+from nsk8s.client.rest import Client
+from nsk8s.errors import Nsk8sError
+from nsk8s.kernel import iptables
+from nsk8s.kernel.iptables import Iptables, IptablesError
+from nsk8s.proxy import health, rules, sysctls
+from nsk8s.proxy.config import Config, split_address
+from nsk8s.proxy.metrics import Metrics
+from nsk8s.proxy.nodeaddresses import NodePortAddresses
+from nsk8s.proxy.rules import Context, LocalDetector
+from nsk8s.proxy.runner import BoundedFrequencyRunner
+from nsk8s.proxy.services import SELECTOR
+from nsk8s.proxy.sync import FULL_SYNC_PERIOD_S, Proxier
+
+log = logging.getLogger("proxy")
+
+ZONE_LABEL = "topology.kubernetes.io/zone"
+DELETION_TAINT = "ToBeDeletedByClusterAutoscaler"
+CANARY_POLL_S = 0.1
+CANARY_POLLS = 50
+NODE_WAIT_S = 2.0
+"""How long the first sync waits for what the node says of itself; a node that comes later causes a full sync."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What kube-proxy reads from its own Node. Pure."""
+
+    zone: str = ""
+    ips: tuple[str, ...] = ()
+    pod_cidrs: tuple[str, ...] = ()
+    eligible: bool = True
+
+    @classmethod
+    def of(cls, node: Object | None) -> NodeFacts:
+        if node is None:
+            return cls()
+        spec, status = node.get("spec") or {}, node.get("status") or {}
+        # The first address of each family counts, InternalIP before ExternalIP.
+        ordered = sorted(status.get("addresses") or [], key=lambda a: a.get("type") != "InternalIP")
+        ips = [a["address"] for a in ordered if a.get("type") in ("InternalIP", "ExternalIP")]
+        tainted = any(t.get("key") == DELETION_TAINT for t in spec.get("taints") or [])
+        cidrs = spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else [])
+        return cls(meta.labels(node).get(ZONE_LABEL, ""), tuple(ips), tuple(cidrs), not tainted and not meta.is_deleting(node))
+
+    def ip(self, ipv6: bool) -> str:
+        return next((i for i in self.ips if (":" in i) == ipv6), "")
+
+
+def detector(config: Config, facts: NodeFacts, ipv6: bool) -> LocalDetector:
+    """How to tell this node's pods' traffic, as detectLocalMode says. Pure."""
+    if config.detect_local_mode == "BridgeInterface":
+        return LocalDetector.by_interface(config.bridge_interface)
+    if config.detect_local_mode == "InterfaceNamePrefix":
+        return LocalDetector.by_interface(config.interface_name_prefix + "+")
+    cidrs = facts.pod_cidrs if config.detect_local_mode == "NodeCIDR" else config.cluster_cidr.split(",")
+    for text in cidrs:
+        if text and (ip_network(text, strict=False).version == 6) == ipv6:
+            return LocalDetector.by_cidr(str(ip_network(text, strict=False)))
+    return LocalDetector()
+
+
+class Server:
+    """One kube-proxy."""
+
+    def __init__(self, config: Config, variant: str = "auto") -> None:
+        self._config = config
+        self._name = config.hostname_override or socket.gethostname().lower()
+        self._variant = variant
+        self._metrics = Metrics()
+        self._health = health.ProxyHealth(2 * config.sync_period_s)
+        self._facts = NodeFacts()
+        self._proxiers: list[tuple[bool, Proxier, Iptables]] = []
+        self._contexts: dict[bool, Context] = {}
+        self._runner = BoundedFrequencyRunner(
+            self._sync, min_interval_s=config.min_sync_period_s, retry_s=config.sync_period_s, max_interval_s=FULL_SYNC_PERIOD_S
+        )
+        self._ready = False
+        self._service_health = health.ServiceHealth(self._health, self._health_addresses)
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Run until `stop`. Rules stay when it ends, so that connections go on."""
+        refuse_root_namespace()
+        for warning in self._config.warnings:
+            log.warning("%s", warning)
+        self._start_proxiers()
+        sysctls.apply_conntrack(self._config)
+        client_config = kubeconfig.load(self._config.kubeconfig) if self._config.kubeconfig else kubeconfig.in_cluster()
+        async with Client(client_config) as client:
+            services = Informer(client, SERVICES, label_selector=SELECTOR)
+            slices = Informer(client, ENDPOINTSLICES, label_selector=SELECTOR)
+            node = Informer(client, NODES, field_selector=f"metadata.name={self._name}")
+            services.add_handler(self._service_changed)
+            slices.add_handler(self._slice_changed)
+            node.add_handler(self._node_changed)
+            log.info("kube-proxy on %s: iptables mode, %s", self._name, self._described())
+            try:
+                await until(
+                    stop, services.run(), slices.run(), node.run(), self._start_syncing(services, slices, node),
+                    self._watch_canaries(), *self._servers(),
+                )  # fmt: skip
+            finally:
+                await self._service_health.close()
+
+    def _described(self) -> str:
+        used = self._proxiers[0][2]
+        return f"iptables {'.'.join(map(str, used.version))} ({used.variant})"
+
+    def _start_proxiers(self) -> None:
+        used = iptables.detect(self._variant)
+        self._add_proxier(used, ipv6=False)
+        try:
+            # Both families in one variant: rules in two worlds would be half invisible.
+            self._add_proxier(iptables.detect(used.variant, ipv6=True), ipv6=True)
+        except IptablesError as e:
+            log.warning("no IPv6 services: %s", e)
+
+    def _add_proxier(self, used: Iptables, *, ipv6: bool) -> None:
+        addresses = NodePortAddresses(self._config.node_port_addresses, ipv6)
+        localhost = self._config.localhost_node_ports and not ipv6 and addresses.contains_loopback
+        if localhost:
+            localhost = sysctls.ensure(sysctls.ROUTE_LOCALNET, 1)
+        context = Context(
+            ipv6=ipv6,
+            detector=detector(self._config, self._facts, ipv6),
+            masquerade_all=self._config.masquerade_all,
+            masquerade_bit=self._config.masquerade_bit,
+            random_fully=used.has_random_fully,
+            localhost_node_ports=localhost,
+            tcp_be_liberal=self._config.tcp_be_liberal or bool(sysctls.read(sysctls.BE_LIBERAL)),
+        )
+        self._contexts[ipv6] = context
+        self._proxiers.append((ipv6, Proxier(used, context, self._name, addresses, self._metrics), used))
+
+    # ── what the informers say ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _service_changed(self, old: Object | None, new: Object | None) -> None:
+        relevant = [p.service_changed(old, new) for _, p, _ in self._proxiers]  # each must see it
+        if any(relevant):
+            self._queue()
+
+    def _slice_changed(self, old: Object | None, new: Object | None) -> None:
+        relevant = [p.slice_changed(old, new) for _, p, _ in self._proxiers]  # each must see it
+        if any(relevant):
+            self._queue()
+
+    def _node_changed(self, old: Object | None, new: Object | None) -> None:
+        self._facts = NodeFacts.of(new)
+        self._health.node_eligible = self._facts.eligible
+        changed = False
+        for ipv6, proxier, _ in self._proxiers:
+            context = replace(
+                self._contexts[ipv6], detector=detector(self._config, self._facts, ipv6), node_ip=self._facts.ip(ipv6)
+            )
+            ips = (self._facts.ip(ipv6),) if self._facts.ip(ipv6) else ()
+            changed |= proxier.node_changed(zone=self._facts.zone, context=context, node_ips=ips)
+        if changed:
+            self._queue()
+
+    def _queue(self) -> None:
+        self._health.queued()
+        if self._ready:
+            self._runner.request()
+
+    # ── syncing ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _start_syncing(self, services: Informer, slices: Informer, node: Informer) -> None:
+        """Nothing is written before Services and EndpointSlices were listed: half a list would cut what works."""
+        await wait_synced(services, slices)
+        try:
+            async with asyncio.timeout(NODE_WAIT_S):
+                await node.synced.wait()
+        except TimeoutError:
+            log.warning("node %s could not be read yet", self._name)
+        if self._config.detect_local_mode == "NodeCIDR":
+            while not self._facts.pod_cidrs:
+                log.info("waiting for node %s to get a pod CIDR", self._name)
+                await asyncio.sleep(1)
+        self._ready = True
+        self._runner.request()
+        await self._runner.loop()
+
+    async def _sync(self) -> bool:
+        good = True
+        for ipv6, proxier, _ in self._proxiers:
+            if not ipv6 or proxier.is_needed:
+                good = await proxier.sync() and good
+        if good:
+            self._health.updated()
+        ports: dict[str, int] = {}
+        local: dict[str, int] = {}
+        for _, proxier, _ in self._proxiers:
+            ports |= proxier.health_check_ports()
+            for key, count in proxier.local_ready_counts().items():
+                local[key] = max(local.get(key, 0), count)
+        await self._service_health.sync(ports, local)
+        return good
+
+    async def _watch_canaries(self) -> None:
+        """Every syncPeriod, look whether the canary is alive; if someone flushed the tables, write everything again."""
+        while True:
+            await asyncio.sleep(self._config.sync_period_s)
+            for _, proxier, used in self._proxiers:
+                if not proxier.has_written:
+                    continue
+                try:
+                    if await used.chain_exists("mangle", rules.CANARY):
+                        continue
+                    log.info("%s: the canary is gone, someone flushed the rules: writing all again", used.main)
+                    # Whoever flushes does so table by table: let them finish.
+                    for _ in range(CANARY_POLLS):
+                        if not await _any_canary(used):
+                            break
+                        await asyncio.sleep(CANARY_POLL_S)
+                except IptablesError as e:
+                    log.warning("cannot look after the canary: %s", e)
+                    continue
+                proxier.force_full_sync()
+                self._queue()
+
+    # ── servers ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _servers(self) -> list[asyncio.Future[None]]:
+        found = []
+        hard_fail = self._config.bind_address_hard_fail
+        if self._config.healthz_bind_address:
+            host, port = split_address("healthzBindAddress", self._config.healthz_bind_address)
+            found.append(health.serve("healthz", health.HttpServer(self._answer_health), host, port, hard_fail))
+        if self._config.metrics_bind_address:
+            host, port = split_address("metricsBindAddress", self._config.metrics_bind_address)
+            found.append(health.serve("metrics", health.HttpServer(self._answer_metrics), host, port, hard_fail))
+        return [asyncio.ensure_future(f) for f in found]
+
+    def _answer_health(self, path: str) -> health.Answer | None:
+        if path == "/healthz":
+            return health.healthz(self._health, self._metrics)
+        if path == "/livez":
+            return health.livez(self._health, self._metrics)
+        return None
+
+    def _answer_metrics(self, path: str) -> health.Answer | None:
+        if path == "/metrics":
+            return 200, "text/plain; version=0.0.4", self._metrics.render()
+        if path == "/proxyMode":
+            return 200, "text/plain", self._config.mode
+        return 200, "text/plain", "ok" if path == "/healthz" else ""
+
+    def _health_addresses(self) -> list[str]:
+        addresses = NodePortAddresses(self._config.node_port_addresses, node_ips=tuple(filter(None, [self._facts.ip(False)])))
+        current = addresses.current()
+        return ["0.0.0.0"] if current is None else [a for a in current if not ip_address(a).is_loopback]
+
+
+async def _any_canary(used: Iptables) -> bool:
+    for table in rules.CANARY_TABLES:
+        if await used.chain_exists(table, rules.CANARY):
+            return True
+    return False
+
+
+def refuse_root_namespace() -> None:
+    """Raises Nsk8sError in the machine's own network namespace: nsk8s never writes rules there."""
+    if iptables.in_root_namespace():
+        raise Nsk8sError(
+            "this is the machine's own network namespace, whose rules are left alone",
+            "start it in a node's: ip netns exec NAMESPACE nsk8s component …",
+        )
+
+
+async def clean_up(variant: str) -> None:
+    """Remove every rule and chain that kube-proxy's iptables mode makes (`--cleanup`), in both families."""
+    from nsk8s.proxy.cleanup import removal
+
+    refuse_root_namespace()
+    for ipv6 in (False, True):
+        try:
+            used = iptables.detect(variant, ipv6=ipv6)
+        except IptablesError:
+            if ipv6:
+                continue
+            raise
+        text = removal(await used.save())
+        if text:
+            await used.restore(text)

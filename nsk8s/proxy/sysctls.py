@@ -1,0 +1,52 @@
+"""The network namespace's sysctls that kube-proxy reads and sets. Upstream: pkg/proxy/conntrack/sysctls.go. Touches: /proc/sys.
+
+All are the namespace's own. nf_conntrack_max, which upstream also sets, belongs to the whole machine and is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from nsk8s.proxy.config import Config
+
+log = logging.getLogger("proxy")
+
+_ROOT = Path("/proc/sys/net")
+ROUTE_LOCALNET = "ipv4/conf/all/route_localnet"
+BE_LIBERAL = "netfilter/nf_conntrack_tcp_be_liberal"
+
+
+def read(name: str) -> int | None:
+    """The value; None when there is no such sysctl."""
+    try:
+        return int((_ROOT / name).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def ensure(name: str, value: int) -> bool:
+    """Set a value that differs; False (and a log line) when that is impossible."""
+    if read(name) == value:
+        return True
+    try:
+        (_ROOT / name).write_text(str(value))
+    except OSError as e:
+        log.warning("cannot set net.%s=%d: %s", name.replace("/", "."), value, e.strerror)
+        return False
+    return True
+
+
+def apply_conntrack(config: Config) -> None:
+    """Time-outs as configured; 0 leaves the kernel's. A larger TCP established time-out is never lowered, as upstream."""
+    wanted = {
+        "tcp_timeout_established": config.tcp_established_timeout_s,
+        "tcp_timeout_close_wait": config.tcp_close_wait_timeout_s,
+        "udp_timeout": config.udp_timeout_s,
+        "udp_timeout_stream": config.udp_stream_timeout_s,
+    }
+    for name, seconds in wanted.items():
+        if seconds > 0 and read(f"netfilter/nf_conntrack_{name}") is not None:
+            ensure(f"netfilter/nf_conntrack_{name}", int(seconds))
+    if config.tcp_be_liberal:
+        ensure(BE_LIBERAL, 1)
