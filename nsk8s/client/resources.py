@@ -54,3 +54,8 @@ CRONJOBS = Resource("batch", "v1", "cronjobs", "CronJob")
 ENDPOINTSLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 PRIORITYCLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False)
+CLUSTERROLES = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)
+CLUSTERROLEBINDINGS = Resource("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
+
+BY_KIND = {(r.api_version, r.kind): r for r in list(globals().values()) if isinstance(r, Resource)}
+"""(apiVersion, kind) → where objects of that kind live."""

@@ -1,0 +1,91 @@
+"""What several commands share: the --name option, the API client of a cluster, output formats. Touches: stdout."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nsk8s.cluster.state import ClusterState, Paths, load_state
+from nsk8s.errors import Nsk8sError
+
+if TYPE_CHECKING:
+    from nsk8s.client.rest import Client
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def cluster_option(function: F) -> F:
+    """`--name CLUSTER`, also from $NSK8S_CLUSTER."""
+    return click.option(
+        "--name", "cluster", default="nsk8s", envvar="NSK8S_CLUSTER", show_default=True, metavar="CLUSTER", help="The cluster."
+    )(function)
+
+
+def output_option(*formats: str) -> Callable[[F], F]:
+    """`-o json` and the like."""
+    return click.option("-o", "--output", type=click.Choice(formats), default=None, help="Output format.")
+
+
+def loaded(cluster: str) -> tuple[Paths, ClusterState]:
+    """A cluster that exists and runs. Raises Nsk8sError."""
+    from nsk8s.cluster.lifecycle import no_such_cluster
+    from nsk8s.cluster.preflight import require_root
+
+    require_root()
+    paths = Paths(cluster)
+    state = load_state(paths)
+    if state is None:
+        raise no_such_cluster(cluster)
+    if state.stopped:
+        raise Nsk8sError(f"cluster {cluster} is stopped", f"nsk8s start --name {cluster}")
+    return paths, state
+
+
+def heal(paths: Paths) -> None:
+    """Every command that meets a cluster without its supervisor starts a new one, which takes over what runs."""
+    from nsk8s.cluster import supervise
+
+    supervise.ensure_running(paths)
+
+
+def with_client(cluster: str, work: Callable[[Client], Awaitable[T]]) -> T:
+    """Run `work(client)` as the cluster's admin. $KUBECONFIG is not looked at: --name says which cluster."""
+    from nsk8s.client import kubeconfig
+    from nsk8s.client.rest import Client
+
+    paths, _ = loaded(cluster)
+    heal(paths)
+
+    async def body() -> T:
+        async with Client(kubeconfig.load(paths.admin_conf), user_agent="nsk8s-cli") as client:
+            return await work(client)
+
+    return asyncio.run(body())
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def table(header: list[str], rows: list[list[str]]) -> None:
+    """kubectl's table: columns three blanks apart, no lines."""
+    widths = [max(len(str(r[i])) for r in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        click.echo("   ".join(str(c).ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+
+
+def invoking_user() -> tuple[int, int, str] | None:
+    """(uid, gid, home) of the user behind sudo; None when root logged in as root."""
+    import pwd
+
+    uid = os.environ.get("SUDO_UID")
+    if not uid or uid == "0":
+        return None
+    entry = pwd.getpwuid(int(uid))
+    return entry.pw_uid, entry.pw_gid, entry.pw_dir

@@ -1,0 +1,205 @@
+"""up, down, stop, start."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from nsk8s.cli.common import cluster_option, print_json
+from nsk8s.errors import Nsk8sError
+
+
+class Progress:
+    """One line a step with the time it took, on stderr; quiet when asked to be."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet, self._start, self._step, self._since = quiet, time.monotonic(), "", 0.0
+        self._tty = sys.stderr.isatty()
+
+    def __call__(self, step: str) -> None:
+        self._finish()
+        self._step, self._since = step, time.monotonic()
+        if self._tty and not self._quiet:
+            click.echo(f"  … {step}", err=True, nl=False)
+
+    def _finish(self) -> None:
+        if self._step and not self._quiet:
+            taken = time.monotonic() - self._since
+            click.echo(("\r\033[K" if self._tty else "") + f"  ✓ {self._step} ({taken:.2f} s)", err=True)
+        self._step = ""
+
+    def done(self) -> float:
+        """Close the last line; seconds since the beginning."""
+        self._finish()
+        return time.monotonic() - self._start
+
+    def failed(self) -> None:
+        if self._step and not self._quiet:
+            click.echo(("\r\033[K" if self._tty else "") + f"  ✗ {self._step}", err=True)
+        self._step = ""
+
+
+@click.command(epilog="Example: sudo nsk8s up --nodes 5 --without kube-proxy")
+@cluster_option
+@click.option("-f", "--file", "path", metavar="CLUSTER.YAML", help="What the cluster should be (see docs/cluster-yaml.md).")
+@click.option("--nodes", type=click.IntRange(0, 500), help="Number of workers (default 3).")
+@click.option("--api-port", type=click.IntRange(1, 65535), help="Port of the API on 127.0.0.1 (default: 6443 or the next free).")
+@click.option("--iptables", type=click.Choice(["auto", "nft", "legacy"]), help="Which iptables the nodes use.")
+@click.option("--without", multiple=True, metavar="PART", help="Leave a part out (kube-proxy, dns, …); may be repeated.")
+@click.option("--wait/--no-wait", default=True, help="Wait until every node is Ready and DNS answers on each.")
+@click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress lines, no summary.")
+@click.option("-o", "--output", type=click.Choice(["json"]), help="Print the result as JSON.")
+def up(
+    cluster: str, path: str | None, nodes: int | None, api_port: int | None, iptables: str | None, without: tuple[str, ...],
+    wait: bool, timeout: float, quiet: bool, output: str | None,
+) -> None:  # fmt: skip
+    """Start a cluster (or what is missing of one), and say what runs.
+
+    Repeating it is harmless: a running cluster is left as it is, a stopped or half-started one is completed.
+    """
+    from nsk8s import config as config_module
+    from nsk8s.cluster import lifecycle
+
+    document: dict[str, Any] = {}
+    if path is not None:
+        document = config_module.load(path).model_dump(mode="json", by_alias=True, exclude_unset=True)
+    source = click.get_current_context().get_parameter_source("cluster")
+    if "name" not in document or source is not click.core.ParameterSource.DEFAULT:
+        document["name"] = cluster
+    for key, value in (("nodes", nodes), ("apiPort", api_port), ("iptables", iptables), ("without", list(without) or None)):
+        if value is not None:
+            document[key] = value
+    config = config_module.parse(document, path or "command line")
+    progress = Progress(quiet or output is not None)
+    try:
+        result = lifecycle.up(config, progress)
+        if wait:
+            from nsk8s.cluster import ready
+
+            ready.wait(result.paths, result.state, timeout, progress)
+    except BaseException:
+        progress.failed()
+        raise
+    seconds = progress.done()
+    if output:
+        print_json(_summary(result, seconds))
+    elif not quiet:
+        _print_summary(result, seconds)
+
+
+def _summary(result: Any, seconds: float) -> dict[str, Any]:
+    state, paths = result.state, result.paths
+    return {
+        "name": paths.name,
+        "alreadyRunning": result.already,
+        "seconds": round(seconds, 3),
+        "server": f"https://127.0.0.1:{state.api_port}",
+        "kubeconfig": str(paths.admin_conf),
+        "nodes": [{"name": n.name, "ip": n.ip, "stopped": n.stopped} for n in state.nodes],
+        "loadedModules": result.loaded_modules,
+    }
+
+
+def _print_summary(result: Any, seconds: float) -> None:
+    state, paths = result.state, result.paths
+    config = state.cluster_config()
+    word = "was running already" if result.already else f"is up after {seconds:.1f} s"
+    running = [n for n in state.nodes if not n.stopped]
+    worker = running[1] if len(running) > 1 else running[0]
+    name = "" if paths.name == "nsk8s" else f" --name {paths.name}"
+    lines = [
+        f"Cluster {paths.name} {word}: {len(running)} nodes, API on 127.0.0.1:{state.api_port}.",
+        f"Nodes {config.subnets.nodes}, pods {config.subnets.pods}, services {config.subnets.services}; ip netns list shows them.",
+    ]
+    if result.loaded_modules:
+        modules = ", ".join(result.loaded_modules)
+        lines.append(f"Kernel modules loaded: {modules} (bridge filtering stays off for the host's own bridges).")
+    lines += [
+        "",
+        "Try:",
+        f"  sudo nsk8s get nodes -o wide{name}",
+        f"  sudo nsk8s apply -f examples/hello.yaml{name}",
+        f"  sudo nsk8s enter client{name} -- curl -s http://{worker.ip}:30080   (not reachable from this shell itself)",
+        f"  sudo ip netns exec {paths.name}-{worker.name} tcpdump -ni cni0",
+        f"  sudo nsk8s kubeconfig --export{name} && kubectl get pods -A",
+    ]
+    click.echo("\n".join(lines))
+
+
+@click.command(epilog="Example: sudo nsk8s down --all")
+@cluster_option
+@click.option("--all", "every", is_flag=True, help="Every cluster on this machine.")
+@click.option("--keep-state", is_flag=True, help="Keep the disks and the store: the same as `stop`.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress lines.")
+def down(cluster: str, every: bool, keep_state: bool, quiet: bool) -> None:
+    """Remove a cluster and every trace of it, whatever state it is in."""
+    from nsk8s.cluster import lifecycle
+    from nsk8s.cluster.preflight import require_root
+    from nsk8s.cluster.state import clusters
+
+    require_root()
+    names = clusters() if every else [cluster]
+    if every and not names:
+        click.echo("There is no cluster on this machine.")
+    for name in names:
+        progress = Progress(quiet)
+        try:
+            found = lifecycle.down(name, keep_state, progress)
+        except BaseException:
+            progress.failed()
+            raise
+        seconds = progress.done()
+        if not found:
+            raise lifecycle.no_such_cluster(name)
+        _forget_context(name, keep_state)
+        if not quiet:
+            click.echo(f"Cluster {name} {'is stopped' if keep_state else 'is gone'} after {seconds:.1f} s.")
+
+
+def _forget_context(name: str, keep_state: bool) -> None:
+    if not keep_state:
+        from nsk8s.cli.kubeconfig import forget
+
+        forget(name)
+
+
+@click.command(epilog="Example: sudo nsk8s stop && sudo nsk8s start")
+@cluster_option
+@click.option("-q", "--quiet", is_flag=True, help="No progress lines.")
+def stop(cluster: str, quiet: bool) -> None:
+    """Switch a cluster off, keeping its objects and disks."""
+    from nsk8s.cluster import lifecycle
+
+    progress = Progress(quiet)
+    lifecycle.stop(cluster, progress)
+    seconds = progress.done()
+    if not quiet:
+        click.echo(f"Cluster {cluster} is stopped after {seconds:.1f} s; `nsk8s start` brings it back.")
+
+
+@click.command(epilog="Example: sudo nsk8s start --name lab1")
+@cluster_option
+@click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress lines, no summary.")
+def start(cluster: str, timeout: float, quiet: bool) -> None:
+    """Switch a stopped cluster on again: every node boots."""
+    from nsk8s import config as config_module
+    from nsk8s.cluster import lifecycle, ready
+    from nsk8s.cluster.state import Paths, load_state
+
+    if load_state(Paths(cluster)) is None:
+        raise lifecycle.no_such_cluster(cluster)
+    progress = Progress(quiet)
+    try:
+        result = lifecycle.up(config_module.parse({"name": cluster}, "command line"), progress)
+        ready.wait(result.paths, result.state, timeout, progress)
+    except Nsk8sError:
+        progress.failed()
+        raise
+    seconds = progress.done()
+    if not quiet:
+        _print_summary(result, seconds)

@@ -1,0 +1,266 @@
+"""enter, capture, cni: inside the machines and pods of a cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from nsk8s.cli.common import cluster_option, loaded, print_json, with_client
+from nsk8s.cluster.state import ClusterState, Paths
+from nsk8s.errors import Nsk8sError
+from nsk8s.kernel import machine, probe
+from nsk8s.kernel import syscalls as sc
+from nsk8s.kernel.cgroup import Cgroups
+from nsk8s.net.topology import CLIENT, ROUTER, SWITCH
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a command runs: paths of namespaces, "" for the root one; for a pod, its node's mount namespace is entered first."""
+
+    label: str
+    netns: str
+    mnt: str = ""
+    pod_netns: str = ""
+    """The pod's network namespace as seen inside the node's mount namespace."""
+
+
+def find(cluster: str, text: str) -> Target:
+    """`node/NAME`, `NAME`, `router`, `client`, `switch`, `pod/NAME`, `pod/NS/NAME`. Raises Nsk8sError."""
+    paths, state = loaded(cluster)
+    kind, _, rest = text.partition("/")
+    if kind == "pod" and rest:
+        namespace, _, name = rest.rpartition("/")
+        return _pod(cluster, paths, state, namespace or "default", name)
+    name = rest if kind == "node" and rest else text
+    if name in (SWITCH, ROUTER, CLIENT):
+        return Target(name, str(machine.netns_path(f"{cluster}-{name}")))
+    if any(n.name == name for n in state.nodes):
+        node = state.node(name)
+        if node.stopped:
+            raise Nsk8sError(f"node {name} is switched off", f"nsk8s node start {name}")
+        return Target(name, str(machine.netns_path(f"{cluster}-{name}")), str(paths.pin(name)))
+    nodes = ", ".join(f"node/{n.name}" for n in state.nodes)
+    raise Nsk8sError(f"there is no machine {text!r}", f"there are {nodes}, router, client, switch, and pod/[NAMESPACE/]NAME")
+
+
+def _pod(cluster: str, paths: Paths, state: ClusterState, namespace: str, name: str) -> Target:
+    from nsk8s.api.meta import Object
+    from nsk8s.client.resources import PODS
+    from nsk8s.client.rest import Client
+
+    async def get(client: Client) -> Object:
+        return await client.get(PODS, name, namespace)
+
+    pod = with_client(cluster, get)
+    node = pod["spec"].get("nodeName")
+    if not node:
+        raise Nsk8sError(f"pod {namespace}/{name} is not on a node yet", f"nsk8s describe pod {name} -n {namespace}")
+    outer = find(cluster, f"node/{node}")
+    if pod["spec"].get("hostNetwork"):
+        return Target(f"{namespace}/{name}", outer.netns, outer.mnt)
+    found = pod_netns(outer, pod["metadata"]["uid"])
+    if not found:
+        raise Nsk8sError(f"pod {namespace}/{name} has no running sandbox", f"nsk8s describe pod {name} -n {namespace}")
+    return Target(f"{namespace}/{name}", outer.netns, outer.mnt, found)
+
+
+def pod_netns(node: Target, uid: str) -> str:
+    """The path (inside the node) of the network namespace of a pod's ready sandbox, asked of the runtime; "" for none."""
+    import json
+    import socket
+
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            machine.enter(node.netns, node.mnt)
+            with socket.socket(socket.AF_UNIX) as s:
+                s.settimeout(5)
+                s.connect("/run/nsk8s/runtime.sock")
+                s.sendall(b'{"id": 1, "method": "ListPodSandbox", "params": {}}\n')
+                with s.makefile("rb") as f:
+                    items: list[dict[str, Any]] = json.loads(f.readline())["result"]["items"]
+            for item in items:
+                if item["metadata"]["uid"] == uid and item["state"] == "SANDBOX_READY":
+                    os.write(write, f"/run/netns/cni-{item['id']}".encode())
+        except OSError:
+            pass
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as f:
+        answer = f.read().decode()
+    os.waitpid(pid, 0)
+    return answer
+
+
+def go(target: Target, cgroup: str) -> None:
+    """Move this process into the target, and into the cluster's control group so that `down` ends it too."""
+    groups = Cgroups()
+    groups.create(cgroup)
+    groups.join(cgroup)
+    machine.enter(target.netns, target.mnt or None)
+    if target.pod_netns:
+        fd = os.open(target.pod_netns, os.O_RDONLY | os.O_CLOEXEC)
+        sc.setns(fd, sc.CLONE_NEWNET)
+        os.close(fd)
+    if not target.mnt or target.pod_netns:
+        # As `ip netns exec` does: /sys shows this namespace's interfaces.
+        sc.unshare(sc.CLONE_NEWNS)
+        sc.mount(None, "/", None, sc.MS_SLAVE | sc.MS_REC)
+        cgroups = "/sys/fs/cgroup"
+        try:
+            keep = os.open(cgroups, os.O_PATH | os.O_CLOEXEC)
+            sc.mount("nsk8s", "/sys", "sysfs", sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC)
+            sc.mount(f"/proc/self/fd/{keep}", cgroups, None, sc.MS_BIND | sc.MS_REC)
+            os.close(keep)
+        except OSError:
+            pass  # a convenience only
+
+
+def run_in(target: Target, cgroup: str, argv: list[str]) -> NoReturn:
+    """Exec `argv` there. Raises Nsk8sError when the program is missing."""
+    go(target, cgroup)
+    env = {**os.environ, "PATH": os.environ.get("PATH", "/usr/bin:/bin") + ":" + probe.SBIN, "NSK8S_MACHINE": target.label}
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python's own SIG_IGN would survive the exec
+    try:
+        os.execvpe(argv[0], argv, env)
+    except FileNotFoundError:
+        click.echo(f"error: there is no program {argv[0]} on this machine", err=True)
+        sys.exit(127)
+    except PermissionError:
+        click.echo(f"error: {argv[0]} cannot be executed", err=True)
+        sys.exit(126)
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="Example: sudo nsk8s enter client -- curl -s http://192.168.56.11:30080",
+)
+@click.argument("target", metavar="TARGET")
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND…]")
+@cluster_option
+def enter(target: str, argv: tuple[str, ...], cluster: str) -> None:
+    """Run a command (or a shell) on a machine or in a pod's network.
+
+    TARGET: node/NAME (or just NAME), pod/[NAMESPACE/]NAME, router, client, switch. On a node the command sees that node's own
+    network, /etc, /var and /run; for a pod it is the pod's network with the node's files (`nsk8s exec` goes inside a container).
+    The exit code is the command's.
+    """
+    where = find(cluster, target)
+    command = list(argv) or [os.environ.get("SHELL") or "/bin/sh"]
+    if not argv:
+        os.environ["PS1"] = f"({cluster} {where.label}) \\w \\$ "
+        if command[0].endswith("bash"):
+            command.append("--norc")
+    run_in(where, f"{Paths(cluster).cgroup}/enter", command)
+
+
+@click.command(epilog="Example: sudo nsk8s capture client node1 pod/web-1 -w lab.pcap --filter 'tcp port 80'")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
+@click.option("-w", "--write", "path", metavar="FILE", help="Write a pcap; with several targets FILE becomes FILE-TARGET.pcap.")
+@click.option("-i", "--interface", default="any", show_default=True, help="The interface to listen on.")
+@click.option("--filter", "expression", default="", help="A tcpdump filter expression.")
+@click.option("-c", "--count", type=click.IntRange(1), help="Stop each capture after so many packets.")
+@click.option("--duration", type=click.FloatRange(0.1), help="Stop after so many seconds.")
+@cluster_option
+def capture(
+    targets: tuple[str, ...], path: str | None, interface: str, expression: str, count: int | None, duration: float | None,
+    cluster: str,
+) -> None:  # fmt: skip
+    """Capture packets on machines and pods at once (tcpdump in each), until Ctrl-C.
+
+    Without -w the packets are printed, each line with its target's name.
+    """
+    if probe.which("tcpdump") is None:
+        raise Nsk8sError("tcpdump is missing", "apt-get install tcpdump")
+    places = [find(cluster, t) for t in targets]
+    base = Path(path).resolve() if path else None
+    children: list[int] = []
+    for place in places:
+        argv = ["tcpdump", "-n", "-i", interface, "--immediate-mode"]
+        if base is not None:
+            name = base if len(places) == 1 else base.with_name(f"{base.stem}-{place.label.replace('/', '-')}.pcap")
+            argv += ["-U", "-w", str(name)]
+            click.echo(f"{place.label} → {name}", err=True)
+        else:
+            argv.append("-l")
+        if count:
+            argv += ["-c", str(count)]
+        children.append(_spawn(place, f"{Paths(cluster).cgroup}/enter", argv + expression.split(), prefix=base is None))
+    sys.exit(_wait_for(children, duration))
+
+
+def _spawn(place: Target, cgroup: str, argv: list[str], prefix: bool) -> int:
+    """Fork a tcpdump; with `prefix` each line it prints gets the target's name in front."""
+    if not prefix:
+        pid = os.fork()
+        if pid == 0:
+            run_in(place, cgroup, argv)
+        return pid
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(write, 1)
+        os.close(read)
+        run_in(place, cgroup, argv)
+    os.close(write)
+    printer = os.fork()
+    if printer == 0:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with os.fdopen(read, "r", errors="replace") as lines:
+            for line in lines:
+                sys.stdout.write(f"{place.label}: {line}")
+                sys.stdout.flush()
+        os._exit(0)
+    os.close(read)
+    return pid
+
+
+def _wait_for(children: list[int], duration: float | None) -> int:
+    """Wait for every tcpdump; Ctrl-C and the end of `duration` stop them. The worst exit code."""
+
+    def stop(signum: int, frame: object) -> None:
+        for pid in children:
+            try:
+                os.kill(pid, signal.SIGINT)
+            except ProcessLookupError:
+                continue
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGALRM, stop)
+    if duration:
+        signal.setitimer(signal.ITIMER_REAL, duration)
+    worst = 0
+    while True:
+        try:
+            pid, status = os.wait()
+        except ChildProcessError:
+            return worst
+        if pid in children:
+            worst = max(worst, abs(os.waitstatus_to_exitcode(status)))
+
+
+@click.group(epilog="Example: CNI_BIN_DIR=$(nsk8s cni path)")
+def cni() -> None:
+    """The CNI plugins of nsk8s, for any runtime."""
+
+
+@cni.command(epilog="Example: CNI_PATH=$(nsk8s cni path) cnitool add mynet /run/netns/x")
+@click.option("-o", "--output", type=click.Choice(["json"]), default=None, help="Output format.")
+def path(output: str | None) -> None:
+    """Print the folder that holds the plugins' executables."""
+    from cni import BIN_DIR
+
+    if output:
+        print_json({"path": str(BIN_DIR), "plugins": sorted(p.name for p in Path(BIN_DIR).iterdir())})
+    else:
+        click.echo(str(BIN_DIR))

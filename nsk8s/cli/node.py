@@ -1,0 +1,106 @@
+"""node add, remove, stop, start."""
+
+from __future__ import annotations
+
+import click
+
+from nsk8s.cli.common import cluster_option, with_client
+from nsk8s.cli.lifecycle import Progress
+
+
+@click.group(epilog="Example: sudo nsk8s node stop node2")
+def node() -> None:
+    """Add, remove, power off and boot nodes of a running cluster."""
+
+
+@node.command(epilog="Example: sudo nsk8s node add node4 --label disk=ssd --taint dedicated=db:NoSchedule")
+@click.argument("node_name", metavar="NODE")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label to register with.")
+@click.option("--taint", "taints", multiple=True, metavar="KEY=VALUE:EFFECT", help="A taint to register with.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait until it is Ready.")
+@cluster_option
+def add(node_name: str, labels: tuple[str, ...], taints: tuple[str, ...], timeout: float, cluster: str) -> None:
+    """Add a worker and wait until it is Ready."""
+    from pydantic import ValidationError
+
+    from nsk8s.cluster import lifecycle
+    from nsk8s.config import Node
+    from nsk8s.errors import Nsk8sError
+
+    pairs = dict(label.partition("=")[::2] for label in labels)
+    try:
+        wanted = Node(name=node_name, labels=pairs, taints=list(taints))
+    except ValidationError as e:
+        raise Nsk8sError(f"bad node: {e.errors()[0]['msg']}", "names: a-z, 0-9 and -, at most 15") from e
+    progress = Progress()
+    lifecycle.add_node(cluster, wanted, progress)
+    _wait(cluster, node_name, timeout, progress)
+    click.echo(f"node/{node_name} added")
+
+
+@node.command(epilog="Example: sudo nsk8s node start node2")
+@click.argument("node_name", metavar="NODE")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait until it is Ready.")
+@cluster_option
+def start(node_name: str, timeout: float, cluster: str) -> None:
+    """Boot a stopped node: its disk as it was; no rules, no connections, no pods."""
+    from nsk8s.cluster import lifecycle
+
+    progress = Progress()
+    lifecycle.start_node(cluster, node_name, progress)
+    _wait(cluster, node_name, timeout, progress)
+    click.echo(f"node/{node_name} started")
+
+
+@node.command(epilog="Example: sudo nsk8s node stop node2 && kubectl get nodes -w")
+@click.argument("node_name", metavar="NODE")
+@cluster_option
+def stop(node_name: str, cluster: str) -> None:
+    """Cut a node's power: first its link, then every process, then the machine. Nothing is told to the cluster."""
+    from nsk8s.cluster import lifecycle
+
+    progress = Progress()
+    lifecycle.stop_node(cluster, node_name, progress)
+    progress.done()
+    click.echo(f"node/{node_name} stopped")
+
+
+@node.command(epilog="Example: sudo nsk8s node remove node4")
+@click.argument("node_name", metavar="NODE")
+@cluster_option
+def remove(node_name: str, cluster: str) -> None:
+    """Remove a worker for good: the Node object, the machine and its disk."""
+    from nsk8s.client.resources import NODES
+    from nsk8s.client.rest import Client
+    from nsk8s.cluster import lifecycle
+    from nsk8s.errors import NotFound
+
+    progress = Progress()
+    lifecycle.remove_node(cluster, node_name, progress)
+
+    async def forget(client: Client) -> None:
+        try:
+            await client.delete(NODES, node_name)
+        except NotFound:
+            return
+
+    progress("Node object")
+    with_client(cluster, forget)
+    progress.done()
+    click.echo(f"node/{node_name} removed")
+
+
+def _wait(cluster: str, name: str, timeout: float, progress: Progress) -> None:
+    import time
+
+    from nsk8s.client.rest import Client
+    from nsk8s.cluster import ready
+    from nsk8s.cluster.state import Paths
+
+    progress("Ready")
+
+    async def wait(client: Client) -> None:
+        await ready.wait_nodes(client, Paths(cluster), {name}, time.monotonic() + timeout)
+
+    with_client(cluster, wait)
+    progress.done()

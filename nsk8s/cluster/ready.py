@@ -1,0 +1,144 @@
+"""Waiting until a cluster can be used: API, nodes Ready, DNS answering on every node.
+
+Touches: the API, sockets in the nodes' namespaces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from nsk8s.api import meta
+from nsk8s.api.meta import Object
+from nsk8s.client import kubeconfig
+from nsk8s.client.resources import BY_KIND, NODES
+from nsk8s.client.rest import Client, Unreachable
+from nsk8s.cluster import supervise
+from nsk8s.cluster.state import ClusterState, Paths
+from nsk8s.config import ClusterConfig
+from nsk8s.errors import AlreadyExists, Gone, Nsk8sError, StatusError
+from nsk8s.kernel import machine
+from nsk8s.net.topology import netns_name
+
+RESEND_S = 0.02
+"""A DNS query without an answer is asked again so soon while a cluster starts."""
+
+
+def wait(paths: Paths, state: ClusterState, timeout_s: float, say: Callable[[str], None]) -> None:
+    """Return when everything that should be there is Ready. Raises Nsk8sError naming what is not."""
+    deadline = time.monotonic() + timeout_s
+    config = state.cluster_config()
+    asyncio.run(_wait_api(paths, state, config, deadline, say))
+    if config.without and {"dns", "kube-proxy", "kubelet", "node-network", "kube-scheduler"} & set(config.without):
+        return  # without these nobody can ask the cluster DNS
+    say("DNS on every node")
+    wait_dns(config, [n.name for n in state.nodes if not n.stopped], deadline)
+
+
+async def _wait_api(
+    paths: Paths, state: ClusterState, config: ClusterConfig, deadline: float, say: Callable[[str], None]
+) -> None:
+    say("API server")
+    async with Client(kubeconfig.load(paths.admin_conf), user_agent="nsk8s-up") as client:
+        try:
+            await client.wait_ready(max(0.1, deadline - time.monotonic()))
+        except Unreachable as e:
+            raise Nsk8sError(f"the API server does not answer: {e.message}", _where_to_look(paths, "kube-apiserver")) from e
+        if "dns" not in config.without:
+            await install_addons(client, config)
+        if "kubelet" in config.without or "node-network" in config.without:
+            return
+        say("nodes Ready")
+        await wait_nodes(client, paths, {n.name for n in state.nodes if not n.stopped}, deadline)
+
+
+async def install_addons(client: Client, config: ClusterConfig) -> None:
+    """Create the cluster DNS unless it is there; what a user changed of it stays."""
+    from nsk8s.dns import manifest
+
+    for obj in manifest.objects(str(config.dns_ip), config.cluster_domain):
+        with contextlib.suppress(AlreadyExists):
+            await client.create(BY_KIND[obj["apiVersion"], obj["kind"]], obj)
+
+
+async def wait_nodes(client: Client, paths: Paths, wanted: set[str], deadline: float) -> None:
+    ready: set[str] = set()
+    nodes: dict[str, Object] = {}
+    while True:
+        listed = await client.list(NODES)
+        nodes = {meta.name(n): n for n in listed["items"]}
+        ready = {n for n, o in nodes.items() if meta.is_condition_true(o, "Ready")}
+        if wanted <= ready:
+            return
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            break
+        try:
+            async with asyncio.timeout(remaining):
+                async for event in client.watch(NODES, resource_version=listed["metadata"]["resourceVersion"]):
+                    if event.type == "BOOKMARK":
+                        continue
+                    nodes[meta.name(event.object)] = event.object
+                    if event.type != "DELETED" and meta.is_condition_true(event.object, "Ready"):
+                        ready.add(meta.name(event.object))
+                    if wanted <= ready:
+                        return
+        except (TimeoutError, Gone, Unreachable, StatusError):
+            continue
+    missing = sorted(wanted - ready)
+    condition = meta.find_condition(nodes[missing[0]], "Ready") if missing[0] in nodes else None
+    why = condition.get("message", "") if condition else "it has not registered"
+    late = f"not Ready in time: {', '.join(missing)} ({missing[0]}: {why})"
+    raise Nsk8sError(late, _where_to_look(paths, "kubelet", missing[0]))
+
+
+def _where_to_look(paths: Paths, component: str, machine_name: str = "") -> str:
+    answer = supervise.call(paths, {"op": "status"})
+    for c in (answer or {}).get("components", []):
+        if c["name"] == component and (not machine_name or c["machine"] == machine_name):
+            state = f"{c['state']}, {c['restarts']} restarts" + (f", {c['lastExit']}" if c["lastExit"] else "")
+            return f"{component} is {state}; see {c['log']}"
+    return "nsk8s status shows what runs"
+
+
+def _query(domain: str) -> bytes:
+    name = b"".join(bytes([len(p)]) + p.encode() for p in f"kubernetes.default.svc.{domain}".split(".")) + b"\0"
+    return struct.pack("!HHHHHH", 0x6E73, 0x0100, 1, 0, 0, 0) + name + struct.pack("!HH", 1, 1)
+
+
+def wait_dns(config: ClusterConfig, nodes: list[str], deadline: float) -> None:
+    """Ask the cluster DNS for `kubernetes.default` from each node until each has an answer with an address. Raises Nsk8sError."""
+    query = _query(config.cluster_domain)
+    poller = select.poll()
+    sockets: dict[int, tuple[str, socket.socket]] = {}
+    try:
+        for name in nodes:
+            with machine.inside(machine.netns_path(netns_name(config, name))):
+                s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            sockets[s.fileno()] = (name, s)
+            poller.register(s, select.POLLIN)
+        target = (str(config.dns_ip), 53)
+        while sockets:
+            for _, s in sockets.values():
+                with contextlib.suppress(OSError):  # REJECT while there is no endpoint
+                    s.sendto(query, target)
+            for fd, _ in poller.poll(RESEND_S * 1000):
+                _, s = sockets[fd]
+                try:
+                    answer = s.recv(2048)
+                except OSError:
+                    continue
+                if len(answer) > 12 and answer[3] & 0x0F == 0 and answer[6:8] != b"\0\0":
+                    poller.unregister(fd)
+                    sockets.pop(fd)[1].close()
+            if time.monotonic() > deadline:
+                names = ", ".join(name for name, _ in sockets.values())
+                raise Nsk8sError(f"no DNS answer from {target[0]} on {names}", "nsk8s get pods -n kube-system -o wide")
+    finally:
+        for _, s in sockets.values():
+            s.close()
