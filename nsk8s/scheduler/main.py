@@ -13,6 +13,7 @@ import click
 from nsk8s.client import component, kubeconfig, leaderelection
 from nsk8s.client.events import EventRecorder
 from nsk8s.client.rest import Client
+from nsk8s.errors import Nsk8sError
 from nsk8s.scheduler import config
 from nsk8s.scheduler.scheduler import Scheduler
 
@@ -68,7 +69,11 @@ def command(
 
 
 def main(argv: list[str]) -> int:
-    return component.invoke(command, argv)
+    try:
+        return component.invoke(command, argv)
+    except Nsk8sError as e:
+        click.echo(f"error: {e.message}" + (f" ({e.remedy})" if e.remedy else ""), err=True)
+        return 1
 
 
 if __name__ == "__main__":

@@ -1,0 +1,186 @@
+"""Node IPAM: every node gets a pod CIDR of its own. Touches: the API (CidrSet is pure).
+
+Upstream: pkg/controller/nodeipam/ipam (range_allocator.go, cidrset). Ours: with --node-cidr-first-address the node with that
+InternalIP gets the first subnet, the next address the second, and so on while they are free, so that every run looks the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+
+from nsk8s.api import meta
+from nsk8s.api.meta import Object
+from nsk8s.client.controller import Controller
+from nsk8s.client.events import NORMAL
+from nsk8s.client.informer import wait_synced
+from nsk8s.client.resources import NODES
+from nsk8s.controllers.context import Address, Context, Network, Settings
+from nsk8s.errors import Nsk8sError
+
+
+class CidrSet:
+    """The subnets of one size in one network, and which are taken."""
+
+    def __init__(self, network: Network, mask_size: int) -> None:
+        if not network.prefixlen <= mask_size <= network.max_prefixlen:
+            raise Nsk8sError(
+                f"--node-cidr-mask-size {mask_size} does not fit the cluster CIDR {network}",
+                f"choose a mask size from {network.prefixlen} to {network.max_prefixlen}",
+            )
+        self.network = network
+        self.mask_size = mask_size
+        self.size = 1 << min(mask_size - network.prefixlen, 16)
+        """How many subnets there are (at most 65,536 are used, as upstream)."""
+        self._taken: set[int] = set()
+        self._lowest = 0  # every index below is taken
+
+    def subnet(self, index: int) -> Network:
+        base = int(self.network.network_address) + (index << (self.network.max_prefixlen - self.mask_size))
+        return type(self.network)((base, self.mask_size))
+
+    def _indices(self, cidr: Network) -> range:
+        """The subnets that `cidr`, of whatever size, touches."""
+        if cidr.version != self.network.version or not cidr.overlaps(self.network):
+            return range(0)
+        shift = self.network.max_prefixlen - self.mask_size
+        start = int(self.network.network_address)
+        first = max(0, (int(cidr.network_address) - start) >> shift)
+        last = min(self.size - 1, (int(cidr.broadcast_address) - start) >> shift)
+        return range(first, last + 1)
+
+    def occupy(self, cidr: Network) -> bool:
+        """Take what `cidr` touches; False if it lies outside or some of it was taken."""
+        indices = self._indices(cidr)
+        free = bool(indices) and self._taken.isdisjoint(indices)
+        self._taken.update(indices)
+        return free
+
+    def release(self, cidr: Network) -> None:
+        indices = self._indices(cidr)
+        self._taken.difference_update(indices)
+        if indices:
+            self._lowest = min(self._lowest, indices[0])
+
+    def allocate(self, preferred: int | None = None) -> Network | None:
+        """A free subnet: the preferred one if it is free, else the first; None if there is none."""
+        if preferred is not None and 0 <= preferred < self.size and preferred not in self._taken:
+            self._taken.add(preferred)
+            return self.subnet(preferred)
+        index = self._lowest
+        while index < self.size and index in self._taken:
+            index += 1
+        self._lowest = index
+        if index >= self.size:
+            return None
+        self._taken.add(index)
+        return self.subnet(index)
+
+
+def preferred_index(node: Object, first: Address | None) -> int | None:
+    """Which subnet a node would like, by its InternalIP's distance from `first`. Pure."""
+    if first is None:
+        return None
+    for entry in (node.get("status") or {}).get("addresses") or []:
+        if entry.get("type") != "InternalIP":
+            continue
+        try:
+            address = ipaddress.ip_address(entry.get("address", ""))
+        except ValueError:
+            continue
+        if address.version == first.version:
+            return int(address) - int(first)
+    return None
+
+
+def node_cidrs(node: Object) -> list[Network]:
+    """spec.podCIDRs of a node; what cannot be read is left out. Pure."""
+    spec = node.get("spec") or {}
+    found = []
+    for text in spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else []):
+        try:
+            found.append(ipaddress.ip_network(text, strict=False))
+        except ValueError:
+            continue
+    return found
+
+
+def make_sets(settings: Settings) -> list[CidrSet]:
+    """One set per cluster CIDR; the service ranges are kept out of them. Raises Nsk8sError."""
+    sets = [
+        CidrSet(n, settings.node_cidr_mask_size if n.version == 4 else settings.node_cidr_mask_size_ipv6)
+        for n in settings.cluster_cidrs
+    ]
+    for services in settings.service_cluster_ip_ranges:
+        for pods in sets:
+            pods.occupy(services)
+    return sets
+
+
+class NodeIpamController:
+    def __init__(self, ctx: Context) -> None:
+        if not ctx.settings.cluster_cidrs:
+            raise Nsk8sError("--allocate-node-cidrs needs --cluster-cidr")
+        self._client, self._recorder = ctx.client, ctx.recorder("cidrAllocator")
+        self._first = ctx.settings.node_cidr_first_address
+        self._nodes = ctx.informer(NODES)
+        self._sets = make_sets(ctx.settings)
+        self._held: dict[str, list[Network]] = {}
+        self._loop = Controller("node-ipam-controller", self._reconcile, workers=1)
+        self._loop.watch(self._nodes)
+
+    async def run(self) -> None:
+        # What nodes have already is taken before anything is given away.
+        await wait_synced(self._nodes)
+        for node in self._nodes.items():
+            self._occupy(meta.name(node), node_cidrs(node))
+        await self._loop.run()
+
+    def _occupy(self, name: str, cidrs: list[Network]) -> None:
+        if cidrs and name not in self._held:
+            self._held[name] = cidrs
+            for cidr in cidrs:
+                for pods in self._sets:
+                    pods.occupy(cidr)
+
+    def _release(self, cidrs: list[Network]) -> None:
+        for cidr in cidrs:
+            for pods in self._sets:
+                pods.release(cidr)
+
+    async def _reconcile(self, name: str) -> float | None:
+        node = self._nodes.get(name)
+        if node is None:
+            self._release(self._held.pop(name, []))
+            return None
+        have = node_cidrs(node)
+        if have:
+            if self._held.get(name, have) != have:
+                self._release(self._held.pop(name))
+            self._occupy(name, have)
+            return None
+        if name in self._held:  # given, and not yet in the cache
+            cidrs = self._held[name]
+        else:
+            preferred = preferred_index(node, self._first)
+            found = [pods.allocate(preferred) for pods in self._sets]
+            cidrs = [c for c in found if c is not None]
+            if len(cidrs) < len(found):
+                self._release(cidrs)
+                self._recorder.event(
+                    node, NORMAL, "CIDRNotAvailable", f"Node {name} status is now: CIDRNotAvailable"
+                )
+                return 30.0
+            self._held[name] = cidrs
+        body = {
+            "metadata": {"uid": meta.uid(node)}, "spec": {"podCIDR": str(cidrs[0]), "podCIDRs": [str(c) for c in cidrs]},
+        }  # fmt: skip
+        try:
+            await self._client.patch(NODES, name, body)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            if self._nodes.get(name) is None:
+                self._release(self._held.pop(name, []))
+            raise
+        return None
