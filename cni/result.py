@@ -39,18 +39,25 @@ def at_least(version: str, floor: str) -> bool:
 
 def parse(body: Mapping[str, Any]) -> Result:
     """A result object of any supported version, in the newest shape. Raises CniError."""
-    version = body.get("cniVersion") or "0.1.0"
+    version = body.get("cniVersion")
+    version = "0.1.0" if version in (None, "") else version
     if version not in VERSIONS:
         raise CniError(f"unsupported CNI result version {version!r}")
     try:
         if version in _SINGLE:
-            return _parse_single(body)
-        return {
-            "interfaces": [dict(i) for i in body.get("interfaces") or []],
-            "ips": [{k: v for k, v in ip.items() if k != "version"} for ip in body.get("ips") or []],
-            "routes": [dict(r) for r in body.get("routes") or []],
-            "dns": dict(body.get("dns") or {}),
-        }
+            found = _parse_single(body)
+        else:
+            found = {
+                "interfaces": [dict(i) for i in body.get("interfaces") or []],
+                "ips": [{k: v for k, v in ip.items() if k != "version"} for ip in body.get("ips") or []],
+                "routes": [dict(r) for r in body.get("routes") or []],
+                "dns": dict(body.get("dns") or {}),
+            }
+        for ip in found["ips"]:
+            _family(ip["address"])
+        for route in found["routes"]:
+            _family(route["dst"])
+        return found
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise CniError(f"malformed CNI result: {e!r}") from None
 
@@ -59,7 +66,7 @@ def _parse_single(body: Mapping[str, Any]) -> Result:
     found: Result = {"interfaces": [], "ips": [], "routes": [], "dns": dict(body.get("dns") or {})}
     for key in ("ip4", "ip6"):
         config = body.get(key)
-        if config:
+        if config is not None:
             found["ips"].append(
                 {"address": config["ip"], **({"gateway": config["gateway"]} if config.get("gateway") else {})}
             )
@@ -116,7 +123,7 @@ def _without(obj: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
 
 def convert(body: Mapping[str, Any], version: str) -> dict[str, Any]:
     """A result object brought to another version; the same object when it has that version already."""
-    if (body.get("cniVersion") or "0.1.0") == (version or "0.1.0"):
+    if body.get("cniVersion", "0.1.0") == (version or "0.1.0"):
         return dict(body)
     return render(parse(body), version)
 

@@ -1,0 +1,196 @@
+"""The plugins give the same bytes, exit code and kernel state whether executed, forked or called.
+
+Random parts (MACs, the host's veth name) are replaced before comparing; everything else must be equal byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cni
+from cni import invoke, libcni
+from nsk8s.kernel import syscalls
+from nsk8s.kernel.rtnl import Rtnl
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
+
+RUNNERS = {"exec": invoke.run_exec, "fork": invoke.run_fork, "here": invoke.run_here}
+
+
+def new_netns() -> int:
+    found: list[int] = []
+
+    def make() -> None:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        found.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+class World:
+    """One node and one pod, entirely fresh."""
+
+    def __init__(self, directory: Path, how: str) -> None:
+        self.how = how
+        self.node, self.pod = new_netns(), new_netns()
+        self.dir = directory / how
+        self.dir.mkdir()
+        self.seen: list[Any] = []
+
+    def close(self) -> None:
+        os.close(self.node)
+        os.close(self.pod)
+
+    def in_node(self, operation: Callable[[], Any]) -> Any:
+        def work() -> Any:
+            syscalls.setns(self.node, syscalls.CLONE_NEWNET)
+            return operation()
+
+        return libcni.start(work).finish()
+
+    def call(self, plugin: str, stdin: bytes, **env: str) -> tuple[int, str]:
+        path = os.path.join(cni.BIN_DIR, plugin)
+        full = {"PATH": "/usr/sbin:/usr/bin", "CNI_PATH": cni.BIN_DIR, **env}
+        full = {k: v.replace("POD", f"/proc/{os.getpid()}/fd/{self.pod}") for k, v in full.items()}
+
+        def run() -> list[Any]:
+            code, stdout = RUNNERS[self.how](path, full, stdin.replace(b"DIR", str(self.dir).encode()))
+            return [code, stdout.decode()]
+
+        code, stdout = self.in_node(run)
+        self.seen.append((plugin, env.get("CNI_COMMAND"), code, self.neutral(stdout), self.state()))
+        return code, stdout
+
+    def neutral(self, text: str) -> str:
+        return text.replace(f"/proc/{os.getpid()}/fd/{self.pod}", "POD").replace(str(self.dir), "DIR")
+
+    def state(self) -> Any:
+        """Links, addresses, routes of both namespaces and the files, without random parts."""
+        picture: list[Any] = []
+        for fd in (self.node, self.pod):
+            with Rtnl(fd) as rt:
+                links = [link for link in rt.links() if not link.name.startswith("ifb")]
+                names = {link.index: link.name if not link.name.startswith("veth") else "vethX" for link in links}
+                picture.append(
+                    sorted((names[n.index], n.kind, n.up, n.mtu, names.get(n.master), sorted(n.port.items())) for n in links)
+                )
+                picture.append(sorted((names[a.index], a.cidr) for a in rt.addrs(family=2) if a.index in names))
+                picture.append(sorted((r.dst, r.gateway, names.get(r.index)) for r in rt.routes(2)))
+        files = {str(p.relative_to(self.dir)): p.read_bytes() for p in self.dir.rglob("*") if p.is_file()}
+        return picture, files
+
+
+def neutral_result(text: str) -> str:
+    """A result with the random parts replaced, keeping the order of its keys and its spacing."""
+    if not text.startswith('{"cniVersion"') or '"interfaces"' not in text:
+        return text
+    body = json.loads(text)
+    for interface in body["interfaces"]:
+        text = text.replace(interface["mac"], "MAC")
+        if interface["name"].startswith("veth"):
+            text = text.replace(interface["name"], "vethX")
+    return text
+
+
+BRIDGE = {
+    "cniVersion": "1.0.0", "name": "net1", "type": "bridge", "isDefaultGateway": True, "hairpinMode": True, "mtu": 1400,
+    "ipam": {"type": "host-local", "subnet": "10.244.1.0/28", "dataDir": "DIR", "routes": [{"dst": "10.0.0.0/8"}]},
+}  # fmt: skip
+ATTACH = {"CNI_CONTAINERID": "c1", "CNI_NETNS": "POD", "CNI_IFNAME": "eth0"}
+
+
+def conf(**changes: Any) -> bytes:
+    return json.dumps({**BRIDGE, **changes}).encode()
+
+
+def scenario(world: World) -> None:
+    """One life of an attachment, and every kind of failure on the way."""
+    for plugin in ("bridge", "host-local", "loopback"):
+        world.call(plugin, b"", CNI_COMMAND="VERSION", CNI_PATH="")
+        world.call(plugin, conf(), CNI_COMMAND="")
+        world.call(plugin, conf(), CNI_COMMAND="JUMP", **ATTACH)
+        world.call(plugin, conf(), CNI_COMMAND="ADD")
+        world.call(plugin, conf(), **{**ATTACH, "CNI_COMMAND": "ADD", "CNI_IFNAME": "a/b"})
+        world.call(plugin, conf(), **{**ATTACH, "CNI_COMMAND": "ADD", "CNI_CONTAINERID": "../x"})
+        for stdin in (b"", b"[]", b"{", b"null", b"\xff\xfe", b'{"name": 7}', b'{"cniVersion": 1, "name": "x"}', b"[" * 9999):
+            world.call(plugin, stdin, CNI_COMMAND="ADD", **ATTACH)
+        for changes in ({"name": ""}, {"name": "a b"}, {"cniVersion": "9.9.9"}, {"cniVersion": "x"}):
+            world.call(plugin, conf(**changes), CNI_COMMAND="ADD", **ATTACH)
+        world.call(plugin, conf(cniVersion="0.3.1"), CNI_COMMAND="CHECK", **ATTACH)
+        world.call(plugin, conf(), CNI_COMMAND="GC")
+        world.call(plugin, conf(), CNI_COMMAND="STATUS")
+        world.call(plugin, conf(cniVersion="1.1.0"), CNI_COMMAND="STATUS")
+    world.call("loopback", conf(), CNI_COMMAND="ADD", **ATTACH)
+    _, text = world.call("bridge", conf(), CNI_COMMAND="ADD", **ATTACH)
+    world.seen[-1] = (*world.seen[-1][:3], neutral_result(world.seen[-1][3]), world.seen[-1][4])
+    with_result = conf(prevResult=json.loads(text))
+    world.call("bridge", conf(), CNI_COMMAND="ADD", **ATTACH)
+    world.call("bridge", conf(), CNI_COMMAND="CHECK", **ATTACH)
+    world.call("bridge", with_result, CNI_COMMAND="CHECK", **ATTACH)
+    world.call("bridge", conf(ipam={"type": "nowhere"}), **{**ATTACH, "CNI_COMMAND": "ADD", "CNI_IFNAME": "eth1"})
+    world.call("bridge", conf(), **{**ATTACH, "CNI_COMMAND": "ADD", "CNI_IFNAME": "eth1", "CNI_ARGS": "A=B"})
+    world.call("bridge", conf(mtu="big"), **{**ATTACH, "CNI_COMMAND": "ADD", "CNI_IFNAME": "eth1"})
+    world.call("bridge", conf(), **{**ATTACH, "CNI_COMMAND": "ADD", "CNI_NETNS": "/run/netns/none"})
+    world.call("bridge", with_result, CNI_COMMAND="DEL", **ATTACH)
+    world.call("bridge", conf(), CNI_COMMAND="DEL", **ATTACH)
+    world.call("bridge", conf(), **{**ATTACH, "CNI_COMMAND": "DEL", "CNI_NETNS": ""})
+    world.call("loopback", conf(), CNI_COMMAND="DEL", **ATTACH)
+
+
+def test_exec_fork_and_call_cannot_be_told_apart(tmp_path: Path) -> None:
+    pictures = {}
+    for how in RUNNERS:
+        world = World(tmp_path, how)
+        try:
+            scenario(world)
+        finally:
+            world.close()
+        pictures[how] = world.seen
+    for how in ("fork", "here"):
+        for executed, other in zip(pictures["exec"], pictures[how], strict=True):
+            if executed[1] == "" and executed[2] == 0:
+                continue  # without CNI_COMMAND the executable prints its usage; a runtime always sets it
+            assert other == executed
+    codes = {entry[2] for entry in pictures["exec"]}
+    assert codes == {0, 1}
+
+
+def test_a_file_that_is_not_ours_is_executed(tmp_path: Path) -> None:
+    plugin = tmp_path / "bridge"
+    plugin.write_text('#!/bin/sh\necho "{\\"code\\": 123, \\"msg\\": \\"$CNI_COMMAND $(cat)\\"}"\nexit 1\n')
+    plugin.chmod(0o755)
+    for run in RUNNERS.values():
+        code, stdout = run(str(plugin), {"CNI_COMMAND": "ADD", "PATH": "/usr/bin:/bin"}, b"stdin")
+        assert (code, json.loads(stdout)) == (1, {"code": 123, "msg": "ADD stdin"})
+
+
+def test_another_host_local_on_the_path_is_used_by_the_forked_bridge(tmp_path: Path) -> None:
+    ipam = tmp_path / "host-local"
+    ipam.write_text('#!/bin/sh\necho \'{"code": 77, "msg": "not that one"}\'\nexit 1\n')
+    ipam.chmod(0o755)
+    for how in RUNNERS:
+        world = World(tmp_path, how)
+        code, stdout = world.call("bridge", conf(), CNI_COMMAND="ADD", **{**ATTACH, "CNI_PATH": f"{tmp_path}:{cni.BIN_DIR}"})
+        assert (code, json.loads(stdout)) == (1, {"code": 77, "msg": "not that one"})
+        world.close()
+
+
+def test_own_files_are_recognised_by_inode(tmp_path: Path) -> None:
+    for name in ("bridge", "host-local", "loopback"):
+        link = tmp_path / name
+        link.symlink_to(os.path.join(cni.BIN_DIR, name))
+        assert invoke.own_main(str(link)) is not None
+        copy = tmp_path / "copy" / name
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(Path(cni.BIN_DIR, name).read_bytes())
+        assert invoke.own_main(str(copy)) is None
