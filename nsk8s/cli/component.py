@@ -10,7 +10,7 @@ import click
 
 @click.command(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
-    epilog="Example: nsk8s component kube-apiserver --data-dir d --bind-address 127.0.0.1 --secure-port 7443 --write-kubeconfig k",
+    epilog="Example: nsk8s component kube-apiserver --data-dir d --secure-port 7443 --write-kubeconfig k",
 )
 @click.argument("name", metavar="NAME")
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[UPSTREAM FLAGS]…")

@@ -113,7 +113,7 @@ def _print_summary(result: Any, seconds: float) -> None:
     name = "" if paths.name == "nsk8s" else f" --name {paths.name}"
     lines = [
         f"Cluster {paths.name} {word}: {len(running)} nodes, API on 127.0.0.1:{state.api_port}.",
-        f"Nodes {config.subnets.nodes}, pods {config.subnets.pods}, services {config.subnets.services}; ip netns list shows them.",
+        f"Nodes {config.subnets.nodes}, pods {config.subnets.pods}, services {config.subnets.services}; see ip netns list.",
     ]
     if result.loaded_modules:
         modules = ", ".join(result.loaded_modules)

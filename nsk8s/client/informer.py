@@ -22,7 +22,8 @@ Handler = Callable[[Object | None, Object | None], None]
 """(old, new): added when old is None, deleted when new is None, else updated."""
 IndexFunc = Callable[[Object], Iterable[str]]
 
-FIRST_RETRY_S = 0.1
+FIRST_RETRY_S = 0.03
+RETRY_FACTOR = 1.4
 MAX_RETRY_S = 5.0
 """client-go backs off from 0.8 s to 30 s for thousands of clients; here a class waits for the API server to come back."""
 
@@ -91,7 +92,7 @@ class Informer:
             except (Unreachable, StatusError) as e:
                 log.warning("%s: %s", self.resource.plural, e)
             await asyncio.sleep(delay * random.uniform(0.75, 1.25))
-            delay = min(delay * 2, MAX_RETRY_S)
+            delay = min(delay * RETRY_FACTOR, MAX_RETRY_S)
 
     async def _relist(self) -> None:
         answer = await self._client.list(

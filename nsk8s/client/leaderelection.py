@@ -44,6 +44,7 @@ async def lead(
     """Wait for the Lease kube-system/`name`, then run `work` while renewing; returns when the lease is lost or work ends."""
     loop = asyncio.get_running_loop()
     seen: tuple[str, float] = ("", loop.time())
+    await client.wait_reachable()
     while True:
         lease = await _read(client, name)
         if lease is not None and meta.resource_version(lease) != seen[0]:

@@ -244,6 +244,19 @@ class Client:
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
             raise Unreachable(f"watch {path}: {e or type(e).__name__}") from e
 
+    async def wait_reachable(self) -> None:
+        """Return once the server answers anything at all."""
+        delay = 0.02
+        while True:
+            try:
+                await self.request("GET", "/readyz")
+                return
+            except StatusError:
+                return
+            except Unreachable:
+                await asyncio.sleep(delay)
+                delay = min(delay * 1.4, 5.0)
+
     async def wait_ready(self, timeout_s: float | None = None) -> None:
         """Return once /readyz says ok; raises Unreachable after `timeout_s` (None: wait for ever)."""
         loop = asyncio.get_running_loop()

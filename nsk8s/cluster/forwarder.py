@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import cast
 
 import click
 
 from nsk8s.client import component
 
-CHUNK = 65536
 RETRY_S = 0.05
 RETRIES = 60
 """An API server that is being restarted is waited for (3 s in all) instead of refusing at once."""
@@ -27,8 +27,7 @@ class _Pipe(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         if self.other is not None and self.other.transport is not None:

@@ -64,6 +64,7 @@ class Supervisor:
         self.zygote: socket.socket | None = None
         self.zygote_buffer = b""
         self.zygote_pid = 0
+        self.zygote_started = 0.0
         self.leaving = False
         self.groups = Cgroups()
 
@@ -231,6 +232,7 @@ class Supervisor:
             self._become_zygote(ours, theirs)
         theirs.close()
         self.zygote, self.zygote_pid, self.zygote_buffer = ours, pid, b""
+        self.zygote_started = time.monotonic()
         self.watch(ours.fileno(), self._from_zygote)
 
     def _become_zygote(self, ours: socket.socket, theirs: socket.socket) -> NoReturn:
@@ -266,6 +268,8 @@ class Supervisor:
             log("the zygote died; starting another")
             self.unwatch(self.zygote.fileno())
             self.zygote.close()
+            if time.monotonic() - self.zygote_started < STEADY_S:
+                time.sleep(1)  # it cannot even start: nothing forked from it would
             self._start_zygote()
             for component in self.components.values():
                 if component.starting and component.spec["kind"] != "lean":

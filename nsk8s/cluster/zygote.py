@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import socket
+import traceback
 
 from nsk8s.cluster.launch import become
 
@@ -25,7 +26,10 @@ PRELOAD = (
 def serve(sock: socket.socket, run_dir: str) -> None:
     """Fork on request until the supervisor's end of `sock` closes."""
     for name in PRELOAD:
-        importlib.import_module(name)
+        try:
+            importlib.import_module(name)
+        except Exception:  # a broken component must not keep the others from starting; its own start will tell
+            traceback.print_exc()
     gc.collect()
     gc.freeze()
     with sock.makefile("rb") as requests:
