@@ -1,0 +1,290 @@
+"""exec, attach and port-forward over WebSocket (v5/v4.channel.k8s.io). Touches: sockets, pipes, pseudo-terminals, the runtime.
+
+Upstream: kubelet/cri/streaming, apimachinery/pkg/util/remotecommand. A frame's first byte is the channel: 0 stdin, 1 stdout,
+2 stderr, 3 the final Status, 4 resize; v5 adds 255: half-close of the channel in the second byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import struct
+import termios
+from typing import Any
+
+import orjson
+from aiohttp import WSMsgType, web
+
+from nsk8s.kubelet.cri import DescriptorCall, RuntimeClient, RuntimeFailure
+
+log = logging.getLogger("streaming")
+
+PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+PORT_FORWARD_PROTOCOLS = ("v4.channel.k8s.io", "v5.channel.k8s.io")
+STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
+CHUNK = 32768
+DRAIN_S = 2.0
+"""How long output is still read after the command has ended, if some child of it keeps the pipe open."""
+HEARTBEAT_S = 30.0
+
+
+def exit_status(code: int) -> dict[str, Any]:
+    """The metav1.Status of an exit code, as kubectl reads it. Pure."""
+    if code == 0:
+        return {"metadata": {}, "status": "Success"}
+    return {
+        "metadata": {},
+        "status": "Failure",
+        "message": f"command terminated with non-zero exit code: command terminated with exit code {code}",
+        "reason": "NonZeroExitCode",
+        "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]},
+    }
+
+
+def failure_status(message: str) -> dict[str, Any]:
+    return {
+        "metadata": {},
+        "status": "Failure",
+        "message": f"Internal error occurred: {message}",
+        "reason": "InternalError",
+        "details": {"causes": [{"message": message}]},
+        "code": 500,
+    }
+
+
+class _Reader:
+    """Bytes of a pipe or terminal as they come; `read` answers b"" at the end."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        os.set_blocking(fd, False)
+
+    async def read(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return os.read(self.fd, CHUNK)
+            except BlockingIOError:
+                ready: asyncio.Future[None] = loop.create_future()
+                loop.add_reader(self.fd, _set, ready)
+                try:
+                    await ready
+                finally:
+                    loop.remove_reader(self.fd)
+            except OSError as e:
+                if e.errno == errno.EIO:  # a terminal whose other side is closed
+                    return b""
+                raise
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def _write_all(fd: int, data: bytes) -> None:
+    loop = asyncio.get_running_loop()
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:
+            ready: asyncio.Future[None] = loop.create_future()
+            loop.add_writer(fd, _set, ready)
+            try:
+                await ready
+            finally:
+                loop.remove_writer(fd)
+
+
+class Session:
+    """The descriptors of one exec or attach, ours and the command's."""
+
+    def __init__(self, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> None:
+        self.tty = tty
+        self.theirs: list[int] = []
+        self.stdin = -1
+        self.outputs: dict[int, int] = {}
+        self._open: set[int] = set()
+        if tty:
+            master, slave = os.openpty()
+            self.theirs.append(slave)
+            self._open.add(master)
+            self.stdin = master if stdin else -1
+            self.outputs[STDOUT] = master
+            self.master = master
+            return
+        self.master = -1
+        if stdin:
+            read_end, write_end = os.pipe2(os.O_CLOEXEC)
+            self.theirs.append(read_end)
+            self.stdin = write_end
+            self._open.add(write_end)
+        for wanted, channel in ((stdout, STDOUT), (stderr, STDERR)):
+            if wanted:
+                read_end, write_end = os.pipe2(os.O_CLOEXEC)
+                self.theirs.append(write_end)
+                self.outputs[channel] = read_end
+                self._open.add(read_end)
+
+    def close_theirs(self) -> None:
+        for fd in self.theirs:
+            os.close(fd)
+        self.theirs = []
+
+    def close_stdin(self) -> None:
+        """End of input: the pipe is closed; a terminal is told by ^D."""
+        if self.stdin < 0:
+            return
+        if self.tty:
+            with contextlib.suppress(OSError):
+                os.write(self.master, b"\x04")
+        else:
+            self._open.discard(self.stdin)
+            os.close(self.stdin)
+        self.stdin = -1
+
+    def resize(self, width: int, height: int) -> None:
+        if self.master >= 0 and 0 < width < 65536 and 0 < height < 65536:
+            fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    def close(self) -> None:
+        self.close_theirs()
+        for fd in self._open:
+            os.close(fd)
+        self._open.clear()
+
+
+async def serve(
+    request: web.Request, runtime: RuntimeClient, method: str, params: dict[str, Any], *,
+    tty: bool, stdin: bool, stdout: bool, stderr: bool,
+) -> web.StreamResponse:  # fmt: skip
+    """Run one Exec or Attach over the request's WebSocket."""
+    socket = web.WebSocketResponse(protocols=PROTOCOLS, heartbeat=HEARTBEAT_S, autoping=True, compress=False, max_msg_size=0)
+    await socket.prepare(request)
+    session = Session(tty, stdin, stdout, stderr and not tty)
+    call: DescriptorCall | None = None
+    try:
+        try:
+            call = await runtime.with_descriptors(method, params, session.theirs)
+            session.close_theirs()
+            status = await _pump(socket, session, call, attach=method == "Attach")
+        except RuntimeFailure as e:
+            status = failure_status(str(e))
+        if not socket.closed:
+            await socket.send_bytes(bytes([ERROR]) + orjson.dumps(status))
+            await socket.close()
+    except (ConnectionError, OSError) as e:
+        log.debug("stream: %s", e)
+    finally:
+        if call is not None:
+            call.close()
+        session.close()
+    return socket
+
+
+async def _pump(socket: web.WebSocketResponse, session: Session, call: DescriptorCall, *, attach: bool) -> dict[str, Any]:
+    """Copy until the command has ended and its output is read; the final Status."""
+    result = asyncio.ensure_future(call.result())
+    outputs = [asyncio.ensure_future(_copy_out(socket, channel, _Reader(fd))) for channel, fd in session.outputs.items()]
+    incoming = asyncio.ensure_future(_copy_in(socket, session))
+    tasks = [result, incoming, *outputs]
+    try:
+        await asyncio.wait([result, incoming], return_when=asyncio.FIRST_COMPLETED)
+        if not result.done():  # the client has gone
+            if not attach and not session.tty:
+                session.close_stdin()
+            return exit_status(0)
+        code = int(result.result().get("exitCode") or 0)
+        if outputs:
+            await asyncio.wait(outputs, timeout=DRAIN_S)
+        return exit_status(code)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _copy_out(socket: web.WebSocketResponse, channel: int, reader: _Reader) -> None:
+    prefix = bytes([channel])
+    while data := await reader.read():
+        await socket.send_bytes(prefix + data)
+
+
+async def _copy_in(socket: web.WebSocketResponse, session: Session) -> None:
+    """Returns when the client closes the connection."""
+    if session.stdin >= 0:
+        os.set_blocking(session.stdin, False)
+    async for message in socket:
+        if message.type == WSMsgType.TEXT:
+            data = message.data.encode()
+        elif message.type == WSMsgType.BINARY:
+            data = message.data
+        else:
+            continue
+        if not data:
+            continue
+        channel = data[0]
+        if channel == STDIN and session.stdin >= 0 and len(data) > 1:
+            try:
+                await _write_all(session.stdin, data[1:])
+            except (BrokenPipeError, OSError):
+                session.close_stdin()
+        elif channel == RESIZE:
+            with contextlib.suppress(ValueError, TypeError, AttributeError, OSError):
+                size = orjson.loads(data[1:])
+                session.resize(int(size.get("Width") or 0), int(size.get("Height") or 0))
+        elif channel == CLOSE and data[1:2] == bytes([STDIN]):
+            session.close_stdin()
+
+
+async def serve_port_forward(
+    request: web.Request, runtime: RuntimeClient, sandbox_id: str, ports: list[int]
+) -> web.StreamResponse:
+    """Upstream's WebSocket port-forward: per port a data channel 2i and an error channel 2i+1, each of which begins with the
+    port number in two little-endian bytes."""
+    socket = web.WebSocketResponse(
+        protocols=PORT_FORWARD_PROTOCOLS, heartbeat=HEARTBEAT_S, autoping=True, compress=False, max_msg_size=0
+    )
+    await socket.prepare(request)
+    loop = asyncio.get_running_loop()
+    connections: dict[int, Any] = {}
+    readers: list[asyncio.Task[None]] = []
+
+    async def copy_out(channel: int, connection: Any) -> None:
+        while data := await loop.sock_recv(connection, CHUNK):
+            await socket.send_bytes(bytes([channel]) + data)
+        await socket.close()
+
+    try:
+        for i, port in enumerate(ports):
+            for channel in (2 * i, 2 * i + 1):
+                await socket.send_bytes(bytes([channel]) + struct.pack("<H", port))
+            try:
+                connection = await runtime.port_forward(sandbox_id, port)
+            except RuntimeFailure as e:
+                text = f"error forwarding port {port} to pod {sandbox_id}: {e.description}"
+                await socket.send_bytes(bytes([2 * i + 1]) + text.encode())
+                continue
+            connection.setblocking(False)
+            connections[2 * i] = connection
+            readers.append(asyncio.ensure_future(copy_out(2 * i, connection)))
+        if not connections:
+            await socket.close()
+            return socket
+        async for message in socket:
+            if message.type == WSMsgType.BINARY and message.data and message.data[0] in connections:
+                await loop.sock_sendall(connections[message.data[0]], message.data[1:])
+    except OSError as e:
+        log.debug("port-forward: %s", e)
+    finally:
+        for task in readers:
+            task.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+        for connection in connections.values():
+            connection.close()
+    return socket
+
