@@ -222,7 +222,8 @@ def _compute_init_actions(
                 to_start.append(i + 1)
         else:  # created and never started, or unknown
             if status.state == UNKNOWN:
-                actions.to_kill.append(Kill(status, f'Init container is in "{status.state}" state, try killing it before restart'))
+                message = f'Init container is in "{status.state}" state, try killing it before restart'
+                actions.to_kill.append(Kill(status, message))
             to_start.append(i)
         passed = True
     if not passed:

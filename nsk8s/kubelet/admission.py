@@ -78,7 +78,8 @@ def admit(pod: Object, active: Sequence[Object], node: Object, allocatable: Mapp
     """None, or why the pod is refused. `active` are the pods already taken that have not ended."""
     if len(active) + 1 > int(allocatable.get("pods", "110")):
         limit = int(allocatable.get("pods", "110"))
-        return Rejection("OutOfpods", f"Node didn't have enough resource: pods, requested: 1, used: {len(active)}, capacity: {limit}")
+        used_up = f"Node didn't have enough resource: pods, requested: 1, used: {len(active)}, capacity: {limit}"
+        return Rejection("OutOfpods", used_up)
     wanted = pod_requests(pod)
     if wanted:
         used: dict[str, Quantity] = {}

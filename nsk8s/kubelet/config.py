@@ -123,7 +123,28 @@ _FIELDS: Mapping[str, tuple[str, Any]] = {
     "systemReserved": ("system_reserved", dict),
     "kubeReserved": ("kube_reserved", dict),
 }
-_WITHOUT_EFFECT = frozenset(["enableServer", "fileCheckFrequency", "httpCheckFrequency", "staticPodURL", "staticPodURLHeader", "tlsCipherSuites", "tlsMinVersion", "rotateCertificates", "serverTLSBootstrap", "authorization", "registryPullQPS", "registryBurst", "eventRecordQPS", "eventBurst", "enableDebuggingHandlers", "enableContentionProfiling", "oomScoreAdj", "streamingConnectionIdleTimeout", "imageMinimumGCAge", "imageMaximumGCAge", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "volumeStatsAggPeriod", "kubeletCgroups", "systemCgroups", "cgroupRoot", "cgroupsPerQOS", "cgroupDriver", "cpuManagerPolicy", "cpuManagerPolicyOptions", "cpuManagerReconcilePeriod", "memoryManagerPolicy", "topologyManagerPolicy", "topologyManagerScope", "topologyManagerPolicyOptions", "qosReserved", "runtimeRequestTimeout", "hairpinMode", "podCIDR", "podPidsLimit", "runOnce", "cpuCFSQuota", "cpuCFSQuotaPeriod", "nodeStatusMaxImages", "maxOpenFiles", "contentType", "kubeAPIQPS", "kubeAPIBurst", "serializeImagePulls", "maxParallelImagePulls", "evictionHard", "evictionSoft", "evictionSoftGracePeriod", "evictionPressureTransitionPeriod", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings", "podsPerCore", "enableControllerAttachDetach", "protectKernelDefaults", "makeIPTablesUtilChains", "iptablesMasqueradeBit", "iptablesDropBit", "featureGates", "failSwapOn", "memorySwap", "containerLogMaxWorkers", "containerLogMonitorInterval", "configMapAndSecretChangeDetectionStrategy", "systemReservedCgroup", "kubeReservedCgroup", "enforceNodeAllocatable", "allowedUnsafeSysctls", "volumePluginDir", "providerID", "kernelMemcgNotification", "logging", "enableSystemLogHandler", "enableSystemLogQuery", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority", "crashLoopBackOff", "reservedSystemCPUs", "showHiddenMetricsForVersion", "reservedMemory", "enableProfilingHandler", "enableDebugFlagsHandler", "seccompDefault", "memoryThrottlingFactor", "registerWithTaints", "localStorageCapacityIsolation", "imageServiceEndpoint", "userNamespaces", "podLogsDir", "singleProcessOOMKill", "imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist", "failCgroupV1", "tracing"])
+_WITHOUT_EFFECT = frozenset(
+    """
+    enableServer fileCheckFrequency httpCheckFrequency staticPodURL staticPodURLHeader tlsCipherSuites tlsMinVersion
+    rotateCertificates serverTLSBootstrap authorization registryPullQPS registryBurst eventRecordQPS eventBurst
+    enableDebuggingHandlers enableContentionProfiling oomScoreAdj streamingConnectionIdleTimeout imageMinimumGCAge
+    imageMaximumGCAge imageGCHighThresholdPercent imageGCLowThresholdPercent volumeStatsAggPeriod kubeletCgroups
+    systemCgroups cgroupRoot cgroupsPerQOS cgroupDriver cpuManagerPolicy cpuManagerPolicyOptions cpuManagerReconcilePeriod
+    memoryManagerPolicy topologyManagerPolicy topologyManagerScope topologyManagerPolicyOptions qosReserved
+    runtimeRequestTimeout hairpinMode podCIDR podPidsLimit runOnce cpuCFSQuota cpuCFSQuotaPeriod nodeStatusMaxImages
+    maxOpenFiles contentType kubeAPIQPS kubeAPIBurst serializeImagePulls maxParallelImagePulls evictionHard evictionSoft
+    evictionSoftGracePeriod evictionPressureTransitionPeriod evictionMaxPodGracePeriod evictionMinimumReclaim
+    mergeDefaultEvictionSettings podsPerCore enableControllerAttachDetach protectKernelDefaults makeIPTablesUtilChains
+    iptablesMasqueradeBit iptablesDropBit featureGates failSwapOn memorySwap containerLogMaxWorkers
+    containerLogMonitorInterval configMapAndSecretChangeDetectionStrategy systemReservedCgroup kubeReservedCgroup
+    enforceNodeAllocatable allowedUnsafeSysctls volumePluginDir providerID kernelMemcgNotification logging
+    enableSystemLogHandler enableSystemLogQuery shutdownGracePeriodCriticalPods shutdownGracePeriodByPodPriority
+    crashLoopBackOff reservedSystemCPUs showHiddenMetricsForVersion reservedMemory enableProfilingHandler
+    enableDebugFlagsHandler seccompDefault memoryThrottlingFactor localStorageCapacityIsolation imageServiceEndpoint
+    userNamespaces podLogsDir singleProcessOOMKill imagePullCredentialsVerificationPolicy
+    preloadedImagesVerificationAllowlist failCgroupV1 tracing
+    """.split()  # noqa: SIM905
+)
 
 
 def from_document(document: Any, where: str, base: Config | None = None) -> tuple[Config, list[str]]:

@@ -141,8 +141,7 @@ class RuntimeClient:
     async def with_descriptors(self, method: str, params: dict[str, Any], descriptors: Sequence[int]) -> DescriptorCall:
         """Exec or Attach: sends the request with `descriptors` by SCM_RIGHTS; the caller may then close its copies and
         await `result()`."""
-        call = await self._open(method, params, descriptors)
-        return call
+        return await self._open(method, params, descriptors)
 
     async def _open(self, method: str, params: dict[str, Any], descriptors: Sequence[int]) -> DescriptorCall:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -150,10 +149,7 @@ class RuntimeClient:
         try:
             await asyncio.get_running_loop().sock_connect(sock, self.path)
             line = orjson.dumps({"id": 1, "method": method, "params": params}) + b"\n"
-            if descriptors:
-                sent = socket.send_fds(sock, [line], list(descriptors))
-            else:
-                sent = 0
+            sent = socket.send_fds(sock, [line], list(descriptors)) if descriptors else 0
             if sent < len(line):
                 await asyncio.get_running_loop().sock_sendall(sock, line[sent:])
         except OSError as e:

@@ -89,7 +89,8 @@ def _limit(config: DNSConfig, warnings: list[str]) -> DNSConfig:
     if len(servers) > MAX_NAMESERVERS:
         servers = servers[:MAX_NAMESERVERS]
         warnings.append(
-            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: " + " ".join(servers)
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: "
+            + " ".join(servers)
         )
     kept = searches[:MAX_SEARCHES]
     while len(" ".join(kept)) > MAX_SEARCH_CHARS:

@@ -111,10 +111,8 @@ class Killer:
         except (TimeoutError, RuntimeFailure) as e:
             outcome = Outcome(False, str(e) or "context deadline exceeded")
         if not outcome.ok:
-            self._recorder.event(
-                pod, WARNING, "FailedPreStopHook", f"PreStopHook failed: {outcome.message}" if outcome.message else "PreStopHook failed",
-                field_path=field_path(pod, container.name),
-            )  # fmt: skip
+            message = f"PreStopHook failed: {outcome.message}" if outcome.message else "PreStopHook failed"
+            self._recorder.event(pod, WARNING, "FailedPreStopHook", message, field_path=field_path(pod, container.name))
 
     async def _stop(self, container: Container, grace_s: float, deadline: Deadline) -> None:
         """StopContainer; said again with less time when the deadline comes nearer meanwhile."""

@@ -191,7 +191,8 @@ class NodeKeeper:
             await asyncio.sleep(pause)
 
     async def _renew(self, name: str, current: Object | None) -> Object:
-        wanted = nodestatus.lease(name, meta.uid(self.node) if self.node else "", self._config.lease_duration_s, datetime.now(UTC))
+        node_uid = meta.uid(self.node) if self.node else ""
+        wanted = nodestatus.lease(name, node_uid, self._config.lease_duration_s, datetime.now(UTC))
         if current is None:
             try:
                 current = await self._client.get(LEASES, name, "kube-node-lease")

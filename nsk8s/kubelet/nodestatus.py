@@ -58,7 +58,9 @@ def ready_condition(runtime: Mapping[str, Object] | None, error: str = "") -> Ob
     if runtime is None:
         problems.append(f"container runtime is down: {error}" if error else "container runtime is down")
     else:
-        for kind, text in (("RuntimeReady", "container runtime not ready"), ("NetworkReady", "container runtime network not ready")):
+        for kind, text in (
+            ("RuntimeReady", "container runtime not ready"), ("NetworkReady", "container runtime network not ready")
+        ):  # fmt: skip
             condition = runtime.get(kind)
             if condition is None or condition.get("status") not in (True, "True"):
                 reason, message = (condition or {}).get("reason", ""), (condition or {}).get("message", "")
@@ -77,7 +79,8 @@ def pressure_conditions(memory_available: int) -> list[Object]:
          "message": "kubelet has insufficient memory available"} if short else
         {"type": "MemoryPressure", "status": "False", "reason": "KubeletHasSufficientMemory",
          "message": "kubelet has sufficient memory available"},
-        {"type": "DiskPressure", "status": "False", "reason": "KubeletHasNoDiskPressure", "message": "kubelet has no disk pressure"},
+        {"type": "DiskPressure", "status": "False", "reason": "KubeletHasNoDiskPressure",
+         "message": "kubelet has no disk pressure"},
         {"type": "PIDPressure", "status": "False", "reason": "KubeletHasSufficientPID",
          "message": "kubelet has sufficient PID available"},
     ]  # fmt: skip

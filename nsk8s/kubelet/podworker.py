@@ -199,7 +199,8 @@ class PodWorker:
             self._said_unsupported = True
             said = unsupported(self.pod)
             if said and self.runtime.sandbox is None:
-                self.k.recorder.event(self.pod, WARNING, "Unsupported", "ignored, not supported by this kubelet: " + "; ".join(said))
+                text = "ignored, not supported by this kubelet: " + "; ".join(said)
+                self.k.recorder.event(self.pod, WARNING, "Unsupported", text)
 
     async def _mount(self) -> None:
         """Volumes once, and those made of API objects again every sync period."""

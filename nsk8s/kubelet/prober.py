@@ -33,7 +33,9 @@ log = logging.getLogger("prober")
 class _Worker:
     """One probe of one running container."""
 
-    def __init__(self, prober: Prober, pod: Object, container: Object, kind: str, running: Container, settled: bool | None) -> None:
+    def __init__(
+        self, prober: Prober, pod: Object, container: Object, kind: str, running: Container, settled: bool | None
+    ) -> None:
         self.pod = pod
         self.container = container
         self.kind = kind

@@ -239,7 +239,8 @@ async def http_probe(target: HTTPTarget, timeout_s: float) -> Outcome:
                     break
                 following = _redirected(target, location)
                 if following is None:
-                    return Outcome(True, f"Probe terminated redirects, Response body: {answer.body[:200].decode(errors='replace')}")
+                    body = answer.body[:200].decode(errors="replace")
+                    return Outcome(True, f"Probe terminated redirects, Response body: {body}")
                 target = following
             else:
                 return Outcome(False, f'Get "{target.path}": stopped after {REDIRECTS} redirects')

@@ -1,4 +1,7 @@
-"""/stats/summary and metrics, from the runtime's own figures. Upstream: kubelet/server/stats. Touches: the runtime's socket, /proc."""
+"""/stats/summary and metrics, from the runtime's own figures. Upstream: kubelet/server/stats.
+
+Touches: the runtime's socket, /proc.
+"""
 
 from __future__ import annotations
 

@@ -203,11 +203,11 @@ def _container_status(
             status["ready"] = True
     reason = reasons.get(name)
     finished_init = init and bool((status["state"].get("terminated") or {"exitCode": 1})["exitCode"] == 0)
-    if reason is not None and not terminal and not (finished_init and not is_sidecar(container)):
-        if should_restart(pod, container, runtime):
-            if status["state"].get("terminated"):
-                status["lastState"] = status["state"]
-            status["state"] = {"waiting": {"reason": reason[0], **({"message": reason[1]} if reason[1] else {})}}
+    done = finished_init and not is_sidecar(container)
+    if reason is not None and not terminal and not done and should_restart(pod, container, runtime):
+        if status["state"].get("terminated"):
+            status["lastState"] = status["state"]
+        status["state"] = {"waiting": {"reason": reason[0], **({"message": reason[1]} if reason[1] else {})}}
     return status
 
 
