@@ -36,8 +36,8 @@ def _field(model: ModelOf, key: str) -> Field | None:
 
 
 def _below(field: Field | None) -> ModelOf:
-    """The model of what a field holds (of one item, for lists and maps)."""
-    return field.model if field is not None else None
+    """The model of what a field holds (of one item, for lists); a map's keys are no fields."""
+    return field.model if field is not None and field.container != "map" else None
 
 
 def _merge_map(have: dict[str, Any], patch: dict[str, Any], model: ModelOf) -> dict[str, Any]:
@@ -188,7 +188,11 @@ def _merge_list(have: list[Any], patch: list[Any], field: Field | None) -> list[
         return list(_bare(patch))
     if any(isinstance(item, dict) for item in (*have, *patch)):
         return _merge_objects(have, patch, field)
-    return _ordered(list(dict.fromkeys([*have, *patch])), patch, have, _identity(""))
+    both: list[Any] = []
+    for value in (*have, *patch):
+        if value not in both:
+            both.append(value)
+    return _ordered(both, patch, have, _identity(""))
 
 
 def _merge_objects(have: list[Any], patch: list[Any], field: Field) -> list[Any]:
