@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from cni.skel import Args
 
 _AF = {V4: 2, V6: 10}
-_UNSUPPORTED = {
-    "vlan": "VLANs", "vlanTrunk": "VLAN trunks", "macspoofchk": "MAC spoof checking",
-    "preserveDefaultVlan": "VLANs",
-}  # fmt: skip
+_UNSUPPORTED = {"vlan": "VLANs", "vlanTrunk": "VLAN trunks", "macspoofchk": "MAC spoof checking"}
 _PORT_UP_TIMEOUT_S = 2.55
 _DAD_TIMEOUT_S = 5.0
 

@@ -374,7 +374,7 @@ def _cache_write(cache_dir: str, network: NetworkList, to: Attachment, result: M
     }
     data = json.dumps({k: v for k, v in entry.items() if v or k == "result"}, separators=(",", ":")).encode()
     path = _cache_path(cache_dir, network.name, to)
-    temporary = os.path.join(os.path.dirname(path), f".{os.getpid()}")
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}")
     try:
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -418,6 +418,8 @@ def attachments(network: str, cache_dir: str = DEFAULT_CACHE_DIR) -> list[Attach
         return []
     found = []
     for name in names:
+        if name.startswith("."):
+            continue  # being written, or left by a kill
         entry = _read_entry(os.path.join(folder, name))
         if entry is None or entry.get("kind") != CACHE_KIND or entry.get("networkName") != network:
             continue

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -237,3 +240,19 @@ def test_words_of_a_listed_rule() -> None:
     line = r'POSTROUTING -s 10.1.2.3/32 -m comment --comment "name: \"net1\" id: \"c1\"" -j CNI-x'
     assert masquerade.split_words(line)[5:7] == ["--comment", 'name: "net1" id: "c1"']
     assert masquerade.split_words('a "" b') == ["a", "", "b"]
+
+
+def test_the_hot_path_stays_lean() -> None:
+    """A plugin's start and a runtime's memory are its imports: these modules cost milliseconds and megabytes."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(masquerade.__file__)))
+    code = (
+        f"import sys; sys.path.insert(0, {root!r})\n"
+        "import cni.bridge, cni.host_local, cni.loopback, cni.libcni, nsk8s.kernel.rtnl\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True)
+    heavy = {
+        "argparse", "asyncio", "dataclasses", "hashlib", "inspect", "ipaddress", "logging", "pathlib", "pydantic", "pyroute2",
+        "subprocess", "tempfile", "threading", "typing",
+    }  # fmt: skip
+    assert heavy & set(done.stdout.split()) == set()
