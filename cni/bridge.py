@@ -44,7 +44,7 @@ class BridgeConf:
         for key, what in _UNSUPPORTED.items():
             if conf.lookup(c, key):
                 raise CniError(f"{key}: {what} are not supported by this bridge plugin")
-        self.bridge = conf.text(c, "bridge", "cni0") or "cni0"
+        self.bridge = conf.text(c, "bridge", "cni0")
         problem = skel.interface_name_error(self.bridge)
         if problem:
             raise CniError(f"bridge {self.bridge!r}: {problem}")

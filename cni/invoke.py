@@ -7,6 +7,7 @@ instead, with the same bytes and the same exit code; any other file is always ex
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import select
@@ -90,6 +91,7 @@ def run_fork(path: str, env: Mapping[str, str], stdin: bytes) -> tuple[int, byte
     pid = os.fork()
     if pid == 0:
         code = 1
+        gc.disable()  # a collection would touch, and so copy, every page this child shares
         try:
             code, stdout = run_here(path, env, stdin)
             write_all(writer, stdout)

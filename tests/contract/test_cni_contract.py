@@ -194,3 +194,15 @@ def test_own_files_are_recognised_by_inode(tmp_path: Path) -> None:
         copy.parent.mkdir(exist_ok=True)
         copy.write_bytes(Path(cni.BIN_DIR, name).read_bytes())
         assert invoke.own_main(str(copy)) is None
+
+
+def test_all_ours(tmp_path: Path) -> None:
+    def network(*plugins: dict[str, Any]) -> libcni.NetworkList:
+        return libcni.parse_list(json.dumps({"name": "n", "plugins": plugins}).encode())
+
+    ours = {"type": "bridge", "ipam": {"type": "host-local"}}
+    assert libcni.all_ours(network(ours, {"type": "loopback"}), cni.BIN_DIR)
+    assert not libcni.all_ours(network(ours, {"type": "portmap"}), cni.BIN_DIR)
+    assert not libcni.all_ours(network({**ours, "ipMasq": True}), cni.BIN_DIR)  # runs iptables
+    (tmp_path / "host-local").touch()
+    assert not libcni.all_ours(network(ours), f"{tmp_path}:{cni.BIN_DIR}")
