@@ -55,6 +55,11 @@ class Authenticator:
         self._accounts = accounts
         self._anonymous = anonymous
 
+    @property
+    def audiences(self) -> list[str]:
+        """What a token is for if it does not say so."""
+        return self._accounts.audiences
+
     def identify(self, peer: Mapping[str, Any] | None, authorization: str) -> User:
         """The caller. A token that is wrong is refused even where nobody would do. Raises Unauthorized."""
         user = from_certificate(peer)

@@ -40,6 +40,8 @@ class Bootstrap:
     async def run(self, service_ips: list[str], advertise: str, port: int, secure_port: int = 0) -> None:
         for name in NAMESPACES:
             await self._ensure("", "v1", "namespaces", {"metadata": {"name": name}})
+            # The controller manager gives every namespace this account; these have it without one, so that pods can be made.
+            await self._ensure("", "v1", "serviceaccounts", {"metadata": {"name": "default", "namespace": name}})
         await self._roles()
         for name, value, text in PRIORITY_CLASSES:
             await self._ensure("scheduling.k8s.io", "v1", "priorityclasses",
@@ -120,6 +122,9 @@ class Bootstrap:
 
     async def _endpoints(self, advertise: str, port: int) -> None:
         """Endpoints and EndpointSlice of the `kubernetes` service: this server, as it is now."""
+        if ipaddress.ip_address(advertise).is_loopback:
+            log.warning("the kubernetes service gets no endpoint: pods cannot reach %s", advertise)
+            return
         ports = [{"name": "https", "port": port, "protocol": "TCP"}]
         await self._put(
             "", "v1", "endpoints",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Config:
     unreachable_toleration_s: int
     event_ttl: timedelta
     write_kubeconfig: str
-    extra: dict[str, Any] = field(default_factory=dict)
+    disabled_plugins: frozenset[str] = frozenset()
 
     @classmethod
     def from_flags(cls, **flags: Any) -> Config:
@@ -80,6 +80,7 @@ class Config:
             unreachable_toleration_s=flags["default_unreachable_toleration_seconds"],
             event_ttl=_duration(flags["event_ttl"]),
             write_kubeconfig=flags["write_kubeconfig"],
+            disabled_plugins=_plugins(flags["disable_admission_plugins"]),
         )
 
     @property
@@ -106,6 +107,17 @@ def _own_address() -> str:
             return str(s.getsockname()[0])
         except OSError:
             return "127.0.0.1"
+
+
+def _plugins(names: str) -> frozenset[str]:
+    from nsk8s.apiserver.admission import PLUGINS
+
+    wanted = frozenset(n.strip() for n in names.split(",") if n.strip())
+    if wanted - PLUGINS:
+        raise Nsk8sError(
+            f"--disable-admission-plugins: unknown: {', '.join(sorted(wanted - PLUGINS))}", f"known: {', '.join(sorted(PLUGINS))}"
+        )
+    return wanted
 
 
 def _network(text: str) -> Network:

@@ -36,6 +36,7 @@ from nsk8s.client import component
               help="Let requests without credentials reach authorisation as system:anonymous.")  # fmt: skip
 @click.option("--default-not-ready-toleration-seconds", default=300, show_default=True, type=click.IntRange(0))
 @click.option("--default-unreachable-toleration-seconds", default=300, show_default=True, type=click.IntRange(0))
+@click.option("--disable-admission-plugins", default="", help="Admission plug-ins to leave out, separated by commas.")
 @click.option("--event-ttl", default="1h0m0s", show_default=True, help="How long Events are kept.")
 @click.option("--write-kubeconfig", default="", help="Write a cluster-admin kubeconfig for this server here. (nsk8s)")
 @click.option("-v", "--v", "verbosity", default=2, type=int, help="Log level; 4 and above is debug.")
@@ -48,10 +49,9 @@ def command(verbosity: int, **flags: Any) -> int:
     from nsk8s.apiserver.run import serve
 
     component.setup_logging(verbosity)
-    config = Config.from_flags(**flags)
 
     async def body(stop: asyncio.Event) -> None:
-        await serve(config, stop)
+        await serve(Config.from_flags(**flags), stop)
 
     return component.run(body)
 

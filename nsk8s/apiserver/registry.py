@@ -51,6 +51,9 @@ class Hooks:
     def failed(self, obj: Object, old: Object | None) -> None:
         """The write did not happen (or was a dry run): give back what was taken."""
 
+    def done(self, obj: Object) -> None:
+        """The write happened."""
+
 
 NO_HOOKS = Hooks()
 
@@ -149,9 +152,10 @@ class Registry:
                 kv = await self.store.create(key, value)
             except KeyExists:
                 raise failures.already_exists(kind, name) from None
-        except Exception:
+        except BaseException:
             hooks.failed(obj, None)
             raise
+        hooks.done(obj)
         obj["metadata"]["resourceVersion"] = str(kv.mod_revision)
         await self.cache.wait_for(kv.mod_revision)
         return obj
@@ -204,16 +208,32 @@ class Registry:
                 await hooks.updating(call, new, old)
             try:
                 written = await self._write(call, kind, namespace, name, new, old)
-            except Exception:
+            except BaseException:
                 hooks.failed(new, old)
                 raise
             if written is not None:
                 if call.dry_run:
                     hooks.failed(new, old)
+                else:
+                    hooks.done(new)
                 return written
             hooks.failed(new, old)
             if pinned:
                 break
+        raise failures.modified(kind, name)
+
+    async def force(self, call: Call, namespace: str, name: str, mutate: Callable[[Object], Object]) -> Object:
+        """A subresource's own write: read, change and store, past strategy and admission; `mutate` decides what is right."""
+        kind = call.kind
+        for _ in range(RETRIES):
+            old = await self.get(kind, namespace, name)
+            new = mutate(clone(old))
+            if _same(new, old):
+                return old
+            self._set_generation(kind, new, old)
+            written = await self._write(call, kind, namespace, name, new, old)
+            if written is not None:
+                return written
         raise failures.modified(kind, name)
 
     def _prepare_update(self, call: Call, new: Object, old: Object, *, status: bool) -> None:
@@ -410,9 +430,6 @@ def _finished_deleting(kind: Kind, new: Object, old: Object) -> bool:
     metadata: dict[str, Any] = new["metadata"]
     if not metadata.get("deletionTimestamp") or metadata.get("finalizers"):
         return False
-    if kind.group_resource == "namespaces" and (new.get("spec") or {}).get("finalizers"):
-        return False
-    had = old["metadata"].get("finalizers") or (
-        kind.group_resource == "namespaces" and (old.get("spec") or {}).get("finalizers")
-    )
-    return bool(had) and not metadata.get("deletionGracePeriodSeconds")
+    if kind.group_resource == "namespaces":
+        return not (new.get("spec") or {}).get("finalizers")
+    return bool(old["metadata"].get("finalizers")) and not metadata.get("deletionGracePeriodSeconds")

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from nsk8s.api.kinds import BUILTIN
 from nsk8s.api.scheme import Scheme
-from nsk8s.apiserver import verbs
+from nsk8s.apiserver import admission, reviews, specials, verbs
 from nsk8s.apiserver.authn import Authenticator, read_token_file
 from nsk8s.apiserver.authz import Authorizer
 from nsk8s.apiserver.bootstrap import Bootstrap
@@ -25,6 +25,7 @@ from nsk8s.apiserver.discovery import Discovery
 from nsk8s.apiserver.documents import Documents
 from nsk8s.apiserver.registry import Registry, older_than
 from nsk8s.apiserver.server import Server
+from nsk8s.apiserver.services import ServiceAddresses
 from nsk8s.apiserver.tokens import ServiceAccountTokens
 from nsk8s.client import certs, kubeconfig
 from nsk8s.client.component import until
@@ -79,6 +80,16 @@ def build(config: Config, keys: Keys, store: Store, cache: Cache) -> tuple[Serve
     authenticator = Authenticator(static, tokens, anonymous=config.anonymous_auth)
     server = Server(scheme, store, cache, registry, authenticator, Authorizer(cache))
     verbs.register(server)
+    specials.register(server, tokens)
+    reviews.register(server)
+    admission.install(
+        registry,
+        cache,
+        admission.Settings(config.not_ready_toleration_s, config.unreachable_toleration_s, config.disabled_plugins),
+    )
+    services = scheme.resource("", "v1", "services")
+    if services is not None:
+        registry.hooks["services"] = ServiceAddresses(services, cache, config.service_networks, config.node_ports)
     documents = Documents(server, tokens)
     Discovery(server, f"{config.advertise_address}:{config.secure_port}")
     return server, documents

@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from nsk8s.api.meta import Object
 from nsk8s.api.scheme import Kind, Scheme
 from nsk8s.apiserver import failures
 from nsk8s.apiserver.authn import Authenticator
@@ -69,7 +70,7 @@ class Request:
 
 
 class Server:
-    """Holds the parts together; `handle` is the whole of it. Endpoints and documents are registered by the modules that have them."""
+    """Holds the parts together; `handle` is the whole of it. The modules that have endpoints and documents register them."""
 
     def __init__(
         self, scheme: Scheme, store: Store, cache: Cache, registry: Registry, authenticator: Authenticator, authorizer: Authorizer
@@ -88,6 +89,8 @@ class Server:
         """list, get, create …: what every kind has."""
         self.subresources: dict[tuple[str, str], Endpoint] = {}
         """(group resource or "*", subresource)."""
+        self.scale_paths: dict[str, Object] = {}
+        """subresources.scale of custom resources: group resource → where their replicas are."""
         self.virtual: dict[str, Endpoint] = {}
         """Kinds that are asked and not stored: the reviews."""
 

@@ -1,0 +1,247 @@
+"""Services' addresses and node ports: given, checked and given back. Touches: the cache (at start), randomness.
+
+What is taken is what the cached Services have plus what writes in progress have reserved, so two creates at once never get the
+same. Upstream: pkg/registry/core/service/{ipallocator,portallocator,storage}.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections.abc import Iterable, Sequence
+
+from nsk8s.api.meta import Object
+from nsk8s.api.scheme import Cause, Kind
+from nsk8s.apiserver import failures
+from nsk8s.apiserver.cache import DELETED, Cache, Change
+from nsk8s.apiserver.call import Call
+from nsk8s.apiserver.config import Network
+from nsk8s.apiserver.registry import Hooks
+from nsk8s.errors import InternalError
+
+_NODE_PORT_TYPES = ("NodePort", "LoadBalancer")
+_ADDRESS_TYPES = ("ClusterIP", "NodePort", "LoadBalancer")
+
+
+def addresses(service: Object) -> set[str]:
+    """The cluster IPs that a Service holds."""
+    spec = service.get("spec") or {}
+    found = set(spec.get("clusterIPs") or ()) | {spec.get("clusterIP") or ""}
+    return found - {"", "None"}
+
+
+def node_ports(service: Object) -> set[tuple[str, int]]:
+    """(protocol, port): a port number may be used once by each protocol."""
+    spec = service.get("spec") or {}
+    taken = {(p.get("protocol", "TCP"), p["nodePort"]) for p in spec.get("ports") or () if p.get("nodePort")}
+    if spec.get("healthCheckNodePort"):
+        taken.add(("TCP", spec["healthCheckNodePort"]))
+    return taken
+
+
+class ServiceAddresses(Hooks):
+    def __init__(self, kind: Kind, cache: Cache, networks: Sequence[Network], ports: range) -> None:
+        self._kind = kind
+        self._networks = networks
+        self._ports = ports
+        self._addresses: set[str] = set()
+        self._node_ports: set[tuple[str, int]] = set()
+        self._cache = cache.resource(kind.group_resource)
+        for service in self._cache.values():
+            self._addresses |= addresses(service)
+            self._node_ports |= node_ports(service)
+        self._cache.on_change(self._seen)
+        self._grants: dict[int, _Grant] = {}
+        """id of the object being written → what it was given; gone once the write has ended."""
+
+    def _seen(self, change: Change) -> None:
+        """What a Service no longer has is free again; what it has is taken (also if another server gave it)."""
+        if change.type != DELETED:
+            self._addresses |= addresses(change.obj)
+            self._node_ports |= node_ports(change.obj)
+        if change.prev is not None:
+            now = change.obj if change.type != DELETED else {}
+            self._addresses -= addresses(change.prev) - addresses(now)
+            self._node_ports -= node_ports(change.prev) - node_ports(now)
+
+    async def creating(self, call: Call, obj: Object) -> None:
+        self._allocate(obj, None)
+
+    async def updating(self, call: Call, obj: Object, old: Object) -> None:
+        self._allocate(obj, old)
+
+    def failed(self, obj: Object, old: Object | None) -> None:
+        grant = self._grants.pop(id(obj), None)
+        if grant is not None:
+            grant.give_back()
+
+    def done(self, obj: Object) -> None:
+        self._grants.pop(id(obj), None)
+
+    def _allocate(self, service: Object, old: Object | None) -> None:
+        got = _Grant(self, service, old or {})
+        try:
+            got.addresses()
+            got.ports()
+        except Exception:
+            got.give_back()
+            raise
+        self._grants[id(service)] = got
+
+    def take_address(self, service: Object, wanted: str) -> str:
+        """`wanted`, or any free address for "" (of the first network). Raises Invalid, InternalError."""
+        if not wanted:
+            return self._any_address(0)
+        name = str(service["metadata"].get("name", ""))
+        address = ipaddress.ip_address(wanted)
+        network = next((n for n in self._networks if address in n), None)
+        if network is None or address in (network[0],) or (network.version == 4 and address == network[-1]):
+            valid = ", ".join(str(n) for n in self._networks)
+            problem = (
+                f'Invalid value: ["{wanted}"]: failed to allocate IP {wanted}: the provided IP ({wanted}) is not in the valid '
+                f"range. The range of valid IPs is {valid}"
+            )
+            raise failures.invalid(self._kind, name, [Cause("spec.clusterIPs", problem)])
+        if str(address) in self._addresses:
+            problem = f'Invalid value: ["{wanted}"]: failed to allocate IP {wanted}: provided IP is already allocated'
+            raise failures.invalid(self._kind, name, [Cause("spec.clusterIPs", problem)])
+        self._addresses.add(str(address))
+        return str(address)
+
+    def _any_address(self, family: int) -> str:
+        """A free address from the upper part of the range first: the lower is for addresses that people choose."""
+        network = self._networks[family]
+        first, last = 1, min(network.num_addresses, 2**16) - (2 if network.version == 4 else 1)
+        # Upstream: min(max(16, size/16), 256) addresses at the bottom are kept for static assignment.
+        offset = min(max(16, (last - first) // 16), 256)
+        for low, high in ((first + offset, last), (first, min(first + offset - 1, last))):
+            if low > high:
+                continue
+            start = random.randint(low, high)
+            for number in (*range(start, high + 1), *range(low, start)):
+                address = str(network[number])
+                if address not in self._addresses:
+                    self._addresses.add(address)
+                    return address
+        raise InternalError("failed to allocate a serviceIP: range is full")
+
+    def take_port(self, service: Object, index: int, protocols: Iterable[str], wanted: int) -> int:
+        """`wanted` or, for 0, any port of the range that is free for all `protocols`. Raises Invalid, InternalError."""
+        name, protocols = str(service["metadata"].get("name", "")), list(protocols)
+        field = f"spec.ports[{index}].nodePort"
+        if wanted:
+            if wanted not in self._ports:
+                shown = f"{self._ports.start}-{self._ports.stop - 1}"
+                problem = f"Invalid value: {wanted}: provided port is not in the valid range. The range of valid ports is {shown}"
+                raise failures.invalid(self._kind, name, [Cause(field, problem)])
+            if any((p, wanted) in self._node_ports for p in protocols):
+                problem = f"Invalid value: {wanted}: provided port is already allocated"
+                raise failures.invalid(self._kind, name, [Cause(field, problem)])
+            self._node_ports.update((p, wanted) for p in protocols)
+            return wanted
+        start = random.randrange(len(self._ports))
+        for i in range(len(self._ports)):
+            port = self._ports[(start + i) % len(self._ports)]
+            if not any((p, port) in self._node_ports for p in ("TCP", "UDP", "SCTP")):
+                self._node_ports.update((p, port) for p in protocols)
+                return port
+        raise InternalError("failed to allocate a nodePort: range is full")
+
+    def is_free(self, protocol: str, port: int) -> bool:
+        return (protocol, port) not in self._node_ports
+
+    def family(self) -> str:
+        """Of single-stack services: the first network's."""
+        return f"IPv{self._networks[0].version}"
+
+    def release(self, taken: set[str], ports: set[tuple[str, int]]) -> None:
+        self._addresses -= taken
+        self._node_ports -= ports
+
+
+class _Grant:
+    """What one write of a Service is given, so that it can be given back whole."""
+
+    def __init__(self, pool: ServiceAddresses, service: Object, old: Object) -> None:
+        self._pool = pool
+        self._service = service
+        self._spec = service.setdefault("spec", {})
+        self._had_addresses = addresses(old)
+        self._old_spec = old.get("spec") or {}
+        self._had_ports = node_ports(old)
+        self._taken: set[str] = set()
+        self._taken_ports: set[tuple[str, int]] = set()
+
+    def give_back(self) -> None:
+        self._pool.release(self._taken, self._taken_ports)
+
+    def addresses(self) -> None:
+        spec = self._spec
+        if spec.get("type", "ClusterIP") not in _ADDRESS_TYPES:
+            for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"):
+                spec.pop(field, None)
+            return
+        if not spec.get("clusterIP") and self._old_spec.get("clusterIP") and self._old_spec.get("type") != "ExternalName":
+            spec["clusterIP"] = self._old_spec["clusterIP"]
+            spec["clusterIPs"] = list(self._old_spec.get("clusterIPs") or [spec["clusterIP"]])
+        if not spec.get("clusterIP") and spec.get("clusterIPs"):
+            spec["clusterIP"] = spec["clusterIPs"][0]
+        if spec.get("clusterIP") == "None":
+            spec["clusterIPs"] = ["None"]
+            spec.setdefault("ipFamilies", [self._pool.family()])
+            spec.setdefault("ipFamilyPolicy", "SingleStack")
+            return
+        wanted = [spec.get("clusterIP") or "", *(spec.get("clusterIPs") or [""])[1:]]
+        held = []
+        for i, address in enumerate(wanted):
+            if address in self._had_addresses:
+                held.append(address)
+                continue
+            got = self._pool.take_address(self._service, address) if i == 0 or address else ""
+            if got:
+                self._taken.add(got)
+                held.append(got)
+        spec["clusterIP"], spec["clusterIPs"] = held[0], held
+        families = ["IPv6" if ":" in a else "IPv4" for a in held]
+        spec["ipFamilies"] = families
+        spec.setdefault("ipFamilyPolicy", "SingleStack" if len(families) == 1 else "RequireDualStack")
+
+    def ports(self) -> None:
+        spec = self._spec
+        ports = spec.get("ports") or []
+        wants = spec.get("type") in _NODE_PORT_TYPES and not (
+            spec["type"] == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts") is False
+        )
+        if spec.get("type") not in _NODE_PORT_TYPES:
+            for port in ports:
+                # A port that was a NodePort and is not asked for again goes, one that is sent for another type is refused.
+                if port.get("nodePort") and (port.get("protocol", "TCP"), port["nodePort"]) in self._had_ports:
+                    del port["nodePort"]
+            return
+        given: dict[int, int] = {}
+        for i, port in enumerate(ports):
+            protocol, number = port.get("protocol", "TCP"), port.get("nodePort") or 0
+            if not number:
+                number = self._kept(port)
+            if not number and not wants:
+                continue
+            key = (protocol, number)
+            if number and (key in self._had_ports or key in self._taken_ports):
+                port["nodePort"] = number
+                continue
+            # TCP and UDP of the same service port (DNS) share their node port.
+            shared = given.get(port.get("port", 0), 0)
+            if not number and shared and self._pool.is_free(protocol, shared):
+                number = shared
+            got = self._pool.take_port(self._service, i, [protocol], number)
+            self._taken_ports.add((protocol, got))
+            given.setdefault(port.get("port", 0), got)
+            port["nodePort"] = got
+
+    def _kept(self, port: Object) -> int:
+        """The node port that the same service port had before the update."""
+        for old in self._old_spec.get("ports") or ():
+            same = old.get("port") == port.get("port") and old.get("protocol", "TCP") == port.get("protocol", "TCP")
+            if same and old.get("nodePort"):
+                return int(old["nodePort"])
+        return 0
