@@ -77,7 +77,8 @@ def has_no_execute(node: Object) -> bool:
     return any(t.get("key") == execute and t.get("effect") == "NoExecute" for t in (node.get("spec") or {}).get("taints") or [])
 
 
-def _covers(toleration: Object, taint: Object) -> bool:
+def covers(toleration: Object, taint: Object) -> bool:
+    """Whether a toleration matches a taint."""
     effect, key = toleration.get("effect"), toleration.get("key")
     if (effect and effect != taint.get("effect")) or (key and key != taint.get("key")):
         return False
@@ -90,7 +91,7 @@ def tolerated_s(tolerations: Sequence[Object], taints: Iterable[Object]) -> floa
     """How long these NoExecute taints are tolerated together, in seconds; None: for ever, 0: not at all."""
     shortest: float | None = None
     for taint in taints:
-        covering = [t for t in tolerations if _covers(t, taint)]
+        covering = [t for t in tolerations if covers(t, taint)]
         if not covering:
             return 0.0
         for toleration in covering:
