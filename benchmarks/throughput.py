@@ -70,7 +70,7 @@ async def start_pods(client: Client) -> str:
 
 @contextlib.contextmanager
 def by_hand() -> Iterator[list[str]]:
-    """The path built by hand in a mount namespace of its own, with the cluster's rules; yields the prefix of commands in pod 1."""
+    """The path built by hand in its own mount namespace, with the cluster's rules; yields the prefix of commands in it."""
     holder = subprocess.Popen(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", BY_HAND + "echo made; exec sleep infinity"],
         stdout=subprocess.PIPE, text=True,

@@ -116,7 +116,8 @@ MANY = "many.default.svc.cluster.local"
 class Server:
     """The process and a client for it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, ports: dict[str, int], started: float) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, ports: dict[str, int], started: float, address: str) -> None:
+        self.address = address
         self.process = process
         self.ports = ports
         self.started = started
@@ -126,13 +127,13 @@ class Server:
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
             s.setblocking(False)
-            s.connect(("127.0.0.1", self.ports["dns"]))
+            s.connect((self.address, self.ports["dns"]))
             await loop.sock_sendall(s, data)
             async with asyncio.timeout(timeout_s):
                 return await loop.sock_recv(s, 65535)
 
     async def tcp(self, data: bytes) -> bytes:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.ports["dns"])
+        reader, writer = await asyncio.open_connection(self.address, self.ports["dns"])
         try:
             writer.write(len(data).to_bytes(2, "big") + data)
             async with asyncio.timeout(TIMEOUT_S):
@@ -151,7 +152,7 @@ class Server:
             await asyncio.sleep(0.005)
 
     async def page(self, name: str) -> tuple[int, str]:
-        async with ClientSession() as session, session.get(f"http://127.0.0.1:{self.ports[name]}/{name}") as response:
+        async with ClientSession() as session, session.get(f"http://{self.address}:{self.ports[name]}/{name}") as response:
             return response.status, await response.text()
 
 
@@ -188,11 +189,11 @@ async def start(api: FakeAPI, tmp_path: Path) -> AsyncIterator[Start]:
     )
     servers: list[Server] = []
 
-    async def begin(*flags: str, wait: bool = True) -> Server:
+    async def begin(*flags: str, wait: bool = True, address: str = "127.0.0.1", port: int = 0) -> Server:
         started = time.monotonic()
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "nsk8s.dns", "--kubeconfig", str(config), "--bind-address", "127.0.0.1",
-            "--port", "0", "--health-port", "0", "--ready-port", "0", "--metrics-port", "0", *flags,
+            sys.executable, "-m", "nsk8s.dns", "--kubeconfig", str(config), "--bind-address", address,
+            "--port", str(port), "--health-port", "0", "--ready-port", "0", "--metrics-port", "0", *flags,
             stderr=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[3],
         )  # fmt: skip
         assert process.stderr is not None
@@ -203,7 +204,7 @@ async def start(api: FakeAPI, tmp_path: Path) -> AsyncIterator[Start]:
                 if found := re.search(r"listening on .*, ports (\{.*\})", line):
                     ports = json.loads(found[1].replace("'", '"'))
                     break
-        server = Server(process, ports, started)
+        server = Server(process, ports, started, address)
         servers.append(server)
         if wait:
             assert await server.page("ready") == (200, "OK")
@@ -409,6 +410,43 @@ async def test_forward(start: Start) -> None:
         assert (await server.dig(WEB)).header.aa == 1
     finally:
         transport.close()
+
+
+RESOLV_CONF = """\
+search default.svc.cluster.local svc.cluster.local cluster.local
+nameserver {address}
+options ndots:5
+"""
+
+
+@pytest.mark.root
+async def test_a_pods_resolver_finds_names_as_in_a_cluster(start: Start, tmp_path: Path) -> None:
+    """glibc and busybox with a pod's resolv.conf, put over this machine's in a mount namespace that ends with the command."""
+    server = await start(address="127.77.0.53", port=53)
+    (tmp_path / "resolv.conf").write_text(RESOLV_CONF.format(address=server.address))
+    (tmp_path / "nsswitch.conf").write_text("hosts: files dns\n")
+    mounts = " && ".join(f"mount --bind {tmp_path}/{name} /etc/{name}" for name in ("resolv.conf", "nsswitch.conf"))
+
+    async def resolve(command: str) -> tuple[int, str]:
+        process = await asyncio.create_subprocess_exec(
+            "unshare", "--mount", "--propagation", "private", "sh", "-c", f"{mounts} && exec {command}",
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        async with asyncio.timeout(TIMEOUT_S):
+            output, _ = await process.communicate()
+        return process.returncode or 0, output.decode()
+
+    for name in ("web", "web.default", "web.default.svc", WEB, WEB + "."):
+        code, output = await resolve(f"getent ahostsv4 {name}")
+        assert code == 0, (name, output)
+        assert output.startswith("10.96.0.7 "), (name, output)
+    assert (await resolve("getent hosts 10.96.0.7"))[1].split() == ["10.96.0.7", WEB]
+    assert (await resolve("getent ahosts many"))[1].count("STREAM") == 300, "truncated over UDP, whole over TCP"
+    assert (await resolve("getent ahostsv4 nothing"))[0] == 2
+    assert (await resolve("getent ahostsv4 example.com"))[0] == 2
+    code, output = await resolve(f"busybox nslookup {WEB}")
+    assert code == 0, output
+    assert "10.96.0.7" in output
 
 
 async def test_sigterm_ends_it_cleanly_after_the_lameduck_time(start: Start) -> None:
