@@ -6,11 +6,13 @@ Every failed call raises the `StatusError` the server meant; a server that canno
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, cast
+from urllib.parse import urlencode
 
 import aiohttp
 import orjson
@@ -243,6 +245,44 @@ class Client:
                         yield WatchEvent(event["type"], event["object"])
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
             raise Unreachable(f"watch {path}: {e or type(e).__name__}") from e
+
+    async def stream(self, path: str, params: Mapping[str, str]) -> AsyncIterator[bytes]:
+        """The chunks of a body that may go on for ever (`pods/log`). Raises StatusError, Unreachable."""
+        assert self._session is not None, "use `async with Client(...)`"
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+        try:
+            async with self._session.get(
+                self.config.server + path, params=params, headers={**self._headers(), "Accept": "*/*"}, timeout=timeout,
+                server_hostname=self.config.tls_server_name or None,
+            ) as response:  # fmt: skip
+                if response.status >= 400:
+                    raise _failure(await response.read(), response.status)
+                async for chunk in response.content.iter_any():
+                    yield chunk
+        except (aiohttp.ClientError, TimeoutError, OSError) as e:
+            raise Unreachable(f"{self.config.server}{path}: {e or type(e).__name__}") from e
+
+    @contextlib.asynccontextmanager
+    async def websocket(
+        self, path: str, query: Sequence[tuple[str, str]], protocol: str
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """A WebSocket session (`pods/exec`). A refused handshake raises the server's StatusError."""
+        assert self._session is not None, "use `async with Client(...)`"
+        url = f"{self.config.server}{path}?{urlencode(query)}"
+        try:
+            async with self._session.ws_connect(
+                url, headers=self._headers(), protocols=[protocol], heartbeat=20, max_msg_size=0
+            ) as ws:
+                yield ws
+        except aiohttp.WSServerHandshakeError as e:
+            # The handshake's body is not handed out by the library: ask again without the upgrade, to hear why.
+            try:
+                await self.request("GET", path + "?" + urlencode(query))
+            except StatusError as status:
+                raise status from e
+            raise Unreachable(f"{path}: {e.message}") from e
+        except (aiohttp.ClientError, TimeoutError, OSError) as e:
+            raise Unreachable(f"{path}: {e or type(e).__name__}") from e
 
     async def wait_reachable(self) -> None:
         """Return once the server answers anything at all."""
