@@ -59,6 +59,8 @@ def differences(before: State, after: State) -> list[str]:
                 if part != "sysctl":  # an interface's or a module's own
                     problems.append(f"{part} {thing} is gone")
             elif thing not in old:
+                if part == "cgroup" and os.path.dirname(thing) in new.keys() - old.keys():
+                    continue  # its parent is named already
                 if part != "sysctl" or (thing.startswith("bridge/bridge-nf-call-") and new[thing] != "0"):
                     problems.append(f"{part} {thing} is new{': ' + new[thing] if new[thing] else ''}")
             elif old[thing] != new[thing]:

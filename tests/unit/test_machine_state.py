@@ -34,6 +34,11 @@ def test_new_gone_and_changed_things_are_named() -> None:
     ]
 
 
+def test_of_a_tree_of_cgroups_the_top_is_named() -> None:
+    after = {"cgroup": {"/sys/fs/cgroup/nsk8s": "", "/sys/fs/cgroup/nsk8s/c": "", "/sys/fs/cgroup/nsk8s/c/node1": ""}}
+    assert machine_state.differences({"cgroup": {}}, after) == ["cgroup /sys/fs/cgroup/nsk8s is new"]
+
+
 def test_a_module_may_bring_sysctls_but_not_filter_the_hosts_bridges() -> None:
     after = copy.deepcopy(EMPTY)
     after["sysctl"] |= {"bridge/bridge-nf-call-iptables": "0", "netfilter/nf_log_all_netns": "0"}
