@@ -20,6 +20,8 @@ VARIANTS = ("auto", "nft", "legacy")
 LOCK_WAIT_S = 5
 """How long to wait for the xtables lock; kube-proxy's value."""
 RANDOM_FULLY_SINCE = (1, 6, 2)
+RESOURCE_PROBLEM = 4
+"""The exit code when the lock could not be had."""
 MINIMUM = (1, 4, 11)
 """Upstream's MinCheckVersion."""
 HINT_CHAINS = (":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY ")
@@ -27,23 +29,21 @@ _SEARCH = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/
 
 
 class IptablesError(Nsk8sError):
-    """An iptables program failed: its own words, and the line it names."""
+    """An iptables program failed: its own words, and the line it names. `code` is its exit code, 0 when it never ran."""
+
+    def __init__(self, message: str, remedy: str = "", code: int = 0) -> None:
+        super().__init__(message, remedy)
+        self.code = code
 
 
 def in_root_namespace() -> bool:
-    """True in the machine's own network namespace, whose rules and sysctls are never to be changed.
+    """True in the machine's own network namespace, whose rules and sysctls are never changed; also if it can't be told.
 
-    In a container that shares no pid namespace with the machine, /proc/1 is the container's; there the mode of
-    nf_conntrack_max tells (writable in the initial namespace only).
+    The kernel registers net.core's global half (net/core/sysctl_net_core.c: net_core_table) in the initial namespace only.
+    /proc/1/ns/net would be no witness: it may be unreadable, or another namespace's in a container.
     """
     try:
-        same = os.stat("/proc/1/ns/net").st_ino == os.stat("/proc/thread-self/ns/net").st_ino
-    except OSError:
-        return False
-    if not same:
-        return False
-    try:
-        return bool(os.stat("/proc/sys/net/netfilter/nf_conntrack_max").st_mode & 0o200)
+        return "netdev_max_backlog" in os.listdir("/proc/sys/net/core")
     except OSError:
         return True
 
@@ -140,16 +140,17 @@ class Iptables:
         try:
             await _run([self.restore_program, "-w", str(LOCK_WAIT_S), "--noflush", "--counters"], text)
         except IptablesError as e:
-            raise IptablesError(f"{e.message}{_failing_lines(e.message, text)}") from None
+            raise IptablesError(f"{e.message}{_failing_lines(e.message, text)}", code=e.code) from None
 
     async def chain_exists(self, table: str, chain: str) -> bool:
-        """Whether a chain is there. Raises IptablesError when that cannot be told (for instance the lock is held too long)."""
+        """Whether a chain is there. Raises IptablesError when that cannot be told: the lock was held too long."""
         try:
-            await _run([self.main, "-w", str(LOCK_WAIT_S), "-t", table, "-S", chain, "1"])
+            await _run([self.main, "-w", str(LOCK_WAIT_S), "-t", table, "-S", chain])
         except IptablesError as e:
-            if re.search(r"No chain/target/match|does not exist|doesn't exist", e.message):
-                return False
-            raise
+            # Versions differ in what they say of a missing chain ("incompatible" in 1.8.9), but they exit with 1.
+            if e.code in (0, RESOURCE_PROBLEM):
+                raise
+            return False
         return True
 
 
@@ -182,5 +183,5 @@ async def _run(argv: list[str], text: str = "") -> str:
     out, err = await process.communicate()
     if process.returncode:
         said = err.decode(errors="replace").strip() or f"exit code {process.returncode}"
-        raise IptablesError(f"{os.path.basename(argv[0])}: {said}")
+        raise IptablesError(f"{os.path.basename(argv[0])}: {said}", code=process.returncode)
     return out.decode(errors="replace")
