@@ -247,12 +247,3 @@ def document(kinds: Iterable[Kind]) -> Schema:
         "components": {"schemas": dict(sorted(schemas.found.items()))},
     }
 
-
-_V2_INFO = b"Kubernetes"
-
-
-def empty_v2() -> bytes:
-    """An OpenAPI v2 document in gnostic's protobuf with nothing but `swagger` and `info`: all that kubectl ≤ 1.28 needs."""
-    version = KUBERNETES_VERSION.encode()
-    info = b"\x0a" + bytes((len(_V2_INFO),)) + _V2_INFO + b"\x12" + bytes((len(version),)) + version
-    return b"\x0a\x032.0\x12" + bytes((len(info),)) + info
