@@ -81,6 +81,8 @@ class _Schemas:
             required = sorted(key for key, f in fields.items() if f.required)
             if required:
                 schema["required"] = required
+            if model.atomic:
+                schema["x-kubernetes-map-type"] = "atomic"
             if not schema["description"]:
                 del schema["description"]
         return name

@@ -22,7 +22,7 @@ class HorizontalPodAutoscalerSpec(Model):
     behavior: HorizontalPodAutoscalerBehavior = field(5)
 
 
-class CrossVersionObjectReference(Model):
+class CrossVersionObjectReference(Model, atomic=True):
     kind: str = field(1, required=True)
     name: str = field(2, required=True)
     apiVersion: str = field(3)

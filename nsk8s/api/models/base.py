@@ -80,6 +80,11 @@ class Model:
 
     _fields: ClassVar[dict[str, Field] | None] = None
     _own: ClassVar[list[Field] | None] = None
+    atomic: ClassVar[bool] = False
+    """Server-side apply owns such a structure as a whole (x-kubernetes-map-type: atomic)."""
+
+    def __init_subclass__(cls, *, atomic: bool = False) -> None:
+        cls.atomic = atomic
 
     @classmethod
     def own_fields(cls) -> list[Field]:

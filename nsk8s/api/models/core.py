@@ -143,7 +143,7 @@ class ResourceQuotaSpec(Model):
     scopeSelector: ScopeSelector = field(3)
 
 
-class ScopeSelector(Model):
+class ScopeSelector(Model, atomic=True):
     matchExpressions: list[ScopedResourceSelectorRequirement] = field(1, list_type="atomic")
 
 

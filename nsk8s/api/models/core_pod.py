@@ -80,13 +80,13 @@ class EnvVarSource(Model):
     secretKeyRef: SecretKeySelector = field(4)
 
 
-class ConfigMapKeySelector(Model):
+class ConfigMapKeySelector(Model, atomic=True):
     localObjectReference: LocalObjectReference = field(1, inline=True)
     key: str = field(2, required=True)
     optional: bool | None = field(3)
 
 
-class SecretKeySelector(Model):
+class SecretKeySelector(Model, atomic=True):
     localObjectReference: LocalObjectReference = field(1, inline=True)
     key: str = field(2, required=True)
     optional: bool | None = field(3)

@@ -13,17 +13,17 @@ class TypedObjectReference(Model):
     namespace: str | None = field(4)
 
 
-class SecretReference(Model):
+class SecretReference(Model, atomic=True):
     name: str = field(1)
     namespace: str = field(2)
 
 
-class ObjectFieldSelector(Model):
+class ObjectFieldSelector(Model, atomic=True):
     apiVersion: str = field(1)
     fieldPath: str = field(2, required=True)
 
 
-class ResourceFieldSelector(Model):
+class ResourceFieldSelector(Model, atomic=True):
     containerName: str = field(1)
     resource: str = field(2, required=True)
     divisor: Quantity = field(3)
@@ -45,11 +45,11 @@ class ResourceClaim(Model):
     request: str = field(2)
 
 
-class NodeSelector(Model):
+class NodeSelector(Model, atomic=True):
     nodeSelectorTerms: list[NodeSelectorTerm] = field(1, required=True, list_type="atomic")
 
 
-class NodeSelectorTerm(Model):
+class NodeSelectorTerm(Model, atomic=True):
     matchExpressions: list[NodeSelectorRequirement] = field(1, list_type="atomic")
     matchFields: list[NodeSelectorRequirement] = field(2, list_type="atomic")
 
@@ -60,7 +60,7 @@ class NodeSelectorRequirement(Model):
     values: list[str] = field(3, list_type="atomic")
 
 
-class TopologySelectorTerm(Model):
+class TopologySelectorTerm(Model, atomic=True):
     matchLabelExpressions: list[TopologySelectorLabelRequirement] = field(1, list_type="atomic")
 
 
@@ -69,7 +69,7 @@ class TopologySelectorLabelRequirement(Model):
     values: list[str] = field(2, required=True, list_type="atomic")
 
 
-class ObjectReference(Model):
+class ObjectReference(Model, atomic=True):
     kind: str = field(1)
     namespace: str = field(2)
     name: str = field(3)
@@ -79,11 +79,11 @@ class ObjectReference(Model):
     fieldPath: str = field(7)
 
 
-class LocalObjectReference(Model):
+class LocalObjectReference(Model, atomic=True):
     name: str = field(1, default="")
 
 
-class TypedLocalObjectReference(Model):
+class TypedLocalObjectReference(Model, atomic=True):
     apiGroup: str | None = field(1)
     kind: str = field(2, required=True)
     name: str = field(3, required=True)

@@ -91,14 +91,14 @@ class EndpointSubset(Model):
     ports: list[EndpointPort] = field(3, list_type="atomic")
 
 
-class EndpointAddress(Model):
+class EndpointAddress(Model, atomic=True):
     ip: str = field(1, required=True)
     hostname: str = field(3)
     nodeName: str | None = field(4)
     targetRef: ObjectReference = field(2)
 
 
-class EndpointPort(Model):
+class EndpointPort(Model, atomic=True):
     name: str = field(1)
     port: int32 = field(2, required=True)
     protocol: str = field(3, enum=PROTOCOL)

@@ -47,7 +47,7 @@ class ForNode(Model):
     name: str = field(1, required=True)
 
 
-class EndpointPort(Model):
+class EndpointPort(Model, atomic=True):
     name: str | None = field(1)
     protocol: str | None = field(2, enum=PROTOCOL)
     port: int32 | None = field(3)

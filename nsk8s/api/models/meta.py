@@ -30,7 +30,7 @@ class ObjectMeta(Model):
     managedFields: list[ManagedFieldsEntry] = field(17, list_type="atomic")
 
 
-class OwnerReference(Model):
+class OwnerReference(Model, atomic=True):
     apiVersion: str = field(5, required=True)
     kind: str = field(1, required=True)
     name: str = field(3, required=True)
@@ -81,7 +81,7 @@ class StatusCause(Model):
     field: str = field(3)
 
 
-class LabelSelector(Model):
+class LabelSelector(Model, atomic=True):
     matchLabels: dict[str, str] = field(1)
     matchExpressions: list[LabelSelectorRequirement] = field(2, list_type="atomic")
 

@@ -119,7 +119,7 @@ class IngressServiceBackend(Model):
     port: ServiceBackendPort = field(2)
 
 
-class ServiceBackendPort(Model):
+class ServiceBackendPort(Model, atomic=True):
     name: str = field(1)
     number: int32 = field(2)
 

@@ -14,14 +14,14 @@ class PolicyRule(Model):
     nonResourceURLs: list[str] = field(5, list_type="atomic")
 
 
-class Subject(Model):
+class Subject(Model, atomic=True):
     kind: str = field(1, required=True)
     apiGroup: str = field(2)
     name: str = field(3, required=True)
     namespace: str = field(4)
 
 
-class RoleRef(Model):
+class RoleRef(Model, atomic=True):
     apiGroup: str = field(1, required=True)
     kind: str = field(2, required=True)
     name: str = field(3, required=True)
