@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 NOFILE_SOFT, NOFILE_HARD = 1024, 524288
 
 
+# What Python, a shell's nohup, a supervisor or our loops may have changed.
+_HANDLED = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGTERM, signal.SIGCHLD, signal.SIGXFSZ, signal.SIGUSR1,
+    signal.SIGUSR2, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGALRM, signal.SIGWINCH,
+)  # fmt: skip
+
+
 class StartError(Exception):
     """Why a program could not be started, in runc's words."""
 
@@ -68,11 +75,8 @@ def reset_process(status: int) -> None:
 
 def reset_signals() -> None:
     signal.set_wakeup_fd(-1)
-    for signum in range(1, signal.NSIG):
-        try:
-            signal.signal(signum, signal.SIG_DFL)
-        except (OSError, ValueError):
-            continue
+    for signum in _HANDLED:
+        signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
@@ -149,7 +153,7 @@ def exec_program(spec: dict[str, Any]) -> NoReturn:
     try:
         os.chdir(cwd)
     except OSError as e:
-        raise StartError(f'chdir to cwd ("{cwd}") set in config.json failed: {e.strerror.lower()}') from e
+        raise StartError(f'chdir to cwd ("{cwd}") set in config.json failed: {(e.strerror or "").lower()}') from e
     argv, env = spec["argv"], spec["env"]
     path = find_program(argv[0], env, cwd)
     try:

@@ -131,8 +131,6 @@ def _dev(root: str, spec: dict[str, Any]) -> None:
     for name, target in _LINKS:
         if not os.path.lexists(f"{dev}/{name}"):
             os.symlink(target, f"{dev}/{name}")
-    if os.path.exists("/proc/kcore") and not os.path.lexists(dev + "/core"):
-        os.symlink("/proc/kcore", dev + "/core")
     if spec["tty"]:
         _console(dev, spec)
 

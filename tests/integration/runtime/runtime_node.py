@@ -289,8 +289,8 @@ class Pod:
         return status["exitCode"], self.log(container)
 
     def log(self, container: str) -> str:
-        raw = Path(self.container(container)["logPath"]).read_text()
-        return "".join(line.split(" ", 3)[3] + "\n" for line in raw.splitlines())
+        raw = Path(self.container(container)["logPath"]).read_bytes().decode()
+        return "".join(line.split(" ", 3)[3] + "\n" for line in raw.split("\n")[:-1])
 
     def exec(self, container: str, *cmd: str, timeout: float = 10) -> tuple[int, str, str]:
         r = self.client.call("ExecSync", {"containerId": container, "cmd": list(cmd), "timeout": timeout})

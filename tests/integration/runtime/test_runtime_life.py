@@ -1,0 +1,518 @@
+"""What happens over a pod's life: exec, attach, signals, limits, restarts of the runtime, death of the sandbox process."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import struct
+import termios
+import time
+from pathlib import Path
+
+import pytest
+from runtime_node import Pod, RuntimeFailure, RuntimeNode
+
+
+def read_until(fd: int, wanted: bytes, timeout_s: float = 10) -> bytes:
+    data = b""
+    while wanted not in data:
+        assert select.select([fd], [], [], timeout_s)[0], data
+        piece = os.read(fd, 4096)
+        assert piece, data
+        data += piece
+    return data
+
+
+# ── start ──
+
+
+def test_command_not_found(pod):
+    container = pod.create("/no/such/program")
+    with pytest.raises(RuntimeFailure, match=r'exec: "/no/such/program": stat /no/such/program: no such file or directory'):
+        pod.client.call("StartContainer", {"containerId": container})
+    status = pod.container(container)
+    assert (status["state"], status["exitCode"], status["reason"]) == ("CONTAINER_EXITED", 128, "StartError")
+    container = pod.create("nosuch")
+    with pytest.raises(RuntimeFailure, match=r'exec: "nosuch": executable file not found in \$PATH'):
+        pod.client.call("StartContainer", {"containerId": container})
+
+
+def test_environment_user_and_directory(pod):
+    container = pod.start(
+        "/bin/sh", "-c", 'echo "$A $HOME $HOSTNAME $PWD"; id -u; id -g; id -G; umask',
+        envs=[{"key": "A", "value": "b c"}], workingDir="/work/dir",
+        linux={"securityContext": {"runAsUser": {"value": 1234}, "runAsGroup": {"value": 55}, "supplementalGroups": [66]}},
+    )  # fmt: skip
+    pod.wait_exit(container)
+    assert pod.log(container).splitlines() == [f"b c / {pod.config['hostname']} /work/dir", "1234", "55", "55 66", "0022"]
+
+
+def test_mounts(pod, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "file").write_text("content\n")
+    code, out = pod.run(
+        "cat /data/file; echo x > /data/in/new; echo x > /ro/file || echo refused; cat /etc/single; mount | grep -c ' /data .*nodev'",
+        mounts=[
+            {"containerPath": "/data", "hostPath": str(tmp_path)},
+            {"containerPath": "/ro", "hostPath": str(tmp_path), "readonly": True},
+            {"containerPath": "/etc/single", "hostPath": str(tmp_path / "file"), "readonly": True},
+        ],
+    )
+    assert [line for line in out.splitlines() if "cannot" not in line] == ["content", "refused", "content", "1"]
+    assert code == 0
+    assert (tmp_path / "in/new").read_text() == "x\n"
+
+
+def test_mount_through_a_link_stays_inside(pod, tmp_path):
+    """A link in a volume must not lead a later mount out of the container."""
+    (tmp_path / "link").symlink_to("/etc")
+    code, out = pod.run(
+        "cat /etc/inner/file; ls /v/link/inner",
+        mounts=[
+            {"containerPath": "/v", "hostPath": str(tmp_path)},
+            {"containerPath": "/v/link/inner", "hostPath": str(make(tmp_path / "other"))},
+        ],
+    )
+    assert (code, out) == (0, "hello\nfile\n")
+    assert not os.path.exists("/etc/inner")
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "file").write_text("hello\n")
+    return folder
+
+
+def test_containers_of_a_pod_share_network_ipc_and_shm_but_not_files_or_processes(pod):
+    server = pod.start(
+        "python3", "-c",
+        "import socket,time; s=socket.create_server(('127.0.0.1',7000)); open('/dev/shm/x','w').write('shared'); open('/tmp/x','w'); time.sleep(100)",
+    )  # fmt: skip
+    code, out = pod.run(
+        "i=0; until [ -s /dev/shm/x ] || [ $i = 100 ]; do sleep 0.05; i=$((i+1)); done; cat /dev/shm/x; echo; test -e /tmp/x || echo own files; "
+        "python3 -c \"import socket; socket.create_connection(('127.0.0.1',7000)); print('connected')\"; ls -d /proc/[0-9]* | wc -l; hostname"
+    )
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[:3] == ["shared", "own files", "connected"]
+    assert int(lines[3]) <= 3
+    assert lines[4] == pod.config["hostname"]
+    assert pod.container(server)["state"] == "CONTAINER_RUNNING"
+
+
+def test_shared_process_namespace(node, client):
+    pod = Pod(node, client, linux={"securityContext": {"namespaceOptions": {"pid": "POD"}}})
+    try:
+        pod.start("sleep", "1000")
+        code, out = pod.run("ls /proc/1/exe >/dev/null 2>&1; for p in /proc/[0-9]*; do cat $p/comm; done | sort -u")
+        assert {"pause", "sleep", "sh"} <= set(out.split())
+        assert code == 0
+    finally:
+        pod.remove()
+
+
+def test_host_network(node, client):
+    pod = Pod(node, client, linux={"securityContext": {"namespaceOptions": {"network": "NODE"}}})
+    try:
+        assert pod.status()["network"]["ip"] == ""
+        _, out = pod.run("readlink /proc/self/ns/net; hostname")
+        assert out.splitlines() == [os.readlink(f"/proc/{node.holder}/ns/net"), "node1"]
+    finally:
+        pod.remove()
+
+
+def test_sysctls(node, client):
+    pod = Pod(node, client, linux={"sysctls": {"net.ipv4.ip_local_port_range": "1024 2048", "kernel.shm_rmid_forced": "1"}})
+    try:
+        _, out = pod.run("cat /proc/sys/net/ipv4/ip_local_port_range /proc/sys/kernel/shm_rmid_forced")
+        assert out.split() == ["1024", "2048", "1"]
+    finally:
+        pod.remove()
+    with pytest.raises(RuntimeFailure, match='sysctl "kernel.hostname" is not in a separate kernel namespace'):
+        Pod(node, client, linux={"sysctls": {"kernel.hostname": "x"}})
+    with pytest.raises(RuntimeFailure, match="no such file"):
+        Pod(node, client, linux={"sysctls": {"net.nosuch": "x"}})
+    assert client.call("ListPodSandbox")["items"] == []
+
+
+# ── streams ──
+
+
+def test_exec_sync(pod):
+    container = pod.start("sleep", "1000", linux={"securityContext": {"runAsUser": {"value": 7}}}, envs=[{"key": "K", "value": "v"}])
+    assert pod.exec(container, "sh", "-c", "echo $K; id -u; echo bad >&2; exit 9") == (9, "v\n7\n", "bad\n")
+    assert pod.exec(container, "sh", "-c", "kill -9 $$")[0] == 137
+    with pytest.raises(RuntimeFailure, match=r'exec: "nosuch": executable file not found in \$PATH'):
+        pod.exec(container, "nosuch")
+    started = time.monotonic()
+    with pytest.raises(RuntimeFailure) as e:
+        pod.exec(container, "sleep", "50", timeout=0.2)
+    assert e.value.code == "DeadlineExceeded"
+    assert time.monotonic() - started < 3
+    assert pod.exec(container, "sh", "-c", "ls -d /proc/[0-9]* | wc -l; cat /proc/self/cgroup >/dev/null")[1].split()[0] in "2345"
+    big = pod.exec(container, "sh", "-c", "head -c 300000 /dev/zero | tr '\\0' x")[1]
+    assert len(big) == 300000
+    pod.client.call("StopContainer", {"containerId": container, "timeout": 0})
+    with pytest.raises(RuntimeFailure, match="container is in CONTAINER_EXITED state"):
+        pod.exec(container, "true")
+
+
+def test_exec_with_pipes(node, pod):
+    container = pod.start("sleep", "1000")
+    stream = node.connect()
+    in_read, in_write = os.pipe()
+    out_read, out_write = os.pipe()
+    request = stream.send(
+        "Exec", {"containerId": container, "cmd": ["sh", "-c", "cat; exit 4"], "stdin": True, "stdout": True}, (in_read, out_write)
+    )
+    os.close(in_read)
+    os.close(out_write)
+    os.write(in_write, b"through\n")
+    assert read_until(out_read, b"through\n") == b"through\n"
+    os.close(in_write)
+    assert stream.wait(request) == {"exitCode": 4}
+    assert os.read(out_read, 10) == b""
+    os.close(out_read)
+    stream.close()
+
+
+def test_exec_with_terminal(node, pod):
+    container = pod.start("sleep", "1000")
+    stream = node.connect()
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
+    request = stream.send("Exec", {"containerId": container, "cmd": ["bash", "--norc"], "tty": True, "stdin": True, "stdout": True}, (slave,))
+    os.close(slave)
+    os.write(master, b"stty size; echo done-$((1+1))\n")
+    assert b"33 77" in read_until(master, b"done-2")
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    os.write(master, b"trap 'echo interrupted' INT; stty size; echo again-$((1+1))\n")
+    assert b"40 100" in read_until(master, b"again-2")
+    os.write(master, b"sleep 100\n")
+    deadline = time.monotonic() + 5
+    while "sleep" not in pod.exec(container, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -o 'sleep 100 ' ; true")[1]:
+        assert time.monotonic() < deadline
+    os.write(master, b"\x03")
+    os.write(master, b"exit 6\n")
+    assert stream.wait(request) == {"exitCode": 6}
+    os.close(master)
+    stream.close()
+
+
+def test_descriptors_must_match(node, pod):
+    container = pod.start("sleep", "100")
+    with pytest.raises(RuntimeFailure, match="1 file descriptors were announced and 0 came"):
+        pod.client.call("Exec", {"containerId": container, "cmd": ["true"], "stdout": True})
+
+
+def test_attach_with_stdin_once(node, pod):
+    container = pod.start("sh", "-c", "while read l; do echo got $l; done; echo end", stdin=True, stdinOnce=True)
+    stream = node.connect()
+    in_read, in_write = os.pipe()
+    out_read, out_write = os.pipe()
+    request = stream.send("Attach", {"containerId": container, "stdin": True, "stdout": True}, (in_read, out_write))
+    os.close(in_read)
+    os.close(out_write)
+    os.write(in_write, b"one\n")
+    assert read_until(out_read, b"got one\n") == b"got one\n"
+    os.close(in_write)
+    assert read_until(out_read, b"end\n") == b"end\n"
+    assert stream.wait(request) == {"exitCode": 0}
+    assert pod.log(container) == "got one\nend\n"
+    os.close(out_read)
+    stream.close()
+
+
+def test_terminal_container_and_attach(node, pod):
+    container = pod.start("sh", "-c", "test -t 0 && test -t 1 && echo terminal; read l; echo got $l; stty size", tty=True, stdin=True)
+    stream = node.connect()
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 90, 0, 0))
+    request = stream.send("Attach", {"containerId": container, "tty": True, "stdin": True, "stdout": True}, (slave,))
+    deadline = time.monotonic() + 5
+    while termios.tcgetattr(slave)[3] & termios.ECHO:  # the sandbox process makes it raw once it is attached
+        assert time.monotonic() < deadline
+    os.write(master, b"hello\n")
+    seen = read_until(master, b"20 90")
+    assert seen.count(b"hello") == 2  # one echo by the container's terminal, one answer
+    assert stream.wait(request) == {"exitCode": 0}
+    os.close(slave)
+    os.close(master)
+    stream.close()
+    assert "terminal\r\n" in pod.log(container)
+
+
+def test_long_lines_and_an_unfinished_one(pod):
+    container = pod.start("sh", "-c", "head -c 40000 /dev/zero | tr '\\0' y; echo; printf unfinished")
+    pod.wait_exit(container)
+    lines = Path(pod.container(container)["logPath"]).read_text().splitlines()
+    assert [(line.split(" ")[2], len(line.split(" ")[3])) for line in lines] == [("P", 16384), ("P", 16384), ("F", 7232), ("F", 10)]
+
+
+def test_log_rotation(pod):
+    container = pod.start("sh", "-c", "echo first; read x; echo second", stdin=True)
+    path = Path(pod.container(container)["logPath"])
+    deadline = time.monotonic() + 5
+    while not path.exists() or "first" not in path.read_text():
+        assert time.monotonic() < deadline
+    path.rename(path.with_suffix(".old"))
+    pod.client.call("ReopenContainerLog", {"containerId": container})
+    assert path.read_text() == ""
+    read, write = os.pipe()
+    pod.client.send("Attach", {"containerId": container, "stdin": True}, (read,))
+    os.write(write, b"\n")
+    pod.wait_exit(container)
+    os.close(write)
+    assert path.read_text().endswith("stdout F second\n")
+    assert path.with_suffix(".old").read_text().endswith("stdout F first\n")
+
+
+def test_port_forward(pod):
+    pod.start("python3", "-c", "import socket; s=socket.create_server(('127.0.0.1',7001)); c,_=s.accept(); c.send(b'hi')")
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            pod.client.call("PortForward", {"podSandboxId": pod.id, "port": 7001})
+            break
+        except RuntimeFailure as e:
+            assert "connection refused" in e.message
+            assert time.monotonic() < deadline
+    sock = socket.socket(fileno=pod.client.fds.pop())
+    sock.settimeout(5)
+    assert sock.recv(10) == b"hi"
+    sock.close()
+
+
+# ── end ──
+
+
+def test_stop_is_graceful_then_not(pod):
+    polite = pod.start("sh", "-c", "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.05; done")
+    stubborn = pod.start("sleep", "1000")  # process 1 without a handler ignores SIGTERM, as in any container
+    deadline = time.monotonic() + 5
+    while "ready" not in pod.log(polite):
+        assert time.monotonic() < deadline
+    pod.client.call("StopContainer", {"containerId": polite, "timeout": 10})
+    status = pod.container(polite)
+    assert (status["exitCode"], status["reason"]) == (5, "Error")
+    assert pod.log(polite) == "ready\nbye\n"
+    started = time.monotonic()
+    pod.client.call("StopContainer", {"containerId": stubborn, "timeout": 0.3})
+    assert 0.25 < time.monotonic() - started < 3
+    assert pod.container(stubborn)["exitCode"] == 137
+    pod.client.call("RemoveContainer", {"containerId": stubborn})
+    with pytest.raises(RuntimeFailure, match="not found"):
+        pod.container(stubborn)
+
+
+def test_children_die_with_the_first_process(node, pod):
+    container = pod.start("sh", "-c", "sleep 1000 & sleep 1000 & echo $!; exit 0")
+    assert pod.wait_exit(container)["exitCode"] == 0
+    group = f"{node.cgroup}/pod{pod.config['metadata']['uid']}/{container}"
+    deadline = time.monotonic() + 5
+    while node.cgroups.all_processes(group):
+        assert time.monotonic() < deadline
+
+
+def test_out_of_memory(pod):
+    container = pod.start(
+        "python3", "-c", "x = bytearray(200 << 20)", linux={"resources": {"memoryLimitInBytes": 32 << 20}}
+    )
+    status = pod.wait_exit(container)
+    assert (status["exitCode"], status["reason"]) == (137, "OOMKilled")
+
+
+def test_process_limit(pod):
+    code, out = pod.run(
+        "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 5 & done; echo survived",
+        linux={"resources": {"pidsLimit": 5}},
+    )
+    assert "survived" not in out or "fork" in out
+    assert code != 0 or "fork" in out
+
+
+def test_cpu_limit_and_stats(node, pod):
+    container = pod.start(
+        "sh", "-c", "while :; do :; done", linux={"resources": {"cpuQuota": 10000, "cpuPeriod": 100000, "cpuShares": 102}}
+    )
+
+    def used() -> int:
+        stats = pod.client.call("ContainerStats", {"containerId": container})["stats"]
+        assert stats["memory"]["workingSetBytes"]["value"] > 0
+        return stats["cpu"]["usageCoreNanoSeconds"]["value"]
+
+    first, started = used(), time.monotonic()
+    select.select([], [], [], 1.0)
+    share = (used() - first) / 1e9 / (time.monotonic() - started)
+    assert 0.03 < share < 0.25
+    whole = pod.client.call("PodSandboxStats", {"podSandboxId": pod.id})["stats"]
+    assert whole["linux"]["containers"][0]["attributes"]["id"] == container
+    pod.client.call("StopContainer", {"containerId": container, "timeout": 0})
+
+
+# ── what survives what ──
+
+
+def test_runtime_restart_loses_nothing(node):
+    client = node.connect()
+    pod = Pod(node, client)
+    writer = pod.start("sh", "-c", "for i in $(seq 1 200); do echo line $i; sleep 0.005; done; exit 7")
+    sleeper = pod.start("sleep", "1000")
+    pid, address = pod.container(sleeper)["pid"], pod.status()["network"]["ip"]
+    for _ in range(3):
+        node.restart_runtime()
+    client = pod.client = node.connect()
+    assert pod.status()["network"]["ip"] == address
+    assert pod.status()["state"] == "SANDBOX_READY"
+    assert pod.container(sleeper)["pid"] == pid
+    status = pod.wait_exit(writer)
+    assert status["exitCode"] == 7
+    assert pod.log(writer) == "".join(f"line {i}\n" for i in range(1, 201))
+    # and one that ends while there is no runtime
+    brief = pod.start("sh", "-c", "sleep 0.3; echo late; exit 8")
+    node.kill_runtime()
+    select.select([], [], [], 0.6)
+    node.start_runtime()
+    client = pod.client = node.connect()
+    status = pod.container(brief)
+    assert (status["state"], status["exitCode"], status["reason"]) == ("CONTAINER_EXITED", 8, "Error")
+    assert pod.log(brief) == "late\n"
+    assert pod.exec(sleeper, "echo", "ok") == (0, "ok\n", "")
+    pod.remove()
+    client.close()
+
+
+def test_pause_killed(node, client):
+    events = node.connect()
+    events.send("GetContainerEvents")
+    pod = Pod(node, client)
+    container = pod.start("sleep", "1000")
+    status = pod.status()
+    assert Path(f"/proc/{status['pid']}/comm").read_text() == "pause\n"
+    assert Path(f"/proc/{status['pid']}/cmdline").read_bytes().startswith(b"pause default/" + pod.config["metadata"]["name"].encode())
+    os.kill(status["pid"], signal.SIGKILL)
+    events.wait_event("STOPPED", container)
+    events.wait_event("STOPPED", pod.id)
+    assert pod.status()["state"] == "SANDBOX_NOTREADY"
+    dead = pod.container(container)
+    assert (dead["state"], dead["exitCode"]) == ("CONTAINER_EXITED", 137)
+    reserved = set(os.listdir(node.path("/var/lib/cni/networks/cbr0")))
+    assert status["network"]["ip"] in reserved
+    client.call("StopPodSandbox", {"podSandboxId": pod.id})
+    client.call("StopPodSandbox", {"podSandboxId": pod.id})
+    assert status["network"]["ip"] not in os.listdir(node.path("/var/lib/cni/networks/cbr0"))
+    again = Pod(node, client)
+    assert again.status()["network"]["ip"] != status["network"]["ip"]
+    again.remove()
+    pod.remove()
+    assert node.cgroups.children(node.cgroup) == []
+    events.close()
+
+
+def test_pause_killed_while_there_is_no_runtime(node):
+    client = node.connect()
+    pod = Pod(node, client)
+    container = pod.start("sleep", "1000")
+    pause = pod.status()["pid"]
+    node.kill_runtime()
+    os.kill(pause, signal.SIGKILL)
+    node.start_runtime()
+    client = pod.client = node.connect()
+    assert pod.status()["state"] == "SANDBOX_NOTREADY"
+    assert pod.container(container)["exitCode"] == 137
+    pod.remove()
+    client.close()
+
+
+def test_failed_network_leaves_nothing(tmp_path):
+    conflist = {
+        "cniVersion": "1.0.0", "name": "small",
+        "plugins": [{"type": "bridge", "bridge": "cni0", "isGateway": True, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.9.9.0/30"}]]}}],
+    }  # fmt: skip
+    node = RuntimeNode(tmp_path, conflist)
+    try:
+        client = node.connect()
+        pod = Pod(node, client)
+        before = node.mounts()
+        with pytest.raises(RuntimeFailure, match=r'failed to setup network for sandbox "[0-9a-f]{64}": plugin type="bridge" failed \(add\): '):
+            Pod(node, client)
+        deadline = time.monotonic() + 5
+        while len(client.call("ListPodSandbox")["items"]) > 1 or node.mounts() != before:
+            assert time.monotonic() < deadline
+        while len(node.cgroups.children(node.cgroup)) > 1:
+            assert time.monotonic() < deadline
+        pod.remove()
+        client.close()
+    finally:
+        node.dispose()
+
+
+def test_no_network_yet(tmp_path):
+    node = RuntimeNode(tmp_path, None)
+    try:
+        client = node.connect()
+        network = client.call("Status")["status"]["conditions"][1]
+        assert network == {
+            "type": "NetworkReady", "status": False, "reason": "NetworkPluginNotReady",
+            "message": "Network plugin returns error: cni plugin not initialized",
+        }  # fmt: skip
+        with pytest.raises(RuntimeFailure, match="failed to setup network for sandbox .*: cni plugin not initialized"):
+            Pod(node, client)
+        host = Pod(node, client, linux={"securityContext": {"namespaceOptions": {"network": "NODE"}}})
+        host.remove()
+        client.close()
+    finally:
+        node.dispose()
+
+
+@pytest.mark.parametrize("delay_ms", [0, 1, 2, 3, 5, 8, 12])
+def test_runtime_killed_in_the_middle(node, delay_ms):
+    """kill -9 at any moment: afterwards there are whole sandboxes and nothing else."""
+    client = node.connect()
+    for _ in range(4):
+        client.send("RunPodSandbox", {"config": node.pod_config()})
+    select.select([], [], [], delay_ms / 1000)
+    node.restart_runtime()
+    client = node.connect()
+    deadline = time.monotonic() + 10
+    while True:
+        items = client.call("ListPodSandbox")["items"]
+        groups = [g for pod in node.cgroups.children(node.cgroup) for g in node.cgroups.children(pod)]
+        if len(items) == len(groups) and all(i["state"] == "SANDBOX_READY" for i in items):
+            break
+        assert time.monotonic() < deadline, (items, groups)
+    for item in items:
+        client.call("StopPodSandbox", {"podSandboxId": item["id"]})
+        client.call("RemovePodSandbox", {"podSandboxId": item["id"]})
+    deadline = time.monotonic() + 5
+    while node.cgroups.children(node.cgroup):
+        assert time.monotonic() < deadline
+    assert [m for m in node.mounts() if "cni-" in m or m.endswith("/shm") and "sandboxes" in m] == []
+    assert os.listdir(node.path("/run/nsk8s/runtime/sandboxes")) == []
+    networks = node.path("/var/lib/cni/networks/cbr0")
+    assert [n for n in os.listdir(networks) if n[0].isdigit()] == []
+    client.close()
+
+
+def test_bad_requests(node):
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(5)
+    sock.connect(str(node.path("/run/nsk8s/runtime.sock")))
+    file = sock.makefile("rw")
+    for line in ("not json", "[]", "{}", '{"id": 1, "method": 5}', '{"id":2,"method":"Nope"}', '{"id":3,"method":"RunPodSandbox"}',
+                 '{"id":4,"method":"RunPodSandbox","params":{"config":{"metadata":{"name":"a","uid":"../x","namespace":"d"}}}}',
+                 '{"id":5,"method":"StopContainer","params":{"containerId":7}}', '{"id":6,"method":"CreateContainer","params":[]}'):
+        file.write(line + "\n")
+        file.flush()
+        assert "code" in json.loads(file.readline())["error"], line
+    sock.close()
+    assert base64  # the runtime still answers
+    client = node.connect()
+    assert client.call("Version")["runtimeApiVersion"] == "v1"
+    client.close()
