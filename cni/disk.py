@@ -83,7 +83,10 @@ class Store:
         return found
 
     def release_matching(self, gone: Callable[[str], bool]) -> int:
-        """Remove every reservation (and left-over temporary file) whose owner `gone` is true for; how many there were."""
+        """Remove every reservation whose owner `gone` is true for; how many there were.
+
+        Temporary and empty files are what a killed writer left (a living one would hold the lock): they go as well.
+        """
         count = 0
         for name in os.listdir(self.dir):
             if name == "lock" or name.startswith("last_reserved_ip."):
@@ -93,7 +96,9 @@ class Store:
                 owner = _read(path)
             except OSError:
                 continue
-            if gone(owner):
+            if name.startswith(".") or not owner:
+                _unlink(path)
+            elif gone(owner):
                 _unlink(path)
                 count += 1
         return count

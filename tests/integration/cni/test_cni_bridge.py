@@ -51,6 +51,8 @@ def test_add_makes_what_the_result_says(node: Any) -> None:
             ("default", "10.244.1.1"), ("10.244.1.0/24", ""),
         }  # fmt: skip
     assert node.inside(lambda: open("/proc/sys/net/ipv4/ip_forward").read()) == "1\n"  # noqa: SIM115
+    with entered(pod.fd), open("/proc/sys/net/ipv4/conf/eth0/arp_notify") as f:
+        assert f.read() == "1\n"
     assert node.reservations() == {"10.244.1.2": "c1\r\neth0"}
     assert (node.data_dir / "net1/last_reserved_ip.0").read_text() == "10.244.1.2"
 
@@ -379,9 +381,16 @@ def test_force_address(node: Any, failure: Failure) -> None:
 def test_a_bridge_made_by_somebody_else_is_used_and_its_mac_fixed(node: Any) -> None:
     with Rtnl(node.fd) as rt:
         rt.link_add_bridge("cni0", up=False)
-    results = [node.add(node.conf(), f"c{i}", node.pod()) for i in range(4)]
-    macs = {r["interfaces"][0]["mac"] for r in results}
-    assert len(macs) == 1
+    result = node.add(node.conf(), "c1", node.pod())
+    with Rtnl(node.fd) as rt:
+        before = rt.link_get("cni0")
+        assert before is not None
+        assert before.mac == result["interfaces"][0]["mac"]
+        # The lowest MAC there is: without a fixed one the bridge would take it over.
+        rt.link_add_veth("low", "low-far", mac="02:00:00:00:00:00", master=before.index, up=True)
+        after = rt.link_get("cni0")
+        assert after is not None
+        assert after.mac == before.mac
 
 
 def test_wrong_kind_of_bridge(node: Any, failure: Failure) -> None:

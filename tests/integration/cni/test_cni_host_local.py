@@ -160,6 +160,15 @@ def test_an_empty_file_of_a_killed_writer_is_taken_over(ipam: Ipam) -> None:
     assert ipam.add(conf, "c1") == ["10.1.2.2/24"]
 
 
+def test_del_clears_up_after_killed_writers(ipam: Ipam) -> None:
+    conf = ipam.conf(subnet="10.1.2.0/24")
+    ipam.add(conf, "other")
+    for name, text in ((".4711", ""), (".4712", "c1\r\neth0"), ("10.1.2.77", "")):
+        (ipam.dir / "net1" / name).write_text(text)
+    ipam.call("DEL", conf, "c1")
+    assert sorted(ipam.files()) == ["10.1.2.2", "last_reserved_ip.0", "lock"]
+
+
 def test_resolv_conf(ipam: Ipam) -> None:
     path = ipam.dir / "resolv.conf"
     path.write_text("# c\n; d\nnameserver 10.96.0.10\nnameserver\nsearch a.b c.d\noptions ndots:5\ndomain x.y\n")
