@@ -22,11 +22,11 @@ def documents(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda p: p.name)
 def test_selectors_find_the_pods_they_are_for(path: Path) -> None:
     objects = documents(path)
-    templates = [o["spec"]["template"] for o in objects if o["kind"] == "Deployment"]
+    templates = [o["spec"]["template"] for o in objects if o["kind"] in ("Deployment", "DaemonSet")]
     for obj in objects:
         assert obj["apiVersion"]
         assert obj["metadata"]["name"]
-        if obj["kind"] == "Deployment":
+        if obj["kind"] in ("Deployment", "DaemonSet"):
             assert obj["spec"]["selector"]["matchLabels"].items() <= obj["spec"]["template"]["metadata"]["labels"].items()
         if obj["kind"] == "Service":
             (template,) = [t for t in templates if obj["spec"]["selector"].items() <= t["metadata"]["labels"].items()]
