@@ -224,46 +224,61 @@ class Cgroups:
         return pids
 
     def kill(self, path: str) -> None:
-        """SIGKILL everything in a group and below, at once: new forks do not escape. Returns without waiting."""
+        """SIGKILL everything in a group and below. Returns without waiting. On v1 what forks faster than this reads may need
+        `kill_and_wait`."""
         if self.v2 is not None:
             try:
                 _write(f"{self.v2}{path}/cgroup.kill", "1")
-                return
             except OSError:
                 pass  # before Linux 5.14, or the group is gone
-        frozen = self._freeze(path, True)
-        try:
-            for pid in self.all_processes(path):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-        finally:
-            if frozen:
-                self._freeze(path, False)
+            else:
+                return
+        self._signal_all(path)
 
-    def _freeze(self, path: str, on: bool) -> bool:
+    def _signal_all(self, path: str) -> None:
+        for pid in self.all_processes(path):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def _freeze(self, path: str) -> None:
         try:
             if "freezer" in self.v1:
-                _write(f"{self.v1['freezer']}{path}/freezer.state", "FROZEN" if on else "THAWED")
+                _write(f"{self.v1['freezer']}{path}/freezer.state", "FROZEN")
             elif self.v2 is not None:
-                _write(f"{self.v2}{path}/cgroup.freeze", "1" if on else "0")
-            else:
-                return False
+                _write(f"{self.v2}{path}/cgroup.freeze", "1")
         except OSError:
-            return False
-        return True
+            return
+
+    def _thaw(self, path: str) -> None:
+        """Also the groups below: whoever froze one may have been killed before it could let go."""
+        for child in self.children(path):
+            self._thaw(child)
+        try:
+            if "freezer" in self.v1:
+                _write(f"{self.v1['freezer']}{path}/freezer.state", "THAWED")
+            elif self.v2 is not None:
+                _write(f"{self.v2}{path}/cgroup.freeze", "0")
+        except OSError:
+            return
 
     def kill_and_wait(self, path: str, timeout_s: float = 10.0) -> bool:
-        """Kill until a group is empty; False when time is up (processes stuck in the kernel)."""
+        """Kill until a group is empty; False when time is up (processes stuck in the kernel). What forks faster than it can be
+        signalled is frozen first."""
         deadline = time.monotonic() + timeout_s
-        pause = 0.001
+        pause_s, rounds = 0.001, 0
         while self.all_processes(path):
-            self.kill(path)
+            if rounds < 5:
+                self.kill(path)
+            else:
+                self._freeze(path)
+                self._signal_all(path)
+                self._thaw(path)
             if time.monotonic() > deadline:
                 return False
-            time.sleep(pause)
-            pause = min(pause * 2, 0.05)
+            time.sleep(pause_s)
+            pause_s, rounds = min(pause_s * 2, 0.05), rounds + 1
         return True
 
     def remove(self, path: str, timeout_s: float = 5.0) -> None:

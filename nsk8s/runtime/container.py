@@ -1,6 +1,8 @@
 """From a fork to the container's own program: namespaces, root, privileges, exec. Nothing here returns to Python's caller.
 
-Touches: the calling process. Upstream: runc's libcontainer/standard_init_linux.go and setns_init_linux.go.
+Between entering the container's files and exec, nothing may be imported (the modules found would be the container's), and no file
+descriptor of the node may be open. Touches: the calling process. Upstream: runc's libcontainer/standard_init_linux.go and
+setns_init_linux.go.
 """
 
 from __future__ import annotations
@@ -8,9 +10,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import select
 import signal
 import stat
+import sys
 import termios
 
 from nsk8s.kernel import seccomp
@@ -33,6 +37,9 @@ _HANDLED = (
 )  # fmt: skip
 
 
+OWN_EXECUTABLE = (os.stat("/proc/self/exe").st_dev, os.stat("/proc/self/exe").st_ino)
+
+
 class StartError(Exception):
     """Why a program could not be started, in runc's words."""
 
@@ -46,6 +53,7 @@ def run(spec: dict[str, Any], stdio: list[int], status: int, cgroups: Cgroups) -
         cgroups.join(spec["cgroup"])
         sc.unshare(sc.CLONE_NEWNS | sc.CLONE_NEWCGROUP)
         root = rootfs.build(spec)
+        forbid_imports()
         rootfs.enter(root)
         close_all_but(status)
         set_oom_score(spec["oomScoreAdj"])
@@ -62,9 +70,17 @@ def fail(status: int, error: BaseException) -> NoReturn:
         os._exit(128)
 
 
+def forbid_imports() -> None:
+    """From here on an import would run the container's code with the node's privileges."""
+    sys.meta_path.clear()
+    sys.path.clear()
+
+
 def reset_process(status: int) -> None:
-    """Die with the parent, and give signals back their meaning (Python ignores SIGPIPE, and that survives exec)."""
+    """Die with the parent, be unreadable for other processes of the pod until exec, and give signals back their meaning (Python
+    ignores SIGPIPE, and that survives exec)."""
     sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+    sc.prctl(sc.PR_SET_DUMPABLE, 0)
     poller = select.poll()
     poller.register(status, 0)
     if poller.poll(0):  # the other end of the pipe is closed: the parent was gone before we asked
@@ -105,8 +121,6 @@ def set_oom_score(value: int | None) -> None:
 
 
 def set_limits() -> None:
-    import resource
-
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     ceiling = NOFILE_HARD if hard == resource.RLIM_INFINITY else min(hard, NOFILE_HARD)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(NOFILE_SOFT, ceiling), ceiling))
@@ -156,10 +170,30 @@ def exec_program(spec: dict[str, Any]) -> NoReturn:
         raise StartError(f'chdir to cwd ("{cwd}") set in config.json failed: {(e.strerror or "").lower()}') from e
     argv, env = spec["argv"], spec["env"]
     path = find_program(argv[0], env, cwd)
+    refuse_own_executable(path)
     try:
         os.execve(path, argv, env)
     except OSError as e:
         raise StartError(f"exec {path}: {exec_error(e)}") from e
+
+
+def refuse_own_executable(path: str, depth: int = 5) -> None:
+    """A script that starts with `#!/proc/self/exe` would become this very interpreter, on the node's file system, and could then
+    write to it (CVE-2019-5736)."""
+    try:
+        found = os.stat(path)
+        if (found.st_dev, found.st_ino) == OWN_EXECUTABLE:
+            raise StartError(f'exec: "{path}": permission denied')
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return  # not readable, so no script; exec will say what it thinks of it
+    try:
+        head = os.read(fd, 256)
+    finally:
+        os.close(fd)
+    words = head[2:].split(b"\n")[0].split() if head[:2] == b"#!" else []
+    if words and depth:
+        refuse_own_executable(os.fsdecode(words[0]), depth - 1)
 
 
 def exec_error(e: OSError) -> str:

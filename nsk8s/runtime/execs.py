@@ -78,11 +78,12 @@ def _enter(
         os.umask(0o022)
         child.take_stdio(stdio, spec["tty"])
         cgroups.join(spec["cgroup"])
+        child.forbid_imports()
+        child.set_oom_score(spec["oomScoreAdj"])
         for fd, kind in namespaces:
             sc.setns(fd, kind)
         os.chdir("/")
         child.close_all_but(status)
-        child.set_oom_score(spec["oomScoreAdj"])
         child.drop_privileges(spec)
         child.exec_program(spec)
     except BaseException as e:

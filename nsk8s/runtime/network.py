@@ -1,4 +1,5 @@
-"""The pod's network, through CNI: loopback first, then the node's first conflist. Runs in the runtime's forked helpers.
+"""The pod's network, through CNI: loopback first, then the node's first conflist. Runs in the runtime itself where
+all plugins are ours (2 ms), else in its forked helpers.
 
 Touches: whatever the plugins touch. Upstream: containerd's internal/cri/server/sandbox_run.go (setupPodNetwork), go-cni.
 """
@@ -13,7 +14,6 @@ import cni.host_local
 import cni.loopback  # noqa: F401
 from cni import BIN_DIR, libcni
 from cni.errors import CniError
-from cni.invoke import find_in_path, own_main
 from nsk8s.runtime.errors import CriError
 
 TYPE_CHECKING = False
@@ -72,6 +72,13 @@ class Network:
             libcni.Attachment(record["id"], netns, IFNAME, args, capabilities),
         )
 
+    def is_quick(self) -> bool:
+        """Whether set_up and tear_down execute nothing: then they take less time than a fork."""
+        try:
+            return libcni.all_ours(libcni.first_network(self.conf_dir), self.cni_path)
+        except CniError:
+            return True
+
     def set_up(self, record: dict[str, Any]) -> dict[str, Any]:
         """ADD. Returns `{"ips": [...]}`. On failure everything is deleted again and CriError raised with upstream's words."""
         lo, eth0 = self.attachments(record)
@@ -105,7 +112,7 @@ class Network:
                 network = libcni.first_network(self.conf_dir)
             except CniError:
                 return  # without a network there is nothing to leave
-            if all(own_main(find_in_path(p["type"], self.cni_path)) is not None for p in network.plugins):
+            if libcni.all_ours(network, self.cni_path):
                 # Ours need no namespace for DEL: its end, right after this, takes the link along; deleting a link costs 19 ms.
                 eth0.netns = ""
             libcni.delete(network, eth0, **how)  # type: ignore[arg-type]

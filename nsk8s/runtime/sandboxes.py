@@ -125,7 +125,7 @@ class Sandboxes:
             if record["hostNetwork"]:
                 self.finish_run(sandbox, request, {"ips": []})
                 return
-            self.node.pod_workers.run(lambda: self.node.network.set_up(record), network_ready)
+            self.network_run(lambda: self.node.network.set_up(record), network_ready)
 
         def network_ready(result: Any, error: CriError | None) -> None:
             if error is not None:
@@ -134,6 +134,10 @@ class Sandboxes:
                 self.finish_run(sandbox, request, result)
 
         self.node.loop.watch(ready, pause_ready)
+
+    def network_run(self, work: Callable[[], Any], done: Callable[[Any, CriError | None], None]) -> None:
+        run = self.node.pod_workers.run_here if self.node.network.is_quick() else self.node.pod_workers.run
+        run(work, done)
 
     def write_files(self, sandbox: Sandbox) -> None:
         """hostname, hosts and resolv.conf, to be bound into the containers."""
@@ -272,7 +276,7 @@ class Sandboxes:
             self.stop_pause(sandbox, None, None)
             return
         record = sandbox.record
-        self.node.pod_workers.run(
+        self.network_run(
             lambda: self.node.network.tear_down(record), lambda result, error: self.stop_pause(sandbox, result, error)
         )
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from runtime_node import RuntimeFailure
 
 from nsk8s.kernel import capabilities
 
@@ -178,3 +179,31 @@ def test_ping_without_capabilities(pod):
     container = pod.start("python3", "-c", script, linux={"securityContext": {"runAsUser": {"value": 1000}}})
     assert pod.wait_exit(container)["exitCode"] == 0
     assert pod.log(container) == "0\n"
+
+
+def test_own_executable_is_out_of_reach(pod, tmp_path):
+    """CVE-2019-5736: neither at start nor by exec can a script become the runtime's own interpreter."""
+    script = tmp_path / "evil"
+    script.write_text("#!/proc/self/exe\n")
+    script.chmod(0o755)
+    mounts = [{"containerPath": "/v", "hostPath": str(tmp_path)}]
+    container = pod.create("/v/evil", mounts=mounts)
+    with pytest.raises(RuntimeFailure, match="permission denied"):
+        pod.client.call("StartContainer", {"containerId": container})
+    container = pod.start("sleep", "100", mounts=mounts)
+    for path in ("/v/evil", "/proc/self/exe"):
+        with pytest.raises(RuntimeFailure, match="permission denied"):
+            pod.exec(container, path)
+
+
+def test_nothing_is_imported_from_the_container(pod):
+    """Modules planted in the container must not run in the runtime's fork."""
+    container = pod.start(
+        "sh", "-c", "for d in /usr/lib/python3*; do for m in resource traceback encodings/x codecs signal; do "
+        "echo 'open(\"/planted\",\"w\")' > $d/$m.py; done; rm -rf $d/lib-dynload; done; sleep 1000",
+    )  # fmt: skip
+    for _ in range(3):
+        pod.exec(container, "true")
+        with pytest.raises(RuntimeFailure):
+            pod.exec(container, "nosuch")
+    assert pod.exec(container, "test", "-e", "/planted")[0] == 1
