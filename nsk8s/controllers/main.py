@@ -20,6 +20,8 @@ import click
 from nsk8s.client import component, kubeconfig, leaderelection
 from nsk8s.client.rest import Client
 from nsk8s.controllers.context import Address, Context, Network, Runnable, Settings
+from nsk8s.controllers.cronjob import CronJobController
+from nsk8s.controllers.daemonset import DaemonSetController
 from nsk8s.controllers.deployment import DeploymentController
 from nsk8s.controllers.endpointcontrollers import (
     EndpointsController,
@@ -27,12 +29,14 @@ from nsk8s.controllers.endpointcontrollers import (
     EndpointSliceMirroringController,
 )
 from nsk8s.controllers.garbagecollector import GarbageCollector
+from nsk8s.controllers.job import JobController, TTLAfterFinishedController
 from nsk8s.controllers.namespace import NamespaceController
 from nsk8s.controllers.nodeipam import NodeIpamController
 from nsk8s.controllers.nodelifecycle import NodeLifecycleController
 from nsk8s.controllers.podgc import PodGCController
 from nsk8s.controllers.replicaset import ReplicaSetController, replication_controller
 from nsk8s.controllers.serviceaccount import RootCAPublisher, ServiceAccountController
+from nsk8s.controllers.statefulset import StatefulSetController
 from nsk8s.controllers.tainteviction import TaintEvictionController
 from nsk8s.errors import Nsk8sError
 
@@ -42,6 +46,11 @@ CONTROLLERS: dict[str, Callable[[Context], Runnable]] = {
     "deployment-controller": DeploymentController,
     "replicaset-controller": ReplicaSetController,
     "replicationcontroller-controller": replication_controller,
+    "daemonset-controller": DaemonSetController,
+    "statefulset-controller": StatefulSetController,
+    "job-controller": JobController,
+    "ttl-after-finished-controller": TTLAfterFinishedController,
+    "cronjob-controller": CronJobController,
     "endpointslice-controller": EndpointSliceController,
     "endpoints-controller": EndpointsController,
     "endpointslice-mirroring-controller": EndpointSliceMirroringController,
@@ -56,6 +65,8 @@ CONTROLLERS: dict[str, Callable[[Context], Runnable]] = {
 }
 ALIASES = {
     "deployment": "deployment-controller", "replicaset": "replicaset-controller",
+    "daemonset": "daemonset-controller", "statefulset": "statefulset-controller", "job": "job-controller",
+    "ttl-after-finished": "ttl-after-finished-controller", "cronjob": "cronjob-controller",
     "replicationcontroller": "replicationcontroller-controller", "endpointslice": "endpointslice-controller",
     "endpoint": "endpoints-controller", "endpointslicemirroring": "endpointslice-mirroring-controller",
     "nodelifecycle": "node-lifecycle-controller", "nodeipam": "node-ipam-controller",

@@ -94,7 +94,8 @@ class PodControl:
 
 async def claim(
     client: Client, owner_resource: Resource, owner: Object, resource: Resource, informer: Informer, selector: LabelSelector,
-) -> list[Object]:
+    *, may_adopt: Callable[[Object], bool] = lambda obj: True,
+) -> list[Object]:  # fmt: skip
     """The objects of `resource` that are `owner`'s: strays that match are adopted, its own that no longer match released."""
     owned: list[Object] = []
     for obj in informer.by_index("owner", meta.uid(owner)):
@@ -108,7 +109,8 @@ async def claim(
         return owned
     strays = [
         obj for obj in informer.by_index("owner", f"orphan:{meta.namespace(owner)}")
-        if not meta.is_deleting(obj) and selector.matches(meta.labels(obj)) and not (resource == PODS and is_terminal(obj))
+        if not meta.is_deleting(obj) and selector.matches(meta.labels(obj)) and may_adopt(obj)
+        and not (resource == PODS and is_terminal(obj))
     ]  # fmt: skip
     if strays and not await _alive(client, owner_resource, owner):
         return owned
