@@ -164,7 +164,7 @@ def _int_or_string(value: Any, fail: Fail) -> int | str:
     raise fail()
 
 
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def _parse_time(value: Any, layout: str) -> datetime:

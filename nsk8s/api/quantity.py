@@ -13,7 +13,7 @@ from functools import total_ordering
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _SUFFIX_OF = {exponent: suffix for suffix, exponent in _DECIMAL.items()}
-_FORM = re.compile(r"([+-]?)(\d+\.?\d*|\.\d+)(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]?|[eE][+-]?\d+)")
+_FORM = re.compile(r"([+-]?)(\d+\.?\d*|\.\d+)(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]?|[eE][+-]?\d+)", re.ASCII)
 _NANO = Fraction(1, 10**9)
 _MAX = Fraction(2**63 - 1)
 
@@ -125,7 +125,7 @@ def int_or_percent(value: int | str | None, total: int, *, round_up: bool, defau
         value = default
     if isinstance(value, int):
         return value
-    if not re.fullmatch(r"\d+%", value):
+    if not re.fullmatch(r"[0-9]+%", value):
         raise ValueError(f"invalid value for IntOrString: invalid type: string is not a percentage: {value!r}")
     scaled = int(value[:-1]) * total
     return -(-scaled // 100) if round_up else scaled // 100

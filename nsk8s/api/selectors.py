@@ -142,14 +142,13 @@ def _requirement(tokens: list[str], at: int) -> tuple[Requirement, int]:
     if op in ("", ","):
         return Requirement(key, "exists"), at
     if op in ("=", "==", "!="):
-        value, at = (peek(at + 1), at + 2) if peek(at + 1) not in _PUNCTUATION else ("", at + 1)
-        if value == "" and at > len(tokens):
-            at = len(tokens)
+        following = peek(at + 1)
+        value, at = ("", at + 1) if not following or following in _PUNCTUATION else (following, at + 2)
         _check_value(key, value)
         return Requirement(key, "notin" if op == "!=" else "in", frozenset((value,))), at
     if op in ("<", ">"):
         value = peek(at + 1)
-        if not re.fullmatch(r"[+-]?\d+", value):
+        if not re.fullmatch(r"[+-]?[0-9]+", value):
             raise BadRequest(
                 f'unable to parse requirement: values[0][{key}]: Invalid value: "{value}": '
                 "for 'Gt', 'Lt' operators, the value must be an integer"
@@ -218,7 +217,7 @@ def _expression(expression: Mapping[str, Any]) -> Requirement:
         raise BadRequest("values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty")
     if op in ("exists", "!") and values:
         raise BadRequest("values: Invalid value: values set must be empty for exists and does not exist")
-    if op in ("gt", "lt") and (len(values) != 1 or not re.fullmatch(r"[+-]?\d+", str(values[0]))):
+    if op in ("gt", "lt") and (len(values) != 1 or not re.fullmatch(r"[+-]?[0-9]+", str(values[0]))):
         raise BadRequest("values: Invalid value: for 'Gt', 'Lt' operators, exactly one integer value is required")
     return Requirement(str(expression.get("key", "")), op, frozenset(map(str, values)))
 
