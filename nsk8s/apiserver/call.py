@@ -35,6 +35,8 @@ class Call:
     field_validation: str = "Warn"
     user_agent: str = ""
     warnings: list[str] = field(default_factory=list)
+    applying: bool = False
+    """A server-side apply, which keeps managedFields itself."""
 
     @property
     def manager(self) -> str:

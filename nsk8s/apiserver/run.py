@@ -23,6 +23,7 @@ from nsk8s.apiserver.cache import Cache
 from nsk8s.apiserver.config import Config, Keys, load_keys
 from nsk8s.apiserver.discovery import Discovery
 from nsk8s.apiserver.documents import Documents
+from nsk8s.apiserver.kubelet import KubeletProxy, client_context
 from nsk8s.apiserver.registry import Registry, older_than
 from nsk8s.apiserver.server import Server
 from nsk8s.apiserver.services import ServiceAddresses
@@ -72,7 +73,7 @@ def tls_context(keys: Keys) -> ssl.SSLContext:
     return context
 
 
-def build(config: Config, keys: Keys, store: Store, cache: Cache) -> tuple[Server, Documents]:
+def build(config: Config, keys: Keys, store: Store, cache: Cache) -> tuple[Server, Documents, KubeletProxy]:
     scheme = Scheme(BUILTIN)
     registry = Registry(store, cache)
     tokens = ServiceAccountTokens(config.service_account_issuer, keys.signing_key, keys.verify_keys, cache.get)
@@ -92,7 +93,10 @@ def build(config: Config, keys: Keys, store: Store, cache: Cache) -> tuple[Serve
         registry.hooks["services"] = ServiceAddresses(services, cache, config.service_networks, config.node_ports)
     documents = Documents(server, tokens)
     Discovery(server, f"{config.advertise_address}:{config.secure_port}")
-    return server, documents
+    context = client_context(
+        config.kubelet_client_certificate, config.kubelet_client_key, config.kubelet_certificate_authority
+    )
+    return server, documents, KubeletProxy(server, context)
 
 
 async def serve(config: Config, stop: asyncio.Event) -> None:
@@ -110,7 +114,7 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
 async def _serve(config: Config, keys: Keys, store: Store, stop: asyncio.Event) -> None:
     cache = Cache(store)
     await cache.load()
-    server, documents = build(config, keys, store, cache)
+    server, documents, kubelets = build(config, keys, store, cache)
     front = web.Server(server.handle, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None,
                        max_line_size=64 * 1024, max_field_size=64 * 1024, lingering_time=2.0)  # fmt: skip
     loop = asyncio.get_running_loop()
@@ -132,6 +136,7 @@ async def _serve(config: Config, keys: Keys, store: Store, stop: asyncio.Event) 
             listener.close()
             cache.close()
             await front.shutdown(SHUTDOWN_S)
+            await kubelets.close()
     finally:
         follower.cancel()
         await asyncio.gather(follower, return_exceptions=True)
