@@ -1,0 +1,229 @@
+"""Where a packet goes under a set of rules: a walk through iptables' hooks, with the chance of each outcome. Pure.
+
+It predicts the first packet of a connection (conntrack state NEW) on one host, through the tables nat and filter, for every match
+and target that kube-proxy and node-network write. What it does not know it refuses (ValueError) rather than guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+
+from nsk8s.net.chainset import ChainSet, words
+
+ACCEPT, DROP, REJECT = "ACCEPT", "DROP", "REJECT"
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """A packet as it enters the host by `interface`; an empty interface means that the host itself sends it."""
+
+    src: str
+    dst: str
+    dport: int
+    protocol: str = "tcp"
+    interface: str = ""
+    state: str = "NEW"
+    mark: int = 0
+    dnat: bool = False
+    masqueraded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What rules ask about the host: its own addresses, and which (recent list, client) pairs it remembers."""
+
+    addresses: frozenset[str] = frozenset()
+    remembered: frozenset[tuple[str, str]] = frozenset()
+
+    def is_local(self, address: str) -> bool:
+        return address in self.addresses or ip_address(address).is_loopback
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """ACCEPT, DROP or REJECT; where the packet goes in the end, and whether it takes the host's own address for source."""
+
+    action: str
+    to: str = ""
+    masq: bool = False
+
+
+Branches = Iterable[tuple[float, Packet, str]]
+"""(chance, packet as it is then, verdict; empty when the chain was left without one)."""
+
+
+def outcomes(chains: ChainSet, packet: Packet, host: Host) -> dict[Verdict, float]:
+    """Every possible verdict with its chance; they add up to 1."""
+    found: dict[Verdict, float] = {}
+    # The host's own packets to itself pass OUTPUT and POSTROUTING, then INPUT: nat is asked once a connection.
+    for chance, moved, _ in _pass(chains, "nat", "PREROUTING" if packet.interface else "OUTPUT", packet, host):
+        if packet.interface:
+            hooks = ["INPUT"] if host.is_local(moved.dst) else ["FORWARD", "POSTROUTING"]
+        else:
+            hooks = ["OUTPUT", "POSTROUTING"] + (["INPUT"] if host.is_local(moved.dst) else [])
+        for last_chance, last, action in _hooks(chains, hooks, chance, moved, host):
+            verdict = Verdict(action)
+            if action == ACCEPT:
+                verdict = Verdict(ACCEPT, _address(last), last.masqueraded)
+            found[verdict] = found.get(verdict, 0.0) + last_chance
+    return found
+
+
+def trace(chains: ChainSet, packet: Packet, host: Host) -> Verdict:
+    """The verdict, where there is only one. Raises ValueError when chance decides."""
+    found = outcomes(chains, packet, host)
+    if len(found) != 1:
+        raise ValueError(f"chance decides between {found}")
+    return next(iter(found))
+
+
+def _address(packet: Packet) -> str:
+    return f"[{packet.dst}]:{packet.dport}" if ":" in packet.dst else f"{packet.dst}:{packet.dport}"
+
+
+def _hooks(chains: ChainSet, hooks: list[str], chance: float, packet: Packet, host: Host) -> Branches:
+    """The filter hooks, and nat's POSTROUTING, one after the other; a DROP or REJECT ends the way."""
+    if not hooks:
+        yield chance, packet, ACCEPT
+        return
+    table = "nat" if hooks[0] == "POSTROUTING" else "filter"
+    for part, moved, action in _pass(chains, table, hooks[0], packet, host):
+        if action in (DROP, REJECT):
+            yield chance * part, moved, action
+        else:
+            yield from _hooks(chains, hooks[1:], chance * part, moved, host)
+
+
+def _pass(chains: ChainSet, table: str, hook: str, packet: Packet, host: Host) -> Branches:
+    """A built-in chain: leaving it without a verdict is its policy."""
+    chain = chains.chain(table, hook)
+    policy = chain.policy if chain is not None and chain.policy else ACCEPT
+    for chance, moved, action in _walk(chains, table, hook, packet, host):
+        yield chance, moved, action or policy
+
+
+def _walk(chains: ChainSet, table: str, name: str, packet: Packet, host: Host) -> Branches:
+    done: list[tuple[float, Packet, str]] = []
+    going: list[tuple[float, Packet]] = [(1.0, packet)]
+    for rule in chains.rules(table, name):
+        going_on: list[tuple[float, Packet]] = []
+        matches, target, options = _parse(rule)
+        for chance, now in going:
+            hit = 1.0
+            for option, value, wanted in matches:
+                hit *= _match(option, value, wanted, now, host)
+            if hit < 1:
+                going_on.append((chance * (1 - hit), now))
+            if hit <= 0:
+                continue
+            for part, moved, action in _take(chains, table, target, options, now, host):
+                (done.append((chance * hit * part, moved, action)) if action else going_on.append((chance * hit * part, moved)))
+        going = going_on
+    return [*((c, p, a if a != "RETURN" else "") for c, p, a in done), *((c, p, "") for c, p in going)]
+
+
+def _take(chains: ChainSet, table: str, target: str, options: Mapping[str, str], packet: Packet, host: Host) -> Branches:
+    """What a rule's target does to a packet that matched; an empty verdict goes on with the next rule."""
+    if target in (ACCEPT, DROP, REJECT, "RETURN", ""):
+        return [(1.0, packet, target)]
+    if target == "MARK":
+        return [(1.0, replace(packet, mark=_marked(packet.mark, options)), "")]
+    if target == "DNAT":
+        ip, _, port = options["--to-destination"].rpartition(":")
+        return [(1.0, replace(packet, dst=ip.strip("[]"), dport=int(port), dnat=True), ACCEPT)]
+    if target == "MASQUERADE":
+        return [(1.0, replace(packet, masqueraded=True), ACCEPT)]
+    if chains.chain(table, target) is None:
+        raise ValueError(f"{table}: no chain and no known target {target!r}")
+    return _walk(chains, table, target, packet, host)
+
+
+def _marked(mark: int, options: Mapping[str, str]) -> int:
+    for option, value in options.items():
+        first, _, second = value.partition("/")
+        match option:
+            case "--or-mark":
+                return mark | int(first, 0)
+            case "--xor-mark":
+                return mark ^ int(first, 0)
+            case "--set-xmark":
+                return (mark & ~int(second or "0xffffffff", 0)) ^ int(first, 0)
+    raise ValueError(f"MARK with {dict(options)}")
+
+
+@lru_cache(maxsize=4096)
+def _parse(rule: str) -> tuple[tuple[tuple[str, str, bool], ...], str, Mapping[str, str]]:
+    """((option, value, wanted) …, target, the target's options) of a rule."""
+    matches: list[tuple[str, str, bool]] = []
+    options: dict[str, str] = {}
+    target, parts, i, wanted = "", words(rule), 0, True
+    while i < len(parts):
+        word = parts[i]
+        i += 1
+        if word == "!":
+            wanted = False
+            continue
+        value = ""
+        if i < len(parts) and not parts[i].startswith("--") and parts[i] not in ("!", "-m", "-j", "-s", "-d", "-p", "-i", "-o"):
+            value = parts[i]
+            i += 1
+        if word == "-j":
+            target = value
+        elif target:
+            options[word] = value
+        elif word not in ("-m", "--comment"):
+            matches.append((word, value, wanted))
+        wanted = True
+    recent = next((v for o, v, _ in matches if o == "--name"), "")
+    return tuple((o, recent if o == "--rcheck" else v, w) for o, v, w in matches), target, options
+
+
+_IGNORED = frozenset({"--mode", "--name", "--seconds", "--reap", "--set", "--mask", "--rsource", "--nfacct-name"})
+
+
+def _match(option: str, value: str, wanted: bool, packet: Packet, host: Host) -> float:
+    """The chance that one match says yes: 0 or 1, but for statistic."""
+    if option == "--probability":
+        return float(value)
+    if option in _IGNORED:
+        return 1.0
+    test = _TESTS.get(option)
+    if test is None:
+        raise ValueError(f"a match that is not known: {option} {value}")
+    return 1.0 if test(value, packet, host) == wanted else 0.0
+
+
+def _has_mark(value: str, packet: Packet, host: Host) -> bool:
+    mark, _, mask = value.partition("/")
+    return packet.mark & int(mask or "0xffffffff", 0) == int(mark, 0)
+
+
+def _has_state(value: str, packet: Packet, _: Host) -> bool:
+    return bool(({packet.state} | ({"DNAT"} if packet.dnat else set())) & set(value.split(",")))
+
+
+def _on_interface(value: str, packet: Packet, _: Host) -> bool:
+    return packet.interface.startswith(value[:-1]) if value.endswith("+") else packet.interface == value
+
+
+def _address_type(value: str, address: str, host: Host) -> bool:
+    if value != "LOCAL":
+        raise ValueError(f"address type {value} is not known")
+    return host.is_local(address)
+
+
+_TESTS: Mapping[str, Callable[[str, Packet, Host], bool]] = {
+    "-p": lambda v, p, _: p.protocol == v,
+    "-s": lambda v, p, _: ip_address(p.src) in ip_network(v),
+    "-d": lambda v, p, _: ip_address(p.dst) in ip_network(v),
+    "--dport": lambda v, p, _: p.dport == int(v),
+    "-i": _on_interface,
+    "--mark": _has_mark,
+    "--ctstate": _has_state,
+    "--dst-type": lambda v, p, h: _address_type(v, p.dst, h),
+    "--src-type": lambda v, p, h: _address_type(v, p.src, h),
+    "--rcheck": lambda v, p, h: (v, p.src) in h.remembered,
+}

@@ -1,0 +1,110 @@
+"""One node's rules from Services and EndpointSlices, as text and as a value, through the same code that the proxier runs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from nsk8s.kernel.iptables import IptablesError
+from nsk8s.net import chainset
+from nsk8s.net.chainset import ChainSet
+from nsk8s.net.trace import Host
+from nsk8s.proxy.metrics import Metrics
+from nsk8s.proxy.nodeaddresses import NodePortAddresses
+from nsk8s.proxy.rules import Context, LocalDetector
+from nsk8s.proxy.sync import Proxier
+
+Object = dict[str, Any]
+NODE_IP = "192.168.56.11"
+HOST = Host(frozenset({NODE_IP, "10.244.1.1"}))
+CONTEXT = Context(detector=LocalDetector.by_cidr("10.244.0.0/16"), node_ip=NODE_IP)
+
+
+class FakeIptables:
+    """Holds rules as the kernel does: --noflush restores, -X refused while a rule jumps there, nothing kept of a failed load."""
+
+    version, variant, ipv6, has_random_fully = (1, 8, 9), "nft", False, True
+
+    def __init__(self) -> None:
+        self.held = ChainSet()
+        self.texts: list[str] = []
+        self.fail_next = False
+
+    async def save(self, table: str = "") -> str:
+        return chainset.render(self.held)
+
+    async def restore(self, text: str) -> None:
+        self.texts.append(text)
+        if self.fail_next:
+            self.fail_next = False
+            raise IptablesError("line 3 failed")
+        after = chainset.apply(self.held, text)
+        for table, chains in after.tables.items():
+            for name, chain in chains.items():
+                for rule in chain.rules:
+                    target = chainset.target(rule)
+                    if target.startswith("KUBE-") and target not in chains:
+                        raise IptablesError(f"{table} {name}: no chain {target}")
+        self.held = after
+
+
+class Kit:
+    """A proxier on a fake kernel. `sync()` returns the restore text it wrote (empty if none)."""
+
+    def __init__(self, context: Context = CONTEXT, addresses: tuple[str, ...] = (), zone: str = "") -> None:
+        self.iptables = FakeIptables()
+        self.metrics = Metrics()
+        self.proxier = Proxier(
+            self.iptables, context, "node1", NodePortAddresses(addresses, node_ips=(NODE_IP,)), self.metrics  # type: ignore[arg-type]
+        )
+        if zone:
+            self.proxier.node_changed(zone=zone, context=context, node_ips=(NODE_IP,))
+        self.objects: dict[tuple[str, str], Object] = {}
+
+    def put(self, *objects: Object) -> Kit:
+        for obj in objects:
+            key = obj["kind"], obj["metadata"]["name"]
+            change = self.proxier.service_changed if obj["kind"] == "Service" else self.proxier.slice_changed
+            change(self.objects.get(key), obj)
+            self.objects[key] = obj
+        return self
+
+    def delete(self, kind: str, name: str) -> Kit:
+        old = self.objects.pop((kind, name))
+        (self.proxier.service_changed if kind == "Service" else self.proxier.slice_changed)(old, None)
+        return self
+
+    def sync(self, *, ok: bool = True) -> str:
+        before = len(self.iptables.texts)
+        self.proxier._clean_conntrack = lambda: None  # type: ignore[method-assign]
+        assert asyncio.run(self.proxier.sync()) == ok
+        return "".join(self.iptables.texts[before:])
+
+    @property
+    def held(self) -> ChainSet:
+        return self.iptables.held
+
+
+def service(name: str, ip: str, *, ns: str = "ns", port: str = "p80", number: int = 80, node_port: int = 0, protocol: str = "TCP",
+            vips: tuple[str, ...] = (), **spec: Any) -> Object:  # fmt: skip
+    ports = [{"name": port, "port": number, "protocol": protocol, **({"nodePort": node_port} if node_port else {})}]
+    return {
+        "kind": "Service", "metadata": {"namespace": ns, "name": name},
+        "spec": {"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip], "ports": ports, **spec},
+        "status": {"loadBalancer": {"ingress": [{"ip": v} for v in vips]}},
+    }  # fmt: skip
+
+
+def ep(ip: str, node: str = "node2", *, ready: bool = True, serving: bool = True, terminating: bool = False,
+       zones: tuple[str, ...] = (), nodes: tuple[str, ...] = ()) -> Object:  # fmt: skip
+    hints = {"forZones": [{"name": z} for z in zones], "forNodes": [{"name": n} for n in nodes]}
+    conditions = {"ready": ready, "serving": serving, "terminating": terminating}
+    return {"addresses": [ip], "nodeName": node, "conditions": conditions, "hints": hints}
+
+
+def slice_of(name: str, *endpoints: Object, ns: str = "ns", port: str = "p80", number: int = 80, protocol: str = "TCP") -> Object:
+    return {
+        "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"namespace": ns, "name": f"{name}-x", "labels": {"kubernetes.io/service-name": name}},
+        "ports": [{"name": port, "port": number, "protocol": protocol}], "endpoints": list(endpoints),
+    }  # fmt: skip

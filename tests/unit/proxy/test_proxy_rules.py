@@ -1,0 +1,289 @@
+"""iptables mode's rules: the full dump against literal text, packets walked through it, and what each sync sends."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from proxy_rules_kit import CONTEXT, HOST, NODE_IP, Kit, ep, service, slice_of
+
+from nsk8s.net import chainset
+from nsk8s.net.trace import ACCEPT, DROP, REJECT, Host, Packet, Verdict, outcomes, trace
+from nsk8s.proxy import rules
+from nsk8s.proxy.rules import LocalDetector
+
+OUTSIDE, POD, NODE2 = "203.0.113.10", "10.244.1.5", "192.168.56.12"
+
+
+def from_pod(dst: str, port: int = 80, src: str = POD, protocol: str = "tcp") -> Packet:
+    return Packet(src, dst, port, protocol, interface="cni0")
+
+
+def from_outside(dst: str, port: int = 80, src: str = OUTSIDE) -> Packet:
+    return Packet(src, dst, port, interface="eth0")
+
+
+def from_node(dst: str, port: int = 80, src: str = NODE_IP) -> Packet:
+    return Packet(src, dst, port)
+
+
+def table_of_services() -> Kit:
+    kit = Kit()
+    kit.put(service("svc1", "172.30.0.41", ns="ns1"), slice_of("svc1", ep("10.180.0.1"), ns="ns1"))
+    kit.put(service("svc2", "172.30.0.42", ns="ns2", type="LoadBalancer", vips=("1.2.3.4",), node_port=3001,
+                    externalIPs=["192.168.99.22"], externalTrafficPolicy="Local", healthCheckNodePort=30000,
+                    loadBalancerSourceRanges=["203.0.113.0/25"]),
+            slice_of("svc2", ep("10.180.0.2"), ns="ns2"))  # fmt: skip
+    kit.put(service("svc3", "172.30.0.43", ns="ns3", type="NodePort", node_port=3002),
+            slice_of("svc3", ep("10.180.0.3"), ns="ns3"))  # fmt: skip
+    kit.put(service("svc4", "172.30.0.44", ns="ns4", sessionAffinity="ClientIP"),
+            slice_of("svc4", ep("10.180.0.4"), ep("10.180.0.5", "node1"), ns="ns4"))  # fmt: skip
+    kit.put(service("svc6", "172.30.0.46", ns="ns6", internalTrafficPolicy="Local", protocol="UDP"),
+            slice_of("svc6", ep("10.180.0.6"), ns="ns6", protocol="UDP"))  # fmt: skip
+    return kit.put(service("svc7", "172.30.0.47", ns="ns7", node_port=3007, type="NodePort"))
+
+
+def test_the_full_dump() -> None:
+    assert table_of_services().sync() == (Path(__file__).parent / "proxy_full_sync.golden").read_text()
+
+
+def test_jumps_come_in_upstreams_order() -> None:
+    kit = table_of_services()
+    kit.sync()
+    order = {hook: [chainset.target(r) for r in kit.held.rules("filter", hook)] for hook in ("INPUT", "FORWARD", "OUTPUT")}
+    assert order == {
+        "INPUT": ["KUBE-FIREWALL", "KUBE-PROXY-FIREWALL", "KUBE-NODEPORTS", "KUBE-EXTERNAL-SERVICES"],
+        "FORWARD": ["KUBE-PROXY-FIREWALL", "KUBE-FORWARD", "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES"],
+        "OUTPUT": ["KUBE-FIREWALL", "KUBE-PROXY-FIREWALL", "KUBE-SERVICES"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("packet", "verdict"),
+    [
+        (from_pod("172.30.0.41"), Verdict(ACCEPT, "10.180.0.1:80")),
+        (from_pod("172.30.0.41", src="10.180.0.1"), Verdict(ACCEPT, "10.180.0.1:80", masq=True)),  # hairpin
+        (from_node("172.30.0.41"), Verdict(ACCEPT, "10.180.0.1:80", masq=True)),
+        (from_outside("172.30.0.41"), Verdict(ACCEPT, "10.180.0.1:80", masq=True)),
+        (from_pod("172.30.0.41", 81), Verdict(ACCEPT, "172.30.0.41:81")),  # an unmatched port is routed like any packet
+        (from_pod("172.30.0.99"), Verdict(ACCEPT, "172.30.0.99:80")),
+        (from_pod("172.30.0.41", protocol="udp"), Verdict(ACCEPT, "172.30.0.41:80")),
+        # external Local without a local endpoint: pods and the node get through, outsiders are dropped
+        (from_outside(NODE_IP, 3001), Verdict(DROP)),
+        (from_pod(NODE_IP, 3001), Verdict(ACCEPT, "10.180.0.2:80")),
+        (from_node(NODE_IP, 3001), Verdict(ACCEPT, "10.180.0.2:80", masq=True)),
+        (from_outside("192.168.99.22"), Verdict(DROP)),
+        (from_pod("192.168.99.22"), Verdict(ACCEPT, "10.180.0.2:80")),
+        # source ranges: who is in none of them is dropped by KUBE-PROXY-FIREWALL, from anywhere
+        (from_outside("1.2.3.4", src="198.51.100.9"), Verdict(DROP)),
+        (from_pod("1.2.3.4"), Verdict(DROP)),
+        (from_node("1.2.3.4"), Verdict(DROP)),
+        (from_outside(NODE_IP, 3002), Verdict(ACCEPT, "10.180.0.3:80", masq=True)),
+        (from_outside(NODE_IP, 3002, src=NODE2), Verdict(ACCEPT, "10.180.0.3:80", masq=True)),
+        (from_pod(NODE_IP, 3002), Verdict(ACCEPT, "10.180.0.3:80", masq=True)),
+        (from_node("127.0.0.1", 3002, src="127.0.0.1"), Verdict(ACCEPT, "10.180.0.3:80", masq=True)),
+        (from_outside("127.0.0.1", 9999), Verdict(DROP)),  # KUBE-FIREWALL: route_localnet opens no door
+        (from_pod("172.30.0.46", protocol="udp"), Verdict(DROP)),  # internal Local, endpoint elsewhere
+        (from_pod("172.30.0.47"), Verdict(REJECT)),
+        (from_node("172.30.0.47"), Verdict(REJECT)),
+        (from_outside(NODE_IP, 3007), Verdict(REJECT)),
+        (from_outside(NODE_IP, 30000), Verdict(ACCEPT, f"{NODE_IP}:30000")),
+    ],
+    ids=str,
+)
+def test_where_packets_go(packet: Packet, verdict: Verdict) -> None:
+    kit = table_of_services()
+    kit.sync()
+    assert trace(kit.held, packet, HOST) == verdict
+
+
+def test_a_source_range_with_the_nodes_address_lets_a_bound_vip_in() -> None:
+    kit = Kit().put(
+        service("lb", "10.96.0.9", type="LoadBalancer", vips=("1.2.3.4",), node_port=3001,
+                loadBalancerSourceRanges=[f"{NODE_IP}/32"]),
+        slice_of("lb", ep("10.244.1.9", "node1")),
+    )  # fmt: skip
+    kit.sync()
+    bound = Host(HOST.addresses | {"1.2.3.4"})
+    assert trace(kit.held, from_node("1.2.3.4", src="1.2.3.4"), bound) == Verdict(ACCEPT, "10.244.1.9:80", masq=True)
+    assert trace(kit.held, from_outside("1.2.3.4"), HOST) == Verdict(DROP)
+    assert trace(kit.held, from_outside(NODE_IP, 3001), HOST).action == ACCEPT, "ranges never touch node ports"
+
+
+def test_affinity_remembers_the_client_whatever_the_dice_say() -> None:
+    kit = table_of_services()
+    kit.sync()
+    chances = outcomes(kit.held, from_pod("172.30.0.44"), HOST)
+    assert chances == {Verdict(ACCEPT, "10.180.0.4:80"): 0.5, Verdict(ACCEPT, "10.180.0.5:80"): 0.5}
+    known = Host(HOST.addresses, frozenset({("KUBE-SEP-C6EBXVWJJZMIWKLZ", POD)}))
+    assert trace(kit.held, from_pod("172.30.0.44"), known) == Verdict(ACCEPT, "10.180.0.5:80")
+
+
+@pytest.mark.parametrize(
+    ("change", "pod", "node", "outside"),
+    [
+        ({"masquerade_all": True}, True, True, True),
+        ({}, False, True, True),
+        ({"detector": LocalDetector()}, False, False, False),
+        ({"detector": LocalDetector.by_interface("cni0")}, False, True, True),
+        ({"detector": LocalDetector.by_interface("cni+")}, False, True, True),
+        ({"masquerade_bit": 3}, False, True, True),
+    ],
+)  # fmt: skip
+def test_who_is_masqueraded_to_a_cluster_ip(change: dict, pod: bool, node: bool, outside: bool) -> None:
+    kit = Kit(dataclasses.replace(CONTEXT, **change)).put(service("s", "10.96.0.1"), slice_of("s", ep("10.244.2.2")))
+    kit.sync()
+    seen = [trace(kit.held, p("10.96.0.1"), HOST).masq for p in (from_pod, from_node, from_outside)]
+    assert seen == [pod, node, outside]
+
+
+def test_node_port_addresses() -> None:
+    def jumps(**change: object) -> tuple[str, ...]:
+        return rules.node_port_jumps(dataclasses.replace(CONTEXT, **change), change.pop("addresses", None))  # type: ignore[arg-type]
+
+    end = "-j KUBE-NODEPORTS"
+    assert jumps()[0].endswith(f"-m addrtype --dst-type LOCAL {end}")
+    assert jumps(localhost_node_ports=False)[0].endswith(f"LOCAL ! -d 127.0.0.0/8 {end}")
+    assert jumps(ipv6=True)[0].endswith(f"LOCAL ! -d ::1/128 {end}")
+    some = ["127.0.0.1", "192.168.56.11"]
+    assert [r.split("-d ")[1] for r in rules.node_port_jumps(CONTEXT, some)] == [f"{a} {end}" for a in some]
+    closed = dataclasses.replace(CONTEXT, localhost_node_ports=False)
+    assert len(rules.node_port_jumps(closed, some)) == 1
+
+
+# ── what a sync sends ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def sent(text: str) -> tuple[set[str], set[str]]:
+    """(chains named, chains deleted) of a restore text."""
+    lines = text.splitlines()
+    deleted = {line[3:] for line in lines if line.startswith("-X ")}
+    return {line[1:].split()[0] for line in lines if line.startswith(":")} - deleted, deleted
+
+
+def test_a_partial_sync_sends_only_what_changed() -> None:
+    kit = table_of_services()
+    full = kit.sync()
+    assert kit.sync() == ""
+    kit.put(slice_of("svc1", ep("10.180.0.1"), ep("10.180.0.9"), ns="ns1"))
+    named, deleted = sent(kit.sync())
+    assert named == {"KUBE-SVC-XPGD46QRK7WJZT7O", "KUBE-SEP-SXIVWICOYRO3J4NJ", *(n for n in named if n.startswith("KUBE-SEP-"))}
+    assert len(named) == 3
+    assert not deleted
+    kit.delete("Service", "svc1")
+    named, deleted = sent(kit.sync())
+    assert named == {"KUBE-SERVICES"}
+    assert len(deleted) == 3
+    kit.put(service("svc1", "172.30.0.41", ns="ns1"), slice_of("svc1", ep("10.180.0.1"), ns="ns1"))
+    kit.sync()
+    assert kit.held == chainset.apply(chainset.ChainSet(), full), "the same as if written from nothing"
+
+
+def test_no_sync_counts_rules_as_upstream() -> None:
+    kit = table_of_services()
+    kit.sync()
+    before = kit.metrics.get("sync_proxy_rules_iptables_total", table="nat", ip_family="IPv4")
+    kit.put(service("new", "10.96.1.1"), slice_of("new", ep("10.180.1.1")))
+    kit.sync()
+    assert kit.metrics.get("sync_proxy_rules_iptables_total", table="nat", ip_family="IPv4") == before + 5
+    kit.put(slice_of("new", ep("10.180.1.1"), ep("10.180.1.2")))
+    kit.sync()
+    assert kit.metrics.get("sync_proxy_rules_iptables_total", table="nat", ip_family="IPv4") == before + 8
+
+
+def test_a_failed_sync_makes_the_next_one_full_and_nothing_is_lost() -> None:
+    kit = table_of_services()
+    kit.sync()
+    kit.put(slice_of("svc1", ep("10.180.0.7"), ns="ns1"))
+    kit.iptables.fail_next = True
+    kit.sync(ok=False)
+    assert trace(kit.held, from_pod("172.30.0.41"), HOST).to == "10.180.0.1:80"
+    named, deleted = sent(kit.sync())
+    assert {"KUBE-POSTROUTING", "KUBE-PROXY-CANARY"} <= named
+    assert deleted == {"KUBE-SEP-SXIVWICOYRO3J4NJ"}
+    assert trace(kit.held, from_pod("172.30.0.41"), HOST).to == "10.180.0.7:80"
+    assert kit.metrics.get("sync_proxy_rules_iptables_partial_restore_failures_total", ip_family="IPv4") == 1
+
+
+def test_a_large_cluster_has_no_comments_on_endpoint_rules() -> None:
+    kit = Kit()
+    for s in range(11):
+        kit.put(service(f"s{s}", f"10.96.1.{s}"), slice_of(f"s{s}", *(ep(f"10.200.{s}.{i}") for i in range(100))))
+    text = kit.sync()
+    endpoint_lines = [line for line in text.splitlines() if line.startswith("-A KUBE-SEP-") or " -j KUBE-SEP-" in line]
+    assert endpoint_lines
+    assert not [line for line in endpoint_lines if "comment" in line]
+    assert "--comment" in text
+
+
+def test_unchanged_objects_ask_for_nothing() -> None:
+    kit = Kit()
+    first = service("s", "10.96.0.1")
+    assert kit.proxier.service_changed(None, first)
+    again = {**first, "metadata": {**first["metadata"], "annotations": {"x": "y"}}}
+    assert not kit.proxier.service_changed(first, again)
+    one = slice_of("s", ep("10.244.2.2"))
+    assert kit.proxier.slice_changed(None, one)
+    assert not kit.proxier.slice_changed(one, {**one, "metadata": {**one["metadata"], "annotations": {"x": "y"}}})
+
+
+# ── any services, any endpoints ─────────────────────────────────────────────────────────────────────────────────────────
+
+_endpoint = st.builds(
+    ep, st.integers(1, 250).map(lambda i: f"10.244.{i % 2 + 1}.{i}"), st.sampled_from(["node1", "node2"]),
+    ready=st.booleans(), serving=st.booleans(), terminating=st.booleans(),
+)  # fmt: skip
+_spec = st.fixed_dictionaries(
+    {"type": st.sampled_from(["NodePort", "LoadBalancer"]), "externalTrafficPolicy": st.sampled_from(["Local", "Cluster"]),
+     "internalTrafficPolicy": st.sampled_from(["Local", "Cluster"])}
+)  # fmt: skip
+_endpoints = st.lists(_endpoint, max_size=6, unique_by=lambda e: e["addresses"][0])
+_world = st.lists(st.tuples(_spec, _endpoints), min_size=1, max_size=4)
+
+
+def put_world(kit: Kit, world: list) -> None:
+    for i, (spec, endpoints) in enumerate(world):
+        kit.put(service(f"s{i}", f"10.96.0.{i + 1}", node_port=30000 + i, vips=(f"198.51.100.{i}",), **spec),
+                slice_of(f"s{i}", *endpoints))  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(before=_world, after=_world)
+def test_every_flow_lands_on_a_valid_endpoint_and_shares_are_fair(before: list, after: list) -> None:
+    """Whatever was there before, after a partial sync the rules are those of a fresh start, and flows land where they may."""
+    kit = Kit()
+    put_world(kit, before)
+    kit.sync()
+    for i in range(len(after), len(before)):
+        kit.delete("Service", f"s{i}").delete("EndpointSlice", f"s{i}-x")
+    put_world(kit, after)
+    kit.sync()
+    fresh = Kit()
+    put_world(fresh, after)
+    fresh.sync()
+    assert {t: dict(c) for t, c in kit.held.tables.items()} == {t: dict(c) for t, c in fresh.held.tables.items()}
+    for i, (spec, endpoints) in enumerate(after):
+        ready = [e for e in endpoints if e["conditions"]["ready"]]
+        leaving = {"ready": False, "serving": True, "terminating": True}
+        draining = [e for e in endpoints if e["conditions"] == leaving]
+        cluster = ready or draining
+        local = [e for e in ready if e["nodeName"] == "node1"] or [e for e in draining if e["nodeName"] == "node1"]
+        internal = local if spec["internalTrafficPolicy"] == "Local" else cluster
+        external = local if spec["externalTrafficPolicy"] == "Local" else cluster
+        for packet, wanted in (
+            (from_pod(f"10.96.0.{i + 1}"), internal), (from_outside(NODE_IP, 30000 + i), external),
+            (from_outside(f"198.51.100.{i}"), external), (from_pod(NODE_IP, 30000 + i), cluster),
+        ):  # fmt: skip
+            found = outcomes(kit.held, packet, HOST)
+            assert sum(found.values()) == pytest.approx(1)
+            shares: dict[str, float] = {}
+            for verdict, chance in found.items():
+                shares[verdict.to or verdict.action] = shares.get(verdict.to or verdict.action, 0) + chance
+            if wanted:
+                fair = {f"{e['addresses'][0]}:80": pytest.approx(1 / len(wanted)) for e in wanted}
+                assert shares == fair
+            else:
+                assert shares == {DROP if cluster else REJECT: pytest.approx(1)}
