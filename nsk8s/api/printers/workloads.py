@@ -77,8 +77,11 @@ def _daemon_set(obj: Object, now: datetime) -> list[Any]:
 
 def _controller_revision(obj: Object, now: datetime) -> list[Any]:
     owner = controller_of(obj)
-    group = owner["apiVersion"].rpartition("/")[0] if owner else ""
-    controller = f"{owner['kind'].lower()}{'.' if group else ''}{group}/{owner['name']}" if owner else NONE
+    controller = NONE
+    if owner:
+        group = str(owner.get("apiVersion", "")).rpartition("/")[0]
+        resource = str(owner.get("kind", "")).lower() + (f".{group}" if group else "")
+        controller = f"{resource}/{owner.get('name', '')}"
     return [name_of(obj), controller, obj.get("revision", 0), age_of(obj, now)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
@@ -88,10 +89,8 @@ def test_the_patch_document_is_not_shared() -> None:
     "path": st.sampled_from(["", "/a", "/b", "/a/0", "/a/-", "/a/b", "/~0", "/a/-1"]),
 }, optional={"from": st.sampled_from(["/a", "/b", ""]), "value": JSON}), max_size=4))  # fmt: skip
 def test_no_patch_crashes(document: Any, operations: list[Any]) -> None:
-    try:
+    with contextlib.suppress(Invalid, BadRequest):
         json_patch(copy.deepcopy(document), operations)
-    except (Invalid, BadRequest):
-        pass
 
 
 @pytest.mark.parametrize(

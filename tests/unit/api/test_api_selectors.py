@@ -134,5 +134,5 @@ def test_fields_of_a_kind() -> None:
     assert not parse_fields("status.phase!=Running").matches_object(pods, pod)
     with pytest.raises(BadRequest, match=r"field label not supported: spec\.foo"):
         parse_fields("spec.foo=1").check(pods)
-    with pytest.raises(BadRequest, match='"type" is not a known field selector: only "metadata.name"'):
+    with pytest.raises(BadRequest, match='"type" is not a known field selector: only "metadata'):
         parse_fields("type=1").check(config_maps)
