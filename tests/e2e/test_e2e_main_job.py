@@ -1,0 +1,199 @@
+"""The main job, whole: a cluster, a Deployment, a Service, real packets from every kind of source."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e_cluster import NAME, ask, components, get, kill, netns, nsk8s, pods, until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+ASK_DNS = (
+    "from dnslib import DNSRecord;"
+    "print(DNSRecord.question('hello.default.svc.cluster.local').send('10.96.0.10', timeout=3).hex())"
+)
+HELLO = Path(__file__).parents[2] / "examples" / "hello.yaml"
+
+
+@pytest.fixture(scope="module")
+def silence(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What `ip monitor` prints in the root namespace from before `up` to after `down`."""
+    path = tmp_path_factory.mktemp("monitor") / "log"
+    with path.open("w") as log:
+        monitor = subprocess.Popen(["ip", "monitor", "link", "address", "route", "rule"], stdout=log)
+        yield path
+        monitor.kill()
+        monitor.wait()
+
+
+@pytest.fixture(scope="module")
+def cluster(silence: Path) -> Iterator[None]:
+    nsk8s("down", "-q", ok=False)
+    try:
+        nsk8s("up", "-q")
+        nsk8s("apply", "-f", str(HELLO))
+        until("three ready pods", lambda: len(pods()) == 3)
+        yield
+    finally:
+        nsk8s("down", "-q", ok=False)
+    assert silence.read_text() == "", "the root namespace's network was touched"
+
+
+def test_every_node_is_ready_with_its_own_subnet(cluster: None) -> None:
+    nodes = get("nodes")["items"]
+    assert {n["metadata"]["name"]: n["spec"]["podCIDR"] for n in nodes} == {
+        "control-plane": "10.244.0.0/24",
+        "node1": "10.244.1.0/24",
+        "node2": "10.244.2.0/24",
+        "node3": "10.244.3.0/24",
+    }
+    assert all({c["type"]: c["status"] for c in n["status"]["conditions"]}["Ready"] == "True" for n in nodes)
+
+
+def test_pods_spread_over_the_workers_only(cluster: None) -> None:
+    assert sorted(p["spec"]["nodeName"] for p in pods()) == ["node1", "node2", "node3"]
+
+
+def test_pods_reach_pods_on_other_nodes_without_nat(cluster: None) -> None:
+    a, b = sorted(pods(), key=lambda p: p["spec"]["nodeName"])[:2]
+    ip_a, ip_b = a["status"]["podIP"], b["status"]["podIP"]
+    answer = ask((f"pod/{a['metadata']['name']}",), f"http://{ip_b}:8080/")
+    client_ip, _, client_port = answer["client"].rpartition(":")
+    assert (client_ip, answer["pod"]) == (ip_a, b["metadata"]["name"])
+    for node in (a["spec"]["nodeName"], b["spec"]["nodeName"]):
+        entry = netns(node, "conntrack", "-L", "-p", "tcp", "--orig-port-src", client_port, "-s", ip_a).stdout
+        assert f"src={ip_a} dst={ip_b} sport={client_port} dport=8080" in entry, node
+        assert f"src={ip_b} dst={ip_a} sport=8080 dport={client_port}" in entry, node
+
+
+def test_nodes_and_pods_reach_each_other_without_nat(cluster: None) -> None:
+    for pod in pods():
+        for node, ip in (("node1", "192.168.56.11"), ("node3", "192.168.56.13")):
+            own = pod["spec"]["nodeName"] == node
+            seen = ask((f"node/{node}",), f"http://{pod['status']['podIP']}:8080/")["client"].rpartition(":")[0]
+            gateway = re.sub(r"\.\d+$", ".1", pod["status"]["podIP"])
+            assert seen == (gateway if own else ip)
+
+
+def test_cluster_ip_from_pods_and_nodes(cluster: None) -> None:
+    vip = get("service/hello")["spec"]["clusterIP"]
+    sources = [(f"pod/{p['metadata']['name']}",) for p in pods()] + [("node/control-plane",), ("node/node2",)]
+    names = {p["metadata"]["name"] for p in pods()}
+    for source in sources:
+        assert ask(source, f"http://{vip}/")["pod"] in names
+
+
+def test_node_port_from_outside_on_every_node(cluster: None) -> None:
+    names = {p["metadata"]["name"] for p in pods()}
+    for last in (10, 11, 12, 13):
+        assert ask(("client",), f"http://192.168.56.{last}:30080/")["pod"] in names
+
+
+def test_outside_meets_the_router_until_it_has_a_route(cluster: None) -> None:
+    pod = pods()[0]
+    ip, node = pod["status"]["podIP"], pod["spec"]["nodeName"]
+    refused = netns("client", "curl", "-s", "-m", "5", f"http://{ip}:8080/")
+    assert refused.returncode == 7, "the router answers net-unreachable, at once"
+    node_ip = f"192.168.56.1{node[-1]}"
+    assert netns("router", "ip", "route", "add", ip, "via", node_ip).returncode == 0
+    try:
+        assert ask(("client",), f"http://{ip}:8080/")["client"].startswith("203.0.113.10:")
+    finally:
+        netns("router", "ip", "route", "del", ip)
+
+
+def test_dns_answers_on_every_node(cluster: None) -> None:
+    from dnslib import DNSRecord
+
+    for node in ("control-plane", "node1", "node2", "node3"):
+        done = netns(node, sys.executable, "-c", ASK_DNS)
+        assert done.returncode == 0, done.stderr
+        reply = DNSRecord.parse(bytes.fromhex(done.stdout.strip()))
+        assert str(reply.rr[0].rdata) == get("service/hello")["spec"]["clusterIP"]
+
+
+def test_components_are_processes_of_their_own_in_their_nodes_namespace(cluster: None) -> None:
+    seen = components()
+    assert len({c["pid"] for c in seen.values()}) == len(seen)
+    for component in seen.values():
+        wanted = os.stat(f"/run/netns/{NAME}-{component['machine']}").st_ino
+        assert os.stat(f"/proc/{component['pid']}/ns/net").st_ino == wanted, component["id"]
+
+
+def test_a_killed_app_is_restarted(cluster: None) -> None:
+    pod = pods()[0]
+    name = pod["metadata"]["name"]
+    listening = nsk8s("enter", f"pod/{name}", "--", "ss", "-Hltnp").stdout
+    pid = int(re.findall(r"pid=(\d+)", listening)[0])
+    kill(pid)
+
+    def restarted() -> bool:
+        now = get(f"pod/{name}")
+        return now["status"]["containerStatuses"][0]["restartCount"] == 1 and now["status"]["containerStatuses"][0]["ready"]
+
+    until("one restart, ready again", restarted)
+    assert get(f"pod/{name}")["status"]["podIP"] == pod["status"]["podIP"]
+
+
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "node1/kubelet", "node1/kube-proxy", "node1/runtime", "node1/node-network", "control-plane/kube-scheduler",
+        "control-plane/kube-controller-manager", "control-plane/kube-apiserver",
+    ],
+)  # fmt: skip
+def test_a_killed_component_comes_back_and_pods_do_not_notice(cluster: None, victim: str) -> None:
+    before = _ids(pods())
+    old = components()[victim]["pid"]
+    kill(old)
+    until(f"{victim} runs again", lambda: components()[victim]["pid"] not in (0, old))
+    for last in (11, 12, 13):
+        assert netns("client", "curl", "-s", "-m", "5", f"http://192.168.56.{last}:30080/healthz").returncode == 0
+    until("the same pods, ready", lambda: _ids(pods()) == before)
+
+
+def _ids(found: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+    return {p["metadata"]["uid"]: (p["status"]["podIP"], p["status"]["containerStatuses"][0]["containerID"]) for p in found}
+
+
+def test_a_killed_supervisor_is_replaced_by_the_next_command(cluster: None) -> None:
+    before = components()
+    old = json.loads(nsk8s("status", "-o", "json").stdout)["supervisor"]
+    kill(old)
+    new = json.loads(nsk8s("status", "-o", "json").stdout)
+    assert new["supervisor"] not in (0, old)
+    assert {c["id"]: c["pid"] for c in new["components"]} == {k: c["pid"] for k, c in before.items()}
+
+
+def test_rules_follow_scale(cluster: None) -> None:
+    def endpoints() -> int:
+        rules = netns("node2", "iptables-save", "-t", "nat").stdout
+        return len(set(re.findall(r"--to-destination (10\.244\.\d+\.\d+):8080", rules)))
+
+    until("three endpoints in the rules", lambda: endpoints() == 3)
+    nsk8s("scale", "deployment/hello", "--replicas", "5")
+    until("five endpoints in the rules", lambda: endpoints() == 5)
+    nsk8s("scale", "deployment/hello", "--replicas", "3")
+    until("three endpoints in the rules", lambda: endpoints() == 3, 60)
+
+
+def test_a_power_cut_and_a_boot(cluster: None) -> None:
+    nsk8s("node", "stop", "node3")
+    assert not Path(f"/run/netns/{NAME}-node3").exists()
+    nsk8s("node", "start", "node3")
+    until("kube-proxy's rules", lambda: "KUBE-SERVICES" in netns("node3", "iptables-save", "-t", "nat").stdout)
+    until("node3's pod runs again", lambda: "node3" in {p["spec"]["nodeName"] for p in pods()}, 60)
+    until("node3 answers", lambda: netns("client", "curl", "-s", "-m", "2", "http://192.168.56.13:30080/healthz").returncode == 0)
+
+
+def test_a_second_up_changes_nothing(cluster: None) -> None:
+    before = {k: c["pid"] for k, c in components().items()}
+    assert "running already" in nsk8s("up").stdout
+    assert {k: c["pid"] for k, c in components().items()} == before
