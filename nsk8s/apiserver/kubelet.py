@@ -215,9 +215,7 @@ class KubeletProxy:
         self, request: Request, pod: Object, path: str, params: Sequence[tuple[str, str]]
     ) -> web.StreamResponse:
         upgrade = request.header("Upgrade").lower()
-        if upgrade.startswith("spdy"):
-            raise BadRequest(SPDY_REFUSED)
-        if upgrade != "websocket" or request.info.method != "GET":
+        if upgrade not in ("websocket", "spdy/3.1"):
             raise BadRequest("Upgrade request required")
         node = (pod.get("spec") or {}).get("nodeName", "")
         if not node:
@@ -231,7 +229,14 @@ class KubeletProxy:
                 )
         except (OSError, TimeoutError) as e:
             raise InternalError(f"error dialing backend: {go_dial_error(e, target.authority)}") from e
-        return await Tunnel(request.http, reader, writer).run(url, target.authority)
+        # SPDY is the kubelet's to refuse: kubectl falls back to it when a WebSocket was refused, and would else never
+        # show the kubelet's own reason (container not found).
+        try:
+            return await Tunnel(request.http, reader, writer).run(url, target.authority)
+        except BadRequest as e:
+            if upgrade != "websocket" and "upgrade" in e.message:
+                raise BadRequest(SPDY_REFUSED) from e
+            raise
 
 
 def _path(pod: Object, container: str = "") -> str:

@@ -11,14 +11,14 @@ from typing import Any
 
 from aiohttp import web
 
-from nsk8s.apiserver.respond import failure
 from nsk8s.errors import BadRequest, InternalError, StatusError
 
 HEAD_S = 30.0
 """Until a kubelet that took the connection must have answered the handshake."""
 HIGH_WATER = 256 * 1024
 CHUNK = 64 * 1024
-_PASSED = ("sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol", "sec-websocket-extensions", "user-agent")
+_PASSED = ("upgrade", "sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol", "sec-websocket-extensions",
+           "x-stream-protocol-version", "user-agent")  # fmt: skip
 
 
 class _Taken(web.StreamResponse):
@@ -45,7 +45,9 @@ class Tunnel:
     async def run(self, target: str, authority: str) -> web.StreamResponse:
         """Hand on the handshake to `target` (path and query); on 101 run until either side ends. Answers otherwise."""
         try:
-            head = [f"GET {target} HTTP/1.1", f"Host: {authority}", "Connection: Upgrade", "Upgrade: websocket"]
+            head = [f"{self._http.method} {target} HTTP/1.1", f"Host: {authority}", "Connection: Upgrade"]
+            if self._http.method == "POST":
+                head.append("Content-Length: 0")
             for name in _PASSED:
                 head += [f"{name}: {value}" for value in self._http.headers.getall(name, [])]
             self._writer.write(("\r\n".join(head) + "\r\n\r\n").encode("latin-1", "replace"))
@@ -58,7 +60,7 @@ class Tunnel:
             if len(status) < 2 or not status[1].isdigit():
                 raise InternalError(f"error dialing backend: the kubelet at {authority} does not speak HTTP")
             if int(status[1]) != 101:
-                return failure(await self._refusal(int(status[1]), answer))
+                raise await self._refusal(int(status[1]), answer)
             return await self._join(answer)
         finally:
             self._writer.close()

@@ -4,8 +4,8 @@ A group is named by a path such as `/nsk8s/c/node1/pod1234/app`, relative to whe
 there is one hierarchy; on a v1 machine one per controller; on a hybrid one an additional v2 tree, which is used for the
 controllers it has, if any. Upstream: runc's libcontainer/cgroups.
 
-Moving a whole process takes a lock that costs 5 to 8 ms when nobody has taken it lately (it waits for an RCU grace period); moving
-the calling thread does not. So a fork, which is one thread, joins v1 groups by `tasks` (measured: 0.06 ms).
+Moving a whole process takes a lock that costs 5 to 8 ms when nobody has taken it lately (it waits for an RCU grace period);
+moving the calling thread does not. So a fork, which is one thread, joins v1 groups by `tasks` (measured: 0.06 ms).
 """
 
 from __future__ import annotations

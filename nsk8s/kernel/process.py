@@ -17,18 +17,30 @@ from nsk8s.kernel import syscalls
 BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
 
 
+_boot_id = ""
+
+
 def boot_id() -> str:
-    with open(BOOT_ID_FILE, encoding="ascii") as f:
-        return f.read().strip()
+    """Does not change while this process lives, so it is read once."""
+    global _boot_id
+    if not _boot_id:
+        with open(BOOT_ID_FILE, encoding="ascii") as f:
+            _boot_id = f.read().strip()
+    return _boot_id
 
 
 def start_time(pid: int) -> int | None:
     """Field 22 of /proc/PID/stat: clock ticks since boot; None when there is no such process or it is a zombie."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as f:
-            fields = f.read().rpartition(b")")[2].split()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        fields = os.read(fd, 4096).rpartition(b")")[2].split()
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 

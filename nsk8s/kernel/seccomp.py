@@ -23,7 +23,9 @@ _DENIED: dict[str, dict[str, tuple[int, int]]] = {
         "swapon": (167, 224), "swapoff": (168, 225), "bpf": (321, 280), "perf_event_open": (298, 241),
         "lookup_dcookie": (212, 18), "fanotify_init": (300, 262), "open_tree_attr": (467, 467),
     },
-    "SYS_MODULE": {"init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "create_module": (174, -1)},
+    "SYS_MODULE": {
+        "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "create_module": (174, -1),
+    },
     "SYS_BOOT": {"reboot": (169, 142), "kexec_load": (246, 104), "kexec_file_load": (320, 294)},
     "SYS_PACCT": {"acct": (163, 89)},
     "SYS_RAWIO": {"iopl": (172, -1), "ioperm": (173, -1)},

@@ -117,14 +117,23 @@ def seccomp_filter(program: bytes) -> None:
     _check(_libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(mode_filter), buffer, ctypes.c_ulong(0), ctypes.c_ulong(0)), "seccomp")
 
 
-def overwrite_argv(title: bytes) -> None:
-    """Replace what /proc/self/cmdline shows. The area behind argv and environ is used as far as it goes; environ is first
-    moved away, so that getenv keeps working. Upstream: setproctitle (whose package imports logging)."""
+_title_area: tuple[int, int] | None = None
+
+
+def prepare_argv() -> tuple[int, int]:
+    """(address, length) of the area behind argv and environ; environ is first moved away, so that getenv keeps working.
+
+    Once in a process is enough for all its forks, which then touch less of the memory they share.
+    """
+    global _title_area
+    if _title_area is not None:
+        return _title_area
     with open("/proc/self/stat", "rb") as f:
         fields = f.read().rpartition(b")")[2].split()
     arg_start, arg_end, env_start, env_end = (int(x) for x in fields[45:49])
     if not arg_start or arg_end <= arg_start:
-        return
+        _title_area = (0, 0)
+        return _title_area
     end = env_end if env_start == arg_end else arg_end
     environ = ctypes.POINTER(ctypes.c_void_p).in_dll(_libc, "environ")
     strdup = _libc.strdup
@@ -135,11 +144,16 @@ def overwrite_argv(title: bytes) -> None:
         if address is not None and arg_start <= address < env_end:
             environ[index] = strdup(address)
         index += 1
-    room = end - arg_start
-    text = title[: room - 1]
-    # The kernel shows everything up to arg_end, and beyond it only when the byte before arg_end is not NUL.
-    ctypes.memset(arg_start, 0, room)
-    ctypes.memmove(arg_start, text, len(text))
+    _title_area = (arg_start, end - arg_start)
+    return _title_area
+
+
+def overwrite_argv(title: bytes) -> None:
+    """Replace what /proc/self/cmdline shows, as far as there is room. Upstream: setproctitle (whose package imports logging)."""
+    address, room = prepare_argv()
+    if room:
+        # The kernel shows everything up to the end of argv, and beyond it only when the byte before that is not NUL.
+        ctypes.memmove(address, title[: room - 1].ljust(room, b"\0"), room)
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:

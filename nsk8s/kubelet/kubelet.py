@@ -255,7 +255,8 @@ class Kubelet:
             self._orphans[uid] = now + 60
 
     async def _kill_orphan(self, pod: Object, runtime: PodRuntime) -> None:
-        await self.killer.kill_pod(pod, runtime, Deadline(30))
+        grace_s = max((c.grace_s for c in runtime.containers), default=30)
+        await self.killer.kill_pod(pod, runtime, Deadline(max(1, grace_s)))
         await self.remove_from_runtime([c.id for c in runtime.containers], [s.id for s in runtime.sandboxes])
         self.volumes.remove(meta.uid(pod))
         shutil.rmtree(log_directory(pod), ignore_errors=True)

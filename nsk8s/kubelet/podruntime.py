@@ -65,6 +65,7 @@ class Container:
     termination_path: str = ""
     termination_policy: str = "File"
     pid: int = 0
+    grace_s: int = 30
 
     @property
     def running(self) -> bool:
@@ -154,6 +155,7 @@ def parse_container(status: Mapping[str, Any]) -> Container:
         termination_path=notes.get(TERMINATION_PATH, ""),
         termination_policy=notes.get(TERMINATION_POLICY, "File"),
         pid=int(status.get("pid") or 0),
+        grace_s=int(notes.get(GRACE_PERIOD) or 30),
     )
 
 

@@ -189,10 +189,17 @@ class PodWorker:
                 return
         self.k.prober.sync(self.pod, self.runtime)
         status = self.publish()
-        if status["phase"] in ("Succeeded", "Failed"):
+        if status["phase"] in ("Succeeded", "Failed") or (actions and self._more_to_do()):
             self._dirty = True
-        elif actions.kill_pod and not actions.create_sandbox:
-            self._dirty = compute_pod_actions(self.pod, self.runtime, self.k.prober.results) != actions
+
+    def _more_to_do(self) -> bool:
+        """What was just done lets something else begin (an init container has ended already, a sidecar runs). What could not
+        be started has a timer of its own."""
+        actions = compute_pod_actions(self.pod, self.runtime, self.k.prober.results)
+        spec = self.pod["spec"]
+        names = [spec["initContainers"][i]["name"] for i in actions.init_to_start]
+        names += [spec["containers"][i]["name"] for i in actions.to_start]
+        return any(n not in self.reasons for n in names)
 
     def _say_unsupported(self) -> None:
         if not self._said_unsupported:
@@ -248,8 +255,6 @@ class PodWorker:
                 if self.wants_to_end:
                     return
                 await self._start(spec[key][i], sandbox_id, ips)
-        if actions.init_to_start and all(c.running for n in _names(spec, "initContainers") if (c := self.runtime.container(n))):
-            self._dirty = True  # a sidecar that runs may let the next one start at once
 
     async def _kill(self, kill: Kill) -> None:
         spec = find_spec(self.pod, kill.container.name) or {}
@@ -336,7 +341,3 @@ class PodWorker:
         runtime = self.runtime
         await self.k.remove_from_runtime([c.id for c in runtime.containers], [s.id for s in runtime.sandboxes])
         self.k.erase(self)
-
-
-def _names(spec: Object, key: str) -> list[str]:
-    return [c["name"] for c in spec.get(key) or []]

@@ -13,7 +13,7 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from nsk8s.api.meta import Object
 from nsk8s.kubelet.cri import RuntimeClient, RuntimeFailure
@@ -155,9 +155,8 @@ class _HTTPProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self._request)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         self._data += data

@@ -20,10 +20,10 @@ BUSYBOX_BIN = "/opt/busybox/bin"
 """The busybox layer's links; last in PATH, so that they stand in for what the machine lacks."""
 
 
-try:  # hashlib would load OpenSSL into every runtime
-    from _sha2 import sha256 as _sha256  # Python 3.12
-except ImportError:
-    from _sha256 import sha256 as _sha256
+def _sha256(data: bytes) -> str:
+    """hashlib would load OpenSSL into every runtime."""
+    module = __import__("_sha2" if sys.version_info >= (3, 12) else "_sha256")
+    return str(module.sha256(data).hexdigest())
 
 
 class ImageError(NotFound):
@@ -66,7 +66,7 @@ class Image:
     def ref(self) -> str:
         """The image id; there is no content to hash, so it names the recipe."""
         recipe = repr((normalize(self.name), self.entrypoint, self.cmd, sorted(self.env.items()), self.files))
-        return "sha256:" + _sha256(recipe.encode()).hexdigest()
+        return "sha256:" + _sha256(recipe.encode())
 
 
 NGINX_CONF = """\

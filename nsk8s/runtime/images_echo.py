@@ -1,8 +1,10 @@
-"""The image nsk8s/echo: a server that tells who answered and who asked. Standard library only; few imports, so that it starts fast.
+"""The image nsk8s/echo: a server that tells who answered and who asked. Standard library only, few imports: it starts fast.
 
-HTTP/1.1 (keep-alive, several connections at once) and UDP on the same port ($PORT or first argument, 8080). Answers JSON, or lines
-of text with `Accept: text/plain`. /healthz, /hostname and /env are short answers. SIGTERM ends it when open answers are out.
+HTTP/1.1 (keep-alive, several connections at once) and UDP on the same port ($PORT or first argument, 8080). Answers JSON, or
+lines of text with `Accept: text/plain`. /healthz, /hostname and /env are short. SIGTERM ends it when open answers are out.
 """
+
+from __future__ import annotations
 
 import errno
 import os
@@ -11,12 +13,16 @@ import signal
 import socket
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 MAX_HEAD = 65536
 MAX_BODY = 16 << 20
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 413: "Content Too Large", 431: "Request Header Fields Too Large"}
 
 
-def identity():
+def identity() -> dict[str, Any]:
     env = os.environ
     host = socket.gethostname()
     return {
@@ -26,25 +32,25 @@ def identity():
     }
 
 
-def address(name):
+def address(name: tuple[Any, ...]) -> str:
     """`10.244.1.2:8080`, `[fd00::2]:8080`; an IPv4 peer of a dual-stack socket in its own form."""
     host, port = name[0].partition("%")[0], name[1]
     if host.startswith("::ffff:") and "." in host:
         host = host[7:]
-    return ("[%s]:%d" if ":" in host else "%s:%d") % (host, port)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def as_text(value, prefix=""):
+def as_text(value: dict[str, Any], prefix: str = "") -> list[str]:
     lines = []
     for key, item in value.items():
         if isinstance(item, dict):
             lines += as_text(item, prefix + key + ".")
         else:
-            lines.append("%s%s: %s" % (prefix, key, item))
+            lines.append(f"{prefix}{key}: {item}")
     return lines
 
 
-def encode(value, text):
+def encode(value: dict[str, Any], text: bool) -> bytes:
     if text:
         return ("\n".join(as_text(value)) + "\n").encode("utf-8", "surrogateescape")
     import json
@@ -52,7 +58,7 @@ def encode(value, text):
     return (json.dumps(value) + "\n").encode()
 
 
-def respond(method, path, headers, local, peer):
+def respond(method: str, path: str, headers: dict[str, str], local: str, peer: str) -> tuple[int, str, bytes]:
     """(status, content type, body) of a request."""
     text = "text/plain" in headers.get("accept", "")
     route = path.partition("?")[0]
@@ -61,16 +67,16 @@ def respond(method, path, headers, local, peer):
     if route == "/hostname":
         return 200, "text/plain", (identity()["pod"] + "\n").encode()
     if route == "/env":
-        value = dict(sorted(os.environ.items()))
+        value: dict[str, Any] = dict(sorted(os.environ.items()))
     else:
-        value = dict(identity(), address=local, client=peer, method=method, path=path, headers=headers)
+        value = {**identity(), "address": local, "client": peer, "method": method, "path": path, "headers": headers}
     return 200, "text/plain" if text else "application/json", encode(value, text)
 
 
 class Client:
     """One TCP connection."""
 
-    def __init__(self, sock, peer):
+    def __init__(self, sock: socket.socket, peer: tuple[Any, ...]) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
@@ -80,7 +86,7 @@ class Client:
         self.out = b""
         self.keep = True
 
-    def next_request(self):
+    def next_request(self) -> tuple[str, str, dict[str, str]] | None:
         """(method, path, headers) or None while a request is incomplete; raises ValueError with a status."""
         head, found, rest = self.received.partition(b"\r\n\r\n")
         if not found:
@@ -98,9 +104,10 @@ class Client:
                 raise ValueError(400)
             headers[name.lower()] = value.strip()
         if "chunked" in headers.get("transfer-encoding", "").lower():
-            rest = self.skip_chunks(rest)
-            if rest is None:
+            after = self.skip_chunks(rest)
+            if after is None:
                 return None
+            rest = after
         else:
             length = headers.get("content-length", "0")
             if not length.isdigit():
@@ -119,7 +126,7 @@ class Client:
         self.keep = connection != "close" and (words[2] != "HTTP/1.0" or connection == "keep-alive")
         return words[0], words[1], headers
 
-    def skip_chunks(self, data):
+    def skip_chunks(self, data: bytes) -> bytes | None:
         """What follows a chunked body, or None while it is incomplete."""
         total = 0
         while True:
@@ -142,7 +149,7 @@ class Client:
                 return None
             data = data[size + 2 :]
 
-    def answer(self, closing):
+    def answer(self, closing: bool) -> None:
         """Queue answers to all complete requests."""
         while self.keep:
             try:
@@ -160,24 +167,24 @@ class Client:
             status, kind, body = respond(method, path, headers, self.local, self.peer)
             self.reply(status, kind, body, method)
 
-    def reply(self, status, kind, body, method):
-        head = "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: %s\r\n\r\n" % (
-            status, REASONS[status], kind, len(body), "keep-alive" if self.keep else "close",
-        )  # fmt: skip
+    def reply(self, status: int, kind: str, body: bytes, method: str) -> None:
+        connection = "keep-alive" if self.keep else "close"
+        head = f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+        head += f"Connection: {connection}\r\n\r\n"
         self.out += head.encode("latin-1") + (b"" if method == "HEAD" else body)
 
 
 class Server:
-    def __init__(self, port):
+    def __init__(self, port: int) -> None:
         self.poll = select.poll()
-        self.clients = {}
+        self.clients: dict[int, Client] = {}
         self.closing = False
         self.tcp, self.udp = self.bind(port)
         self.poll.register(self.tcp, select.POLLIN)
         self.poll.register(self.udp, select.POLLIN)
 
     @staticmethod
-    def bind(port):
+    def bind(port: int) -> list[socket.socket]:
         """Dual-stack where the kernel has IPv6."""
         for family, host in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
             try:
@@ -200,7 +207,7 @@ class Server:
                     raise
         raise AssertionError
 
-    def run(self, stop):
+    def run(self, stop: int) -> None:
         self.poll.register(stop, select.POLLIN)
         while not (self.closing and not self.clients):
             for fd, events in self.poll.poll():
@@ -214,7 +221,7 @@ class Server:
                 elif fd in self.clients:
                     self.serve(self.clients[fd], events)
 
-    def shut_down(self):
+    def shut_down(self) -> None:
         """No new connections; those in the middle of a request or an answer may finish."""
         self.closing = True
         self.poll.unregister(self.tcp)
@@ -226,7 +233,7 @@ class Server:
             if not client.out and not client.received:
                 self.drop(client)
 
-    def accept(self):
+    def accept(self) -> None:
         while True:
             try:
                 sock, peer = self.tcp.accept()
@@ -240,7 +247,7 @@ class Server:
             self.clients[sock.fileno()] = client
             self.poll.register(sock, select.POLLIN)
 
-    def serve(self, client, events):
+    def serve(self, client: Client, events: int) -> None:
         try:
             if events & ~select.POLLOUT:
                 try:
@@ -248,7 +255,8 @@ class Server:
                 except BlockingIOError:
                     data = None
                 if data == b"":
-                    return self.drop(client)
+                    self.drop(client)
+                    return
                 client.received += data or b""
                 client.answer(self.closing)
             if client.out:
@@ -256,22 +264,22 @@ class Server:
         except BlockingIOError:
             pass
         except OSError:
-            return self.drop(client)
+            self.drop(client)
+            return
         if client.out:
             self.poll.modify(client.sock, select.POLLOUT)
         elif not client.keep:
             self.drop(client)
         else:
             self.poll.modify(client.sock, select.POLLIN)
-        return None
 
-    def drop(self, client):
+    def drop(self, client: Client) -> None:
         fd = client.sock.fileno()
         self.poll.unregister(fd)
         del self.clients[fd]
         client.sock.close()
 
-    def datagrams(self):
+    def datagrams(self) -> None:
         while True:
             try:
                 data, ancillary, _, peer = self.udp.recvmsg(65535, 256)
@@ -283,7 +291,8 @@ class Server:
                     local = (socket.inet_ntop(socket.AF_INET6, body[:16]), local[1])
                 elif level == socket.IPPROTO_IP and kind == 8:
                     local = (socket.inet_ntoa(body[8:12]), local[1])
-            value = dict(identity(), address=address(local), client=address(peer), protocol="UDP", data=data.decode("utf-8", "replace").rstrip("\n"))
+            text = data.decode("utf-8", "replace").rstrip("\n")
+            value = dict(identity(), address=address(local), client=address(peer), protocol="UDP", data=text)
             try:
                 # Answering with the received packet info keeps the address that the client asked.
                 self.udp.sendmsg([encode(value, data.startswith(b"text"))], ancillary, 0, peer)
@@ -291,12 +300,12 @@ class Server:
                 continue
 
 
-def main():
+def main() -> None:
     text = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("PORT", "8080")
     # Service links put tcp://10.96.0.5:80 into variables that end in PORT.
     port = int(text) if text.isdigit() and 0 < int(text) < 65536 else 0
     if not port:
-        sys.exit("echo: PORT must be a number from 1 to 65535, not %r" % text)
+        sys.exit(f"echo: PORT must be a number from 1 to 65535, not {text!r}")
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write)
@@ -305,8 +314,8 @@ def main():
     try:
         server = Server(port)
     except OSError as e:
-        sys.exit("echo: cannot listen on port %d: %s" % (port, e.strerror))
-    sys.stdout.write("listening on port %d (HTTP and UDP)\n" % port)
+        sys.exit(f"echo: cannot listen on port {port}: {e.strerror}")
+    sys.stdout.write(f"listening on port {port} (HTTP and UDP)\n")
     sys.stdout.flush()
     server.run(read)
 

@@ -62,8 +62,8 @@ ethers:         files
 rpc:            files
 """
 _FILES = {
-    "etc/passwd": _PASSWD, "etc/group": _GROUP, "etc/nsswitch.conf": _NSSWITCH, "etc/fstab": "", "etc/hosts": "127.0.0.1\tlocalhost\n",
-    "etc/hostname": "", "etc/resolv.conf": "", "etc/machine-id": "",
+    "etc/passwd": _PASSWD, "etc/group": _GROUP, "etc/nsswitch.conf": _NSSWITCH, "etc/fstab": "",
+    "etc/hosts": "127.0.0.1\tlocalhost\n", "etc/hostname": "", "etc/resolv.conf": "", "etc/machine-id": "",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 
+from nsk8s.kernel import syscalls
 from nsk8s.runtime import wire
 from nsk8s.runtime.loop import Loop
 from nsk8s.runtime.network import Network
@@ -25,7 +26,6 @@ FLAGS = {
     "--cni-bin-dir": ("", "folders of CNI plugins, joined by colons; our own, /opt/cni/bin and /usr/lib/cni by default"),
     "--cni-cache-dir": ("/var/lib/cni", "results of CNI"),
     "--cgroup-parent": ("/nsk8s", "the control group below which pods get theirs"),
-    "--node-name": ("", "shown in the process title"),
 }
 
 
@@ -78,6 +78,7 @@ def main(argv: list[str]) -> int:
     except OSError as e:
         sys.stderr.write(f"Error: {e}\n")
         return 1
+    syscalls.prepare_argv()
     # Forks should find nothing to collect: a collection would touch, and so copy, every object.
     gc.collect()
     gc.freeze()

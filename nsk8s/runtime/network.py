@@ -6,6 +6,7 @@ Touches: whatever the plugins touch. Upstream: containerd's internal/cri/server/
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 # All of these at start, so that the forks share them and none imports anything on a pod's way.
@@ -95,10 +96,8 @@ class Network:
                 raise CniError(f'network plugin returned no addresses for interface "{IFNAME}"')
             return {"ips": ips, "network": network.name}
         except (CniError, OSError) as e:
-            try:
+            with contextlib.suppress(CriError):  # StopPodSandbox tries again; the first failure is what the user needs
                 self.tear_down(record)
-            except CriError:
-                pass  # StopPodSandbox tries again; the first failure is what the user needs
             raise CriError(f'failed to setup network for sandbox "{record["id"]}": {e}') from e
 
     def tear_down(self, record: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What the runtime knows: sandboxes, containers, who listens. One object, shared by the groups of verbs. Touches: the state folder.
+"""What the runtime knows: sandboxes, containers, who listens; shared by the groups of verbs. Touches: the state folder.
 
 Upstream: containerd's internal/cri/store.
 """
@@ -81,9 +81,6 @@ class Sandbox:
             "pid": self.pause["pid"] if self.pause else 0,
             "labels": config.get("labels") or {},
             "annotations": config.get("annotations") or {},
-            "linux": {
-                "namespaces": {"options": ((config.get("linux") or {}).get("securityContext") or {}).get("namespaceOptions") or {}}
-            },
         }
 
 
@@ -164,10 +161,12 @@ class Node:
 
     def sandbox(self, params: dict[str, Any]) -> Sandbox:
         """The sandbox that a request names; a unique beginning of its id will do."""
-        return _find(self.sandboxes, params.get("podSandboxId"), "sandbox")
+        found: Sandbox = _find(self.sandboxes, params.get("podSandboxId"), "sandbox")
+        return found
 
     def container(self, params: dict[str, Any]) -> Container:
-        return _find(self.containers, params.get("containerId"), "container")
+        found: Container = _find(self.containers, params.get("containerId"), "container")
+        return found
 
     def emit(self, kind: str, container_id: str, sandbox_id: str) -> None:
         event = {

@@ -1,7 +1,7 @@
 """The sandbox process, one a pod: holds the namespaces, parents the containers, writes their logs, records how they end.
 
-It survives the runtime, the kubelet and the supervisor; a restarted runtime finds it through its socket and its record. When it dies,
-its containers die (PDEATHSIG). Touches: namespaces, processes, files. Upstream: the pause container and containerd-shim.
+It survives the runtime, the kubelet and the supervisor; a restarted runtime finds it through its socket and its record. When it
+dies, its containers die (PDEATHSIG). Touches: namespaces, processes, files. Upstream: the pause container and containerd-shim.
 """
 
 from __future__ import annotations
@@ -84,12 +84,15 @@ def make_namespaces(record: dict[str, Any]) -> None:
         sc.mount("/proc/self/ns/net", record["netns"], None, sc.MS_BIND)
     for path, value in record["sysctls"]:
         try:
-            with open("/proc/sys/" + path, "w", encoding="ascii") as f:
-                f.write(value)
+            fd = os.open("/proc/sys/" + path, os.O_WRONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            if not record["sysctlsAsked"].get(path):
+            if path not in record["sysctlsAsked"]:
                 continue
             raise
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
     if not record["hostIpc"]:
         shm = record["dir"] + "/shm"
         os.makedirs(shm, exist_ok=True)
@@ -182,8 +185,10 @@ class Container:
         os.close(status_write)
         for fd in set(theirs):
             os.close(fd)
-        who = process.identity(pid) if process.start_time(pid) is not None else {"pid": pid, "start": -1, "boot": process.boot_id()}
-        self.status = {**who, "createdPid": time.time_ns()}
+        start = process.start_time(pid)  # None: it is a zombie already
+        self.status = {
+            "pid": pid, "start": -1 if start is None else start, "boot": process.boot_id(), "createdPid": time.time_ns(),
+        }  # fmt: skip
         self.record()
         self.exec_fd = status_read
         self.loop.watch(status_read, self.exec_ready)

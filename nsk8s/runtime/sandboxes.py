@@ -6,6 +6,7 @@ Touches: processes, namespaces, mounts, CNI (in forks). Upstream: containerd's i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -177,10 +178,8 @@ class Sandboxes:
     def watch_pause(self, sandbox: Sandbox, pidfd: int) -> None:
         def ended() -> None:
             assert sandbox.pause is not None
-            try:
+            with contextlib.suppress(ChildProcessError):  # a sandbox of an earlier runtime: somebody else's child
                 os.waitpid(sandbox.pause["pid"], os.WNOHANG)
-            except ChildProcessError:
-                pass  # a sandbox of an earlier runtime: somebody else's child
             sandbox.pause = None
             if sandbox.peer is not None:
                 sandbox.peer.close()
@@ -309,10 +308,8 @@ class Sandboxes:
     def unmount(record: dict[str, Any]) -> None:
         if record["netns"]:
             mounts.unmount(record["netns"])
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 os.unlink(record["netns"])
-            except FileNotFoundError:
-                pass
         mounts.unmount(record["dir"] + "/shm")
 
     @staticmethod

@@ -36,8 +36,8 @@ class Service:
             "PullImage": lambda r, p: {"imageRef": images.resolve(image_name(p)).ref},
             "ImageStatus": self.image_status,
             "ListImages": self.list_images,
-            **self.sandboxes.verbs,  # type: ignore[dict-item]
-            **self.containers.verbs,  # type: ignore[dict-item]
+            **self.sandboxes.verbs,
+            **self.containers.verbs,
         }
         self.streams = {"Exec": self.containers.exec, "Attach": self.containers.attach}
 

@@ -6,6 +6,7 @@ Used between kubelet and runtime and between runtime and sandbox.
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import socket
@@ -139,10 +140,8 @@ def listen(path: str, mode: int = 0o600) -> socket.socket:
     folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         name = os.path.basename(path)
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        except FileNotFoundError:
-            pass
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         old = os.umask(0o777 & ~mode)
         try:

@@ -50,7 +50,7 @@ def test_add_makes_what_the_result_says(node: Any) -> None:
         assert {(r.dst, r.gateway) for r in inside.routes(socket.AF_INET)} == {
             ("default", "10.244.1.1"), ("10.244.1.0/24", ""),
         }  # fmt: skip
-    assert node.inside(lambda: open("/proc/sys/net/ipv4/ip_forward").read()) == "1\n"  # noqa: SIM115
+    assert node.inside(lambda: open("/proc/sys/net/ipv4/ip_forward").read()) == "1\n"
     with entered(pod.fd), open("/proc/sys/net/ipv4/conf/eth0/arp_notify") as f:
         assert f.read() == "1\n"
     assert node.reservations() == {"10.244.1.2": "c1\r\neth0"}

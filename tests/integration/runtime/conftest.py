@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from runtime_node import Pod, RuntimeNode
+from runtime_node import Client, Pod, RuntimeNode
 
 
 @pytest.fixture(scope="module")

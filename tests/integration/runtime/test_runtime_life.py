@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import json
 import os
@@ -134,7 +133,7 @@ def test_sysctls(node, client):
         assert out.split() == ["1024", "2048", "1"]
     finally:
         pod.remove()
-    with pytest.raises(RuntimeFailure, match='sysctl "kernel.hostname" is not in a separate kernel namespace'):
+    with pytest.raises(RuntimeFailure, match=r'sysctl "kernel.hostname" is not in a separate kernel namespace'):
         Pod(node, client, linux={"sysctls": {"kernel.hostname": "x"}})
     with pytest.raises(RuntimeFailure, match="no such file"):
         Pod(node, client, linux={"sysctls": {"net.nosuch": "x"}})
@@ -281,8 +280,8 @@ def test_port_forward(pod):
             pod.client.call("PortForward", {"podSandboxId": pod.id, "port": 7001})
             break
         except RuntimeFailure as e:
-            assert "connection refused" in e.message
-            assert time.monotonic() < deadline
+            if "connection refused" not in e.message or time.monotonic() > deadline:
+                raise
     sock = socket.socket(fileno=pod.client.fds.pop())
     sock.settimeout(5)
     assert sock.recv(10) == b"hi"
@@ -462,7 +461,7 @@ def test_no_network_yet(tmp_path):
             "type": "NetworkReady", "status": False, "reason": "NetworkPluginNotReady",
             "message": "Network plugin returns error: cni plugin not initialized",
         }  # fmt: skip
-        with pytest.raises(RuntimeFailure, match="failed to setup network for sandbox .*: cni plugin not initialized"):
+        with pytest.raises(RuntimeFailure, match=r"failed to setup network for sandbox .*: cni plugin not initialized"):
             Pod(node, client)
         host = Pod(node, client, linux={"securityContext": {"namespaceOptions": {"network": "NODE"}}})
         host.remove()
@@ -493,7 +492,7 @@ def test_runtime_killed_in_the_middle(node, delay_ms):
     deadline = time.monotonic() + 5
     while node.cgroups.children(node.cgroup):
         assert time.monotonic() < deadline
-    assert [m for m in node.mounts() if "cni-" in m or m.endswith("/shm") and "sandboxes" in m] == []
+    assert [m for m in node.mounts() if "cni-" in m or (m.endswith("/shm") and "sandboxes" in m)] == []
     assert os.listdir(node.path("/run/nsk8s/runtime/sandboxes")) == []
     networks = node.path("/var/lib/cni/networks/cbr0")
     assert [n for n in os.listdir(networks) if n[0].isdigit()] == []
@@ -512,7 +511,6 @@ def test_bad_requests(node):
         file.flush()
         assert "code" in json.loads(file.readline())["error"], line
     sock.close()
-    assert base64  # the runtime still answers
     client = node.connect()
     assert client.call("Version")["runtimeApiVersion"] == "v1"
     client.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from runtime_node import Pod, RuntimeFailure
@@ -19,7 +20,7 @@ def test_pod_runs_logs_and_goes(node, client):
     container = pod.start("/bin/sh", "-c", "echo out; echo err >&2; exit 3")
     done = pod.wait_exit(container)
     assert (done["state"], done["exitCode"], done["reason"]) == ("CONTAINER_EXITED", 3, "Error")
-    lines = open(done["logPath"]).read().splitlines()
+    lines = Path(done["logPath"]).read_text().splitlines()
     assert sorted(re.sub(r"^\S+ ", "", line) for line in lines) == ["stderr F err", "stdout F out"]
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z ", line) for line in lines)
     for kind in ("CREATED", "STARTED", "STOPPED"):

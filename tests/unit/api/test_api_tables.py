@@ -180,8 +180,11 @@ def test_job(spec: dict[str, Any], status: dict[str, Any], wanted: list[str]) ->
 
 
 def test_events() -> None:
-    event = {"type": "Warning", "reason": "Failed", "message": " no\n", "count": 4,
-             "lastTimestamp": "2026-01-01T00:09:00Z", "firstTimestamp": CREATED, "involvedObject": {"kind": "Pod", "name": "p"}, "source": {"component": "kubelet"}}  # fmt: skip
+    event = {
+        "type": "Warning", "reason": "Failed", "message": " no\n", "count": 4, "firstTimestamp": CREATED,
+        "lastTimestamp": "2026-01-01T00:09:00Z", "involvedObject": {"kind": "Pod", "name": "p"},
+        "source": {"component": "kubelet"},
+    }  # fmt: skip
     assert row("", "Event", event) == ["60s", "Warning", "Failed", "pod/p", "no"]
     assert row("", "Event", event, wide=True)[5:] == ["kubelet", "no", "5m", 4, "x"]
     series = {"eventTime": CREATED, "series": {"count": 7, "lastObservedTime": "2026-01-01T00:09:30Z"}}
