@@ -24,7 +24,8 @@ from nsk8s.apiserver.tokens import ServiceAccountTokens
 from nsk8s.errors import StatusError
 
 Check = Callable[[], Awaitable[None]]
-OPENAPI_V2 = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+OPENAPI_V2 = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+"""As it is answered; clients ask for it with an @, which no media type may contain."""
 
 
 def version_document() -> dict[str, str]:

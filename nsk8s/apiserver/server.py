@@ -22,6 +22,7 @@ from nsk8s.apiserver.authz import Attributes, Authorizer
 from nsk8s.apiserver.cache import Cache
 from nsk8s.apiserver.call import ANONYMOUS, Call, User, new_call
 from nsk8s.apiserver.content import BODY_LIMIT
+from nsk8s.apiserver.impersonation import impersonated
 from nsk8s.apiserver.metrics import Metrics
 from nsk8s.apiserver.registry import Registry
 from nsk8s.apiserver.request import RequestInfo, parse
@@ -102,6 +103,9 @@ class Server:
             info = parse(http.method, http.raw_path)
             peer = http.transport.get_extra_info("peercert") if http.transport else None
             user = self.authenticator.identify(peer, http.headers.get("Authorization", ""))
+            if any(key.startswith("Impersonate-") for key in http.headers):
+                groups = http.headers.getall("Impersonate-Group", [])
+                user = impersonated(user, http.headers, list(groups), self.authorizer)
             request = Request(self, http, info, user)
             response = await self._route(request)
         except StatusError as e:

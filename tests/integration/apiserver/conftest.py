@@ -147,7 +147,10 @@ def api(apiserver_factory: Callable[..., ApiServer]) -> ApiServer:
     return apiserver_factory()
 
 
-@pytest.fixture(params=kubectl_binaries() or [pytest.param("", marks=pytest.mark.skip(reason="no kubectl here"))], ids=os.path.basename)
+_NONE = [pytest.param("", marks=pytest.mark.skip(reason="no kubectl here"))]
+
+
+@pytest.fixture(params=kubectl_binaries() or _NONE, ids=os.path.basename)
 def kubectl(request: pytest.FixtureRequest, api: ApiServer, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`kubectl(*args, stdin=…, check=True)` in a namespace of its own, with a home of its own."""
     namespace = f"t{os.urandom(4).hex()}"
