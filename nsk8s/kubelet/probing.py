@@ -91,7 +91,7 @@ def resolve_port(container: Object, port: int | str) -> int:
     else:
         found = next((p for p in container.get("ports") or [] if p.get("name") == port), None)
         if found is None:
-            raise ValueError(f"couldn't find port: {port!r} in container {container.get('name')}".replace("'", '"'))
+            raise ValueError(f'couldn\'t find port: "{port}" in container {container.get("name")}')
         number = int(found["containerPort"])
     if not 0 < number < 65536:
         raise ValueError(f"invalid port number: {number}")

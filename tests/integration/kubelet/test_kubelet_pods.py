@@ -61,7 +61,7 @@ def test_a_pod_runs_with_what_kubernetes_promises_it(node: KubeletNode):
     node.apply(
         config_map("cfg", colour="red"),
         pod(
-            "full", "sh", "-c", "env; echo ---; cat /etc/hosts /etc/resolv.conf; hostname; cat /cfg/colour; echo; exec sleep 1000",
+            "full", "sh", "-c", "env; cat /etc/hosts /etc/resolv.conf; hostname; cat /cfg/colour; echo; exec sleep 1000",
             metadata={"labels": {"app": "web"}},
             volumes=[{"name": "cfg", "configMap": {"name": "cfg"}}, {"name": "tmp", "emptyDir": {"medium": "Memory"}}],
             container={

@@ -14,7 +14,9 @@ def spec(name: str = "main", **extra: Any) -> dict[str, Any]:
     return {"name": name, "image": "app:1", **extra}
 
 
-def pod(*containers: dict[str, Any], init: tuple[dict[str, Any], ...] = (), meta: dict[str, Any] | None = None, **extra: Any) -> dict:
+def pod(
+    *containers: dict[str, Any], init: tuple[dict[str, Any], ...] = (), meta: dict[str, Any] | None = None, **extra: Any
+) -> Any:
     metadata = {"name": "p", "namespace": "default", "uid": UID, **(meta or {})}
     body: dict[str, Any] = {"containers": list(containers or (spec(),)), "nodeName": "node1", **extra}
     if init:

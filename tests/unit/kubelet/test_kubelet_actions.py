@@ -128,7 +128,7 @@ def test_a_new_sandbox_is_initialized_afresh():
 def test_a_sidecar_lets_the_next_begin_when_it_has_started():
     p = pod(init=(SIDE, spec("j")))
     assert act(p, runtime(ran("side"))).init_to_start == [1]
-    probed = pod(init=({**SIDE, "startupProbe": {}}, spec("j")))
+    probed = pod(init=({**SIDE, "startupProbe": {"exec": {}}}, spec("j")))
     assert act(probed, runtime(ran("side"))).init_to_start == []
     assert act(probed, runtime(ran("side")), {("startup", "side-0"): True}).init_to_start == [1]
     failed = act(probed, runtime(ran("side")), {("startup", "side-0"): False})

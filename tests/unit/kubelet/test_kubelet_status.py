@@ -97,8 +97,8 @@ def test_a_pod_that_is_being_made():
     status = make(pod(), runtime(boxes=()))
     assert status["phase"] == "Pending"
     assert status["containerStatuses"] == [
-        {"name": "main", "state": {"waiting": {"reason": "ContainerCreating"}}, "lastState": {}, "ready": False, "restartCount": 0,
-         "image": "app:1", "imageID": "", "started": False}
+        {"name": "main", "state": {"waiting": {"reason": "ContainerCreating"}}, "lastState": {}, "ready": False,
+         "restartCount": 0, "image": "app:1", "imageID": "", "started": False}
     ]  # fmt: skip
     assert {c["type"]: (c["status"], c.get("reason"), c.get("message")) for c in status["conditions"]} == {
         "PodReadyToStartContainers": ("False", None, None),
