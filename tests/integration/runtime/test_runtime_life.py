@@ -1,5 +1,7 @@
 """What happens over a pod's life: exec, attach, signals, limits, restarts of the runtime, death of the sandbox process."""
 
+# ruff: noqa: E501 (scripts for shells read better unbroken)
+
 from __future__ import annotations
 
 import fcntl
