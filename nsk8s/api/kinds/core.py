@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import datetime
+from typing import Any
 
 from nsk8s.api.defaults import core as defaults
 from nsk8s.api.defaults.pod import default_pod
@@ -84,6 +86,11 @@ def qos_class(pod: Object) -> str:
     if not any_set:
         return "BestEffort"
     return "Guaranteed" if guaranteed else "Burstable"
+
+
+def _cells_of_new_event(obj: Object, now: datetime) -> list[Any]:
+    """Both groups show the same table."""
+    return list(printers.EVENT.cells(to_core(obj, "v1"), now))
 
 
 _LOG = ("get",)
@@ -235,7 +242,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     replace(
         _EVENT, group="events.k8s.io", model=events_models.Event, storage_version=STORED, storage_resource="events",
-        convert=to_events_group,
+        convert=to_events_group, printer=replace(printers.EVENT, cells=_cells_of_new_event),
         fields={
             "reason": at("reason"), "reportingController": at("reportingController"), "type": at("type"),
             **{f"regarding.{part}": at(f"regarding.{part}")

@@ -1,4 +1,4 @@
-"""Models of apiextensions. Pure."""
+"""apiextensions.k8s.io/v1. Numbers as in upstream's generated.proto. Pure."""
 
 from __future__ import annotations
 
@@ -87,11 +87,13 @@ class CustomResourceDefinitionStatus(Model):
 
 
 class CustomResourceDefinition(Model):
+    """Adds a kind of one's own to the API."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: CustomResourceDefinitionSpec = field(2, required=True)
-    status: CustomResourceDefinitionStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: CustomResourceDefinitionSpec = field(2, "What is wanted.", required=True)
+    status: CustomResourceDefinitionStatus = field(3, "What is known; written by controllers.")
 
 
 class CustomResourceValidation(Model):

@@ -1,4 +1,4 @@
-"""Models of apps. Pure."""
+"""apps/v1. Numbers as in upstream's generated.proto. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ POD_MANAGEMENT_POLICY_TYPE = ("OrderedReady", "Parallel")
 DEPLOYMENT_STRATEGY_TYPE = ("Recreate", "RollingUpdate")
 DAEMON_SET_UPDATE_STRATEGY_TYPE = ("RollingUpdate", "OnDelete")
 
+
 class StatefulSet(Model):
+    """Pods with stable names and storage, started and stopped in order."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: StatefulSetSpec = field(2)
-    status: StatefulSetStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: StatefulSetSpec = field(2, "What is wanted.")
+    status: StatefulSetStatus = field(3, "What is known; written by controllers.")
 
 
 class StatefulSetUpdateStrategy(Model):
@@ -40,13 +43,15 @@ class StatefulSetOrdinals(Model):
 
 
 class StatefulSetSpec(Model):
-    replicas: int32 | None = field(1)
-    selector: LabelSelector = field(2, required=True)
-    template: PodTemplateSpec = field(3, required=True)
-    volumeClaimTemplates: list[PersistentVolumeClaim] = field(4, list_type="atomic")
-    serviceName: str = field(5)
-    podManagementPolicy: str = field(6, enum=POD_MANAGEMENT_POLICY_TYPE)
-    updateStrategy: StatefulSetUpdateStrategy = field(7)
+    replicas: int32 | None = field(1, "How many pods; default 1.")
+    selector: LabelSelector = field(2, "Which pods belong to it; cannot be changed.", required=True)
+    template: PodTemplateSpec = field(3, "What the pods look like.", required=True)
+    volumeClaimTemplates: list[PersistentVolumeClaim] = field(
+        4, "A claim for each pod is made from each of these.", list_type="atomic"
+    )
+    serviceName: str = field(5, "The headless Service that gives the pods their names.")
+    podManagementPolicy: str = field(6, "OrderedReady or Parallel.", enum=POD_MANAGEMENT_POLICY_TYPE)
+    updateStrategy: StatefulSetUpdateStrategy = field(7, "How pods are replaced when the template changes.")
     revisionHistoryLimit: int32 | None = field(8)
     minReadySeconds: int32 = field(9)
     persistentVolumeClaimRetentionPolicy: StatefulSetPersistentVolumeClaimRetentionPolicy = field(10)
@@ -75,43 +80,57 @@ class StatefulSetCondition(Model):
 
 
 class Deployment(Model):
+    """Keeps equal pods running and replaces them step by step when their template changes."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: DeploymentSpec = field(2)
-    status: DeploymentStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: DeploymentSpec = field(2, "What shall be kept running.")
+    status: DeploymentStatus = field(3, "How far it has come.")
 
 
 class DeploymentSpec(Model):
-    replicas: int32 | None = field(1)
-    selector: LabelSelector = field(2, required=True)
-    template: PodTemplateSpec = field(3, required=True)
-    strategy: DeploymentStrategy = field(4, patch_strategy="retainKeys")
-    minReadySeconds: int32 = field(5)
-    revisionHistoryLimit: int32 | None = field(6)
-    paused: bool = field(7)
-    progressDeadlineSeconds: int32 | None = field(9)
+    """What a Deployment shall keep running, and how it rolls out changes."""
+
+    replicas: int32 | None = field(1, "How many pods; default 1.")
+    selector: LabelSelector = field(2, "Which pods belong to it; cannot be changed.", required=True)
+    template: PodTemplateSpec = field(3, "What the pods look like.", required=True)
+    strategy: DeploymentStrategy = field(4, "How old pods are replaced.", patch_strategy="retainKeys")
+    minReadySeconds: int32 = field(5, "Seconds a pod must be ready to count as available.")
+    revisionHistoryLimit: int32 | None = field(6, "How many old ReplicaSets are kept for rollback; default 10.")
+    paused: bool = field(7, "No rollout happens while this is set.")
+    progressDeadlineSeconds: int32 | None = field(
+        9, "Seconds without progress after which the rollout counts as stuck; default 600."
+    )
 
 
 class DeploymentStrategy(Model):
-    type: str = field(1, enum=DEPLOYMENT_STRATEGY_TYPE)
-    rollingUpdate: RollingUpdateDeployment = field(2)
+    """How old pods are replaced by new ones."""
+
+    type: str = field(1, "Recreate or RollingUpdate.", enum=DEPLOYMENT_STRATEGY_TYPE)
+    rollingUpdate: RollingUpdateDeployment = field(2, "Only with RollingUpdate.")
 
 
 class RollingUpdateDeployment(Model):
-    maxUnavailable: IntOrString = field(1)
-    maxSurge: IntOrString = field(2)
+    """How far a rolling update may go beyond and below the wanted number of pods."""
+
+    maxUnavailable: IntOrString = field(1, "How many pods may be missing: a number or a percentage (rounded down).")
+    maxSurge: IntOrString = field(2, "How many pods there may be too many: a number or a percentage (rounded up).")
 
 
 class DeploymentStatus(Model):
-    observedGeneration: int64 = field(1)
-    replicas: int32 = field(2)
-    updatedReplicas: int32 = field(3)
-    readyReplicas: int32 = field(7)
-    availableReplicas: int32 = field(4)
-    unavailableReplicas: int32 = field(5)
+    """How far a Deployment has come."""
+
+    observedGeneration: int64 = field(1, "The generation this status is about.")
+    replicas: int32 = field(2, "Pods there are.")
+    updatedReplicas: int32 = field(3, "Pods of the newest template.")
+    readyReplicas: int32 = field(7, "Pods that are ready.")
+    availableReplicas: int32 = field(4, "Pods ready for minReadySeconds.")
+    unavailableReplicas: int32 = field(5, "Pods still missing.")
     terminatingReplicas: int32 | None = field(9)
-    conditions: list[DeploymentCondition] = field(6, merge_key="type", list_type="map", list_keys=("type",))
+    conditions: list[DeploymentCondition] = field(
+        6, "Available, Progressing, ReplicaFailure.", merge_key="type", list_type="map", list_keys=("type",)
+    )
     collisionCount: int32 | None = field(8)
 
 
@@ -135,11 +154,11 @@ class RollingUpdateDaemonSet(Model):
 
 
 class DaemonSetSpec(Model):
-    selector: LabelSelector = field(1, required=True)
-    template: PodTemplateSpec = field(2, required=True)
-    updateStrategy: DaemonSetUpdateStrategy = field(3)
-    minReadySeconds: int32 = field(4)
-    revisionHistoryLimit: int32 | None = field(6)
+    selector: LabelSelector = field(1, "Which pods belong to it; cannot be changed.", required=True)
+    template: PodTemplateSpec = field(2, "What the pods look like.", required=True)
+    updateStrategy: DaemonSetUpdateStrategy = field(3, "How pods are replaced when the template changes.")
+    minReadySeconds: int32 = field(4, "Seconds a pod must be ready to count as available.")
+    revisionHistoryLimit: int32 | None = field(6, "How many old revisions are kept; default 10.")
 
 
 class DaemonSetStatus(Model):
@@ -164,26 +183,30 @@ class DaemonSetCondition(Model):
 
 
 class DaemonSet(Model):
+    """One pod on every node that fits."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: DaemonSetSpec = field(2)
-    status: DaemonSetStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: DaemonSetSpec = field(2, "What is wanted.")
+    status: DaemonSetStatus = field(3, "What is known; written by controllers.")
 
 
 class ReplicaSet(Model):
+    """Keeps a number of equal pods running."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: ReplicaSetSpec = field(2)
-    status: ReplicaSetStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: ReplicaSetSpec = field(2, "What is wanted.")
+    status: ReplicaSetStatus = field(3, "What is known; written by controllers.")
 
 
 class ReplicaSetSpec(Model):
-    replicas: int32 | None = field(1)
-    minReadySeconds: int32 = field(4)
-    selector: LabelSelector = field(2, required=True)
-    template: PodTemplateSpec = field(3)
+    replicas: int32 | None = field(1, "How many pods; default 1.")
+    minReadySeconds: int32 = field(4, "Seconds a pod must be ready to count as available.")
+    selector: LabelSelector = field(2, "Which pods belong to it; cannot be changed.", required=True)
+    template: PodTemplateSpec = field(3, "What new pods look like.")
 
 
 class ReplicaSetStatus(Model):
@@ -205,8 +228,10 @@ class ReplicaSetCondition(Model):
 
 
 class ControllerRevision(Model):
+    """A recorded state of a DaemonSet's or StatefulSet's template."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
     data: Raw = field(2)
     revision: int64 = field(3, required=True)

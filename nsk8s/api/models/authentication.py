@@ -1,4 +1,4 @@
-"""Models of authentication. Pure."""
+"""authentication.k8s.io/v1. Numbers as in upstream's generated.proto. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from nsk8s.api.models.meta import ObjectMeta
 
 
 class TokenReview(Model):
+    """Asks whether a token is good, and whose it is."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: TokenReviewSpec = field(2, required=True)
-    status: TokenReviewStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: TokenReviewSpec = field(2, "What is wanted.", required=True)
+    status: TokenReviewStatus = field(3, "What is known; written by controllers.")
 
 
 class TokenReviewSpec(Model):
@@ -34,11 +36,13 @@ class UserInfo(Model):
 
 
 class TokenRequest(Model):
+    """Asks for a token for a ServiceAccount."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: TokenRequestSpec = field(2, required=True)
-    status: TokenRequestStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: TokenRequestSpec = field(2, "What is wanted.", required=True)
+    status: TokenRequestStatus = field(3, "What is known; written by controllers.")
 
 
 class TokenRequestSpec(Model):
@@ -60,10 +64,12 @@ class BoundObjectReference(Model):
 
 
 class SelfSubjectReview(Model):
+    """Asks the API server who one is."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    status: SelfSubjectReviewStatus = field(2)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    status: SelfSubjectReviewStatus = field(2, "What is known; written by controllers.")
 
 
 class SelfSubjectReviewStatus(Model):

@@ -1,4 +1,4 @@
-"""Models of authorization. Pure."""
+"""authorization.k8s.io/v1. Numbers as in upstream's generated.proto. Pure."""
 
 from __future__ import annotations
 
@@ -7,27 +7,33 @@ from nsk8s.api.models.meta import FieldSelectorRequirement, LabelSelectorRequire
 
 
 class SubjectAccessReview(Model):
+    """Asks whether somebody may do something."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: SubjectAccessReviewSpec = field(2, required=True)
-    status: SubjectAccessReviewStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: SubjectAccessReviewSpec = field(2, "What is wanted.", required=True)
+    status: SubjectAccessReviewStatus = field(3, "What is known; written by controllers.")
 
 
 class SelfSubjectAccessReview(Model):
+    """Asks whether one may do something oneself."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: SelfSubjectAccessReviewSpec = field(2, required=True)
-    status: SubjectAccessReviewStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: SelfSubjectAccessReviewSpec = field(2, "What is wanted.", required=True)
+    status: SubjectAccessReviewStatus = field(3, "What is known; written by controllers.")
 
 
 class LocalSubjectAccessReview(Model):
+    """Asks whether somebody may do something in a namespace."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: SubjectAccessReviewSpec = field(2, required=True)
-    status: SubjectAccessReviewStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: SubjectAccessReviewSpec = field(2, "What is wanted.", required=True)
+    status: SubjectAccessReviewStatus = field(3, "What is known; written by controllers.")
 
 
 class ResourceAttributes(Model):
@@ -79,11 +85,13 @@ class SubjectAccessReviewStatus(Model):
 
 
 class SelfSubjectRulesReview(Model):
+    """Asks what one may do in a namespace."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: SelfSubjectRulesReviewSpec = field(2, required=True)
-    status: SubjectRulesReviewStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: SelfSubjectRulesReviewSpec = field(2, "What is wanted.", required=True)
+    status: SubjectRulesReviewStatus = field(3, "What is known; written by controllers.")
 
 
 class SelfSubjectRulesReviewSpec(Model):

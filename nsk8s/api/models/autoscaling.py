@@ -1,4 +1,4 @@
-"""Models of autoscaling. Pure."""
+"""autoscaling/v2. Numbers as in upstream's generated.proto. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from nsk8s.api.models.meta import LabelSelector, ObjectMeta
 
 
 class HorizontalPodAutoscaler(Model):
+    """Changes the number of replicas of a workload by what is measured."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: HorizontalPodAutoscalerSpec = field(2)
-    status: HorizontalPodAutoscalerStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: HorizontalPodAutoscalerSpec = field(2, "What is wanted.")
+    status: HorizontalPodAutoscalerStatus = field(3, "What is known; written by controllers.")
 
 
 class HorizontalPodAutoscalerSpec(Model):

@@ -1,4 +1,4 @@
-"""Models of batch. Pure."""
+"""batch/v1. Numbers as in upstream's generated.proto. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ COMPLETION_MODE = ("NonIndexed", "Indexed")
 POD_REPLACEMENT_POLICY = ("TerminatingOrFailed", "Failed")
 CONCURRENCY_POLICY = ("Allow", "Forbid", "Replace")
 
+
 class Job(Model):
+    """Runs pods until enough of them have succeeded."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: JobSpec = field(2)
-    status: JobStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: JobSpec = field(2, "What is wanted.")
+    status: JobStatus = field(3, "What is known; written by controllers.")
 
 
 class PodFailurePolicyOnExitCodesRequirement(Model):
@@ -52,20 +55,22 @@ class SuccessPolicyRule(Model):
 
 
 class JobSpec(Model):
-    parallelism: int32 | None = field(1)
-    completions: int32 | None = field(2)
-    activeDeadlineSeconds: int64 | None = field(3)
+    """What a Job runs, how often and how long."""
+
+    parallelism: int32 | None = field(1, "How many pods may run at one time.")
+    completions: int32 | None = field(2, "How many must succeed.")
+    activeDeadlineSeconds: int64 | None = field(3, "Seconds the Job may take.")
     podFailurePolicy: PodFailurePolicy = field(11)
     successPolicy: SuccessPolicy = field(16)
-    backoffLimit: int32 | None = field(7)
+    backoffLimit: int32 | None = field(7, "How many failures are too many; default 6.")
     backoffLimitPerIndex: int32 | None = field(12)
     maxFailedIndexes: int32 | None = field(13)
-    selector: LabelSelector = field(4)
+    selector: LabelSelector = field(4, "Made by the server.")
     manualSelector: bool | None = field(5)
-    template: PodTemplateSpec = field(6, required=True)
-    ttlSecondsAfterFinished: int32 | None = field(8)
-    completionMode: str | None = field(9, enum=COMPLETION_MODE)
-    suspend: bool | None = field(10)
+    template: PodTemplateSpec = field(6, "What the pods look like; restartPolicy OnFailure or Never.", required=True)
+    ttlSecondsAfterFinished: int32 | None = field(8, "Seconds after its end until the Job is deleted.")
+    completionMode: str | None = field(9, "NonIndexed or Indexed.", enum=COMPLETION_MODE)
+    suspend: bool | None = field(10, "No pods run while this is set.")
     podReplacementPolicy: str | None = field(14, enum=POD_REPLACEMENT_POLICY)
     managedBy: str | None = field(15)
 
@@ -104,22 +109,26 @@ class JobTemplateSpec(Model):
 
 
 class CronJob(Model):
+    """Makes Jobs on a schedule."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: CronJobSpec = field(2)
-    status: CronJobStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: CronJobSpec = field(2, "What is wanted.")
+    status: CronJobStatus = field(3, "What is known; written by controllers.")
 
 
 class CronJobSpec(Model):
-    schedule: str = field(1, required=True)
-    timeZone: str | None = field(8)
-    startingDeadlineSeconds: int64 | None = field(2)
-    concurrencyPolicy: str = field(3, enum=CONCURRENCY_POLICY)
-    suspend: bool | None = field(4)
-    jobTemplate: JobTemplateSpec = field(5, required=True)
-    successfulJobsHistoryLimit: int32 | None = field(6)
-    failedJobsHistoryLimit: int32 | None = field(7)
+    schedule: str = field(1, "When, in cron's five fields.", required=True)
+    timeZone: str | None = field(8, "The time zone of the schedule.")
+    startingDeadlineSeconds: int64 | None = field(2, "How late a Job may still be started.")
+    concurrencyPolicy: str = field(
+        3, "What happens when the last Job still runs: Allow, Forbid or Replace.", enum=CONCURRENCY_POLICY
+    )
+    suspend: bool | None = field(4, "No Jobs are made while this is set.")
+    jobTemplate: JobTemplateSpec = field(5, "What the Jobs look like.", required=True)
+    successfulJobsHistoryLimit: int32 | None = field(6, "How many good Jobs are kept; default 3.")
+    failedJobsHistoryLimit: int32 | None = field(7, "How many failed Jobs are kept; default 1.")
 
 
 class CronJobStatus(Model):

@@ -1,4 +1,4 @@
-"""Models of core. Pure."""
+"""The core group: the kinds that are no pods, nodes, services or volumes. Numbers as in upstream's generated.proto. Pure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ RESOURCE_QUOTA_SCOPE = (
     "CrossNamespacePodAffinity", "VolumeAttributesClass",
 )
 SCOPE_SELECTOR_OPERATOR = ("In", "NotIn", "Exists", "DoesNotExist")
+
 
 class ReplicationControllerSpec(Model):
     replicas: int32 | None = field(1, default=1)
@@ -39,17 +40,21 @@ class ReplicationControllerCondition(Model):
 
 
 class ReplicationController(Model):
+    """Keeps a number of equal pods running; the ancestor of ReplicaSet."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: ReplicationControllerSpec = field(2)
-    status: ReplicationControllerStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: ReplicationControllerSpec = field(2, "What is wanted.")
+    status: ReplicationControllerStatus = field(3, "What is known; written by controllers.")
 
 
 class ServiceAccount(Model):
+    """An identity for processes in pods."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
     secrets: list[ObjectReference] = field(2, merge_key="name", list_type="map", list_keys=("name",))
     imagePullSecrets: list[LocalObjectReference] = field(3, list_type="atomic")
     automountServiceAccountToken: bool | None = field(4)
@@ -73,17 +78,21 @@ class NamespaceCondition(Model):
 
 
 class Namespace(Model):
+    """A scope for names; most kinds live in one."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: NamespaceSpec = field(2)
-    status: NamespaceStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: NamespaceSpec = field(2, "What is wanted.")
+    status: NamespaceStatus = field(3, "What is known; written by controllers.")
 
 
 class Binding(Model):
+    """Ties a pod to a node."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
     target: ObjectReference = field(2, required=True)
 
 
@@ -93,9 +102,11 @@ class EventSource(Model):
 
 
 class Event(Model):
+    """A report of something that happened to an object; kept for a while."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1, required=True)
+    metadata: ObjectMeta = field(1, "Standard object metadata.", required=True)
     involvedObject: ObjectReference = field(2, required=True)
     reason: str = field(3)
     message: str = field(4)
@@ -131,10 +142,12 @@ class LimitRangeSpec(Model):
 
 
 class LimitRange(Model):
+    """Smallest, largest and default amounts for the pods, containers and claims of a namespace."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: LimitRangeSpec = field(2)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: LimitRangeSpec = field(2, "What is wanted.")
 
 
 class ResourceQuotaSpec(Model):
@@ -159,27 +172,33 @@ class ResourceQuotaStatus(Model):
 
 
 class ResourceQuota(Model):
+    """Limits what a namespace may use in all."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: ResourceQuotaSpec = field(2)
-    status: ResourceQuotaStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: ResourceQuotaSpec = field(2, "What is wanted.")
+    status: ResourceQuotaStatus = field(3, "What is known; written by controllers.")
 
 
 class Secret(Model):
+    """Sensitive data that pods read as variables or files."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    immutable: bool | None = field(5)
-    data: dict[str, Bytes] = field(2)
-    stringData: dict[str, str] = field(4)
-    type: str = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    immutable: bool | None = field(5, "The data cannot be changed any more.")
+    data: dict[str, Bytes] = field(2, "Bytes by key, in base64.")
+    stringData: dict[str, str] = field(4, "Text by key; written into data, never shown.")
+    type: str = field(3, "What the Secret is for; decides which keys it must have.")
 
 
 class ConfigMap(Model):
+    """Configuration that pods read as variables or files."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    immutable: bool | None = field(4)
-    data: dict[str, str] = field(2)
-    binaryData: dict[str, Bytes] = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    immutable: bool | None = field(4, "The data cannot be changed any more.")
+    data: dict[str, str] = field(2, "Text by key.")
+    binaryData: dict[str, Bytes] = field(3, "Bytes by key, in base64.")

@@ -1,4 +1,4 @@
-"""Models of core_node. Pure."""
+"""The core group: nodes. Numbers as in upstream's generated.proto. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from nsk8s.api.models.meta import ObjectMeta
 TAINT_EFFECT = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 NODE_PHASE = ("Pending", "Running", "Terminated")
 
+
 class Taint(Model):
+    """A mark that keeps pods without the matching toleration away."""
+
     key: str = field(1, required=True)
     value: str = field(2)
     effect: str = field(3, required=True, enum=TAINT_EFFECT)
@@ -16,11 +19,13 @@ class Taint(Model):
 
 
 class NodeSpec(Model):
-    podCIDR: str = field(1)
-    podCIDRs: list[str] = field(7, patch_strategy="merge", list_type="set")
-    providerID: str = field(3)
-    unschedulable: bool = field(4)
-    taints: list[Taint] = field(5, list_type="atomic")
+    """What is wanted of a node."""
+
+    podCIDR: str = field(1, "The range from which the node's pods get addresses.")
+    podCIDRs: list[str] = field(7, "The same, one range per family.", patch_strategy="merge", list_type="set")
+    providerID: str = field(3, "The machine's name at its provider.")
+    unschedulable: bool = field(4, "No new pods are placed here (cordon).")
+    taints: list[Taint] = field(5, "Marks that keep pods away.", list_type="atomic")
     configSource: NodeConfigSource = field(6)
     externalID: str = field(2)
 
@@ -85,13 +90,20 @@ class NodeConfigStatus(Model):
 
 
 class NodeStatus(Model):
-    capacity: dict[str, Quantity] = field(1)
-    allocatable: dict[str, Quantity] = field(2)
+    """What is known of a node."""
+
+    capacity: dict[str, Quantity] = field(1, "What the machine has.")
+    allocatable: dict[str, Quantity] = field(2, "What pods may use of it.")
     phase: str = field(3, enum=NODE_PHASE)
-    conditions: list[NodeCondition] = field(4, merge_key="type", list_type="map", list_keys=("type",))
-    addresses: list[NodeAddress] = field(5, merge_key="type", list_type="map", list_keys=("type",))
+    conditions: list[NodeCondition] = field(
+        4, "Ready, MemoryPressure, DiskPressure, PIDPressure, NetworkUnavailable.", merge_key="type", list_type="map",
+        list_keys=("type",)
+    )
+    addresses: list[NodeAddress] = field(
+        5, "Host name and addresses.", merge_key="type", list_type="map", list_keys=("type",)
+    )
     daemonEndpoints: NodeDaemonEndpoints = field(6)
-    nodeInfo: NodeSystemInfo = field(7)
+    nodeInfo: NodeSystemInfo = field(7, "Kernel, operating system, versions.")
     images: list[ContainerImage] = field(8, list_type="atomic")
     volumesInUse: list[str] = field(9, list_type="atomic")
     volumesAttached: list[AttachedVolume] = field(10, list_type="atomic")
@@ -125,8 +137,10 @@ class NodeAddress(Model):
 
 
 class Node(Model):
+    """A machine on which pods run."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: NodeSpec = field(2)
-    status: NodeStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: NodeSpec = field(2, "What is wanted.")
+    status: NodeStatus = field(3, "What is known; written by controllers.")

@@ -1,4 +1,4 @@
-"""Models of core_pod. Pure."""
+"""The core group: pods, containers, templates. Numbers as in upstream's generated.proto. Pure."""
 
 from __future__ import annotations
 
@@ -44,12 +44,15 @@ POD_PHASE = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
 POD_QOS_CLASS = ("Guaranteed", "Burstable", "BestEffort")
 PROC_MOUNT_TYPE = ("Default", "Unmasked")
 
+
 class ContainerPort(Model):
-    name: str = field(1)
-    hostPort: int32 = field(2)
-    containerPort: int32 = field(3, required=True)
-    protocol: str = field(4, default="TCP", enum=PROTOCOL)
-    hostIP: str = field(5)
+    """A port on which a container listens."""
+
+    name: str = field(1, "A name that Services can refer to; unique in the pod.")
+    hostPort: int32 = field(2, "The port on the node that leads here.")
+    containerPort: int32 = field(3, "The port in the container.", required=True)
+    protocol: str = field(4, "TCP, UDP or SCTP.", default="TCP", enum=PROTOCOL)
+    hostIP: str = field(5, "The node's address that hostPort is bound to.")
 
 
 class VolumeMount(Model):
@@ -68,9 +71,11 @@ class VolumeDevice(Model):
 
 
 class EnvVar(Model):
-    name: str = field(1, required=True)
-    value: str = field(2)
-    valueFrom: EnvVarSource = field(3)
+    """One environment variable."""
+
+    name: str = field(1, "The variable's name.", required=True)
+    value: str = field(2, "The value; $(OTHER) is expanded.")
+    valueFrom: EnvVarSource = field(3, "Where the value comes from, instead of `value`.")
 
 
 class EnvVarSource(Model):
@@ -114,11 +119,11 @@ class HTTPHeader(Model):
 
 
 class HTTPGetAction(Model):
-    path: str = field(1)
-    port: IntOrString = field(2, required=True)
-    host: str = field(3)
-    scheme: str = field(4, enum=URI_SCHEME)
-    httpHeaders: list[HTTPHeader] = field(5, list_type="atomic")
+    path: str = field(1, "The path to ask for.")
+    port: IntOrString = field(2, "The port's number or name.", required=True)
+    host: str = field(3, "The host to connect to; default: the pod's address.")
+    scheme: str = field(4, "HTTP or HTTPS.", enum=URI_SCHEME)
+    httpHeaders: list[HTTPHeader] = field(5, "Headers to send.", list_type="atomic")
 
 
 class TCPSocketAction(Model):
@@ -140,12 +145,14 @@ class SleepAction(Model):
 
 
 class Probe(Model):
+    """A check of a container's health, made again and again."""
+
     probeHandler: ProbeHandler = field(1, inline=True)
-    initialDelaySeconds: int32 = field(2)
-    timeoutSeconds: int32 = field(3)
-    periodSeconds: int32 = field(4)
-    successThreshold: int32 = field(5)
-    failureThreshold: int32 = field(6)
+    initialDelaySeconds: int32 = field(2, "Seconds after the start before the first check.")
+    timeoutSeconds: int32 = field(3, "Seconds after which a check has failed.")
+    periodSeconds: int32 = field(4, "Seconds between checks.")
+    successThreshold: int32 = field(5, "Successes in a row that count as recovered.")
+    failureThreshold: int32 = field(6, "Failures in a row that count as failed.")
     terminationGracePeriodSeconds: int64 | None = field(7)
 
 
@@ -160,32 +167,39 @@ class Capabilities(Model):
 
 
 class Container(Model):
-    name: str = field(1, required=True)
-    image: str = field(2)
-    command: list[str] = field(3, list_type="atomic")
-    args: list[str] = field(4, list_type="atomic")
-    workingDir: str = field(5)
+    """One process (with its children) in a pod, and the image it comes from."""
+
+    name: str = field(1, "Unique in the pod.", required=True)
+    image: str = field(2, "The image's name.")
+    command: list[str] = field(3, "Replaces the image's entry point; $(VAR) is expanded.", list_type="atomic")
+    args: list[str] = field(4, "Arguments of the entry point; $(VAR) is expanded.", list_type="atomic")
+    workingDir: str = field(5, "Where the process starts.")
     ports: list[ContainerPort] = field(
-        6, merge_key="containerPort", list_type="map", list_keys=("containerPort", "protocol",)
+        6, "Ports the container listens on; leaving one out does not close it.", merge_key="containerPort",
+        list_type="map", list_keys=("containerPort", "protocol",)
     )
-    envFrom: list[EnvFromSource] = field(19, list_type="atomic")
-    env: list[EnvVar] = field(7, merge_key="name", list_type="map", list_keys=("name",))
-    resources: ResourceRequirements = field(8)
+    envFrom: list[EnvFromSource] = field(19, "ConfigMaps and Secrets whose keys all become variables.", list_type="atomic")
+    env: list[EnvVar] = field(7, "Environment variables.", merge_key="name", list_type="map", list_keys=("name",))
+    resources: ResourceRequirements = field(8, "What the container needs, and at most gets.")
     resizePolicy: list[ContainerResizePolicy] = field(23, list_type="atomic")
-    restartPolicy: str | None = field(24)
-    volumeMounts: list[VolumeMount] = field(9, merge_key="mountPath", list_type="map", list_keys=("mountPath",))
+    restartPolicy: str | None = field(24, "Always makes an init container a sidecar.")
+    volumeMounts: list[VolumeMount] = field(
+        9, "Which volumes appear where.", merge_key="mountPath", list_type="map", list_keys=("mountPath",)
+    )
     volumeDevices: list[VolumeDevice] = field(21, merge_key="devicePath", list_type="map", list_keys=("devicePath",))
-    livenessProbe: Probe = field(10)
-    readinessProbe: Probe = field(11)
-    startupProbe: Probe = field(22)
-    lifecycle: Lifecycle = field(12)
-    terminationMessagePath: str = field(13)
-    terminationMessagePolicy: str = field(20, enum=TERMINATION_MESSAGE_POLICY)
-    imagePullPolicy: str = field(14, enum=PULL_POLICY)
-    securityContext: SecurityContext = field(15)
-    stdin: bool = field(16)
-    stdinOnce: bool = field(17)
-    tty: bool = field(18)
+    livenessProbe: Probe = field(10, "The container is restarted when this fails.")
+    readinessProbe: Probe = field(11, "The pod gets no traffic from Services while this fails.")
+    startupProbe: Probe = field(22, "The other probes wait until this has succeeded.")
+    lifecycle: Lifecycle = field(12, "What runs right after the start and right before the end.")
+    terminationMessagePath: str = field(13, "The file whose content becomes the termination message.")
+    terminationMessagePolicy: str = field(
+        20, "File, or the end of the log if the file is empty and the container failed.", enum=TERMINATION_MESSAGE_POLICY
+    )
+    imagePullPolicy: str = field(14, "When the image is pulled.", enum=PULL_POLICY)
+    securityContext: SecurityContext = field(15, "User, capabilities and other rights.")
+    stdin: bool = field(16, "Keep standard input open.")
+    stdinOnce: bool = field(17, "Close standard input after the first attach.")
+    tty: bool = field(18, "Give the container a terminal.")
 
 
 class ProbeHandler(Model):
@@ -234,6 +248,8 @@ class ContainerState(Model):
 
 
 class ContainerStatus(Model):
+    """The state of one container."""
+
     name: str = field(1, required=True)
     state: ContainerState = field(2)
     lastState: ContainerState = field(3)
@@ -289,6 +305,8 @@ class VolumeMountStatus(Model):
 
 
 class Affinity(Model):
+    """Rules that draw pods to nodes or to other pods, or keep them apart."""
+
     nodeAffinity: NodeAffinity = field(1)
     podAffinity: PodAffinity = field(2)
     podAntiAffinity: PodAntiAffinity = field(3)
@@ -329,11 +347,13 @@ class PreferredSchedulingTerm(Model):
 
 
 class Toleration(Model):
-    key: str = field(1)
-    operator: str = field(2, enum=TOLERATION_OPERATOR)
-    value: str = field(3)
-    effect: str = field(4, enum=TAINT_EFFECT)
-    tolerationSeconds: int64 | None = field(5)
+    """A taint that the pod does not mind."""
+
+    key: str = field(1, "The taint's key; empty with Exists means every taint.")
+    operator: str = field(2, "Exists, or Equal (the default).", enum=TOLERATION_OPERATOR)
+    value: str = field(3, "The taint's value.")
+    effect: str = field(4, "NoSchedule, PreferNoSchedule or NoExecute; empty means all.", enum=TAINT_EFFECT)
+    tolerationSeconds: int64 | None = field(5, "How long a NoExecute taint is tolerated; default: for ever.")
 
 
 class PodReadinessGate(Model):
@@ -341,48 +361,66 @@ class PodReadinessGate(Model):
 
 
 class PodSpec(Model):
+    """What a pod shall be: its containers, volumes, and where and how it runs."""
+
     volumes: list[Volume] = field(
-        1, merge_key="name", patch_strategy="merge,retainKeys", list_type="map", list_keys=("name",)
+        1, "What containers can mount.", merge_key="name", patch_strategy="merge,retainKeys", list_type="map",
+        list_keys=("name",)
     )
-    initContainers: list[Container] = field(20, merge_key="name", list_type="map", list_keys=("name",))
-    containers: list[Container] = field(2, required=True, merge_key="name", list_type="map", list_keys=("name",))
-    ephemeralContainers: list[EphemeralContainer] = field(34, merge_key="name", list_type="map", list_keys=("name",))
-    restartPolicy: str = field(3, enum=RESTART_POLICY)
-    terminationGracePeriodSeconds: int64 | None = field(4)
-    activeDeadlineSeconds: int64 | None = field(5)
-    dnsPolicy: str = field(6, enum=DNS_POLICY)
-    nodeSelector: dict[str, str] = field(7, list_type="atomic")
-    serviceAccountName: str = field(8)
+    initContainers: list[Container] = field(
+        20, "Run one after the other, each to its end, before the containers start.", merge_key="name", list_type="map",
+        list_keys=("name",)
+    )
+    containers: list[Container] = field(
+        2, "The containers; at least one. Cannot be added or removed later.", required=True, merge_key="name",
+        list_type="map", list_keys=("name",)
+    )
+    ephemeralContainers: list[EphemeralContainer] = field(
+        34, "Added to a running pod for debugging.", merge_key="name", list_type="map", list_keys=("name",)
+    )
+    restartPolicy: str = field(3, "Whether ended containers are started again.", enum=RESTART_POLICY)
+    terminationGracePeriodSeconds: int64 | None = field(4, "Seconds between SIGTERM and SIGKILL.")
+    activeDeadlineSeconds: int64 | None = field(5, "Seconds after which the pod is ended and has failed.")
+    dnsPolicy: str = field(6, "Where resolv.conf comes from.", enum=DNS_POLICY)
+    nodeSelector: dict[str, str] = field(7, "Labels the node must have.", list_type="atomic")
+    serviceAccountName: str = field(8, "The ServiceAccount whose token the pod gets.")
     serviceAccount: str = field(9)
-    automountServiceAccountToken: bool | None = field(21)
-    nodeName: str = field(10)
-    hostNetwork: bool = field(11)
-    hostPID: bool = field(12)
-    hostIPC: bool = field(13)
-    shareProcessNamespace: bool | None = field(27)
-    securityContext: PodSecurityContext = field(14)
-    imagePullSecrets: list[LocalObjectReference] = field(15, merge_key="name", list_type="map", list_keys=("name",))
-    hostname: str = field(16)
-    subdomain: str = field(17)
-    affinity: Affinity = field(18)
-    schedulerName: str = field(19)
-    tolerations: list[Toleration] = field(22, list_type="atomic")
-    hostAliases: list[HostAlias] = field(23, merge_key="ip", list_type="map", list_keys=("ip",))
-    priorityClassName: str = field(24)
-    priority: int32 | None = field(25)
-    dnsConfig: PodDNSConfig = field(26)
-    readinessGates: list[PodReadinessGate] = field(28, list_type="atomic")
+    automountServiceAccountToken: bool | None = field(21, "Whether the token is mounted.")
+    nodeName: str = field(10, "The node; set by the scheduler, or by hand to go past it.")
+    hostNetwork: bool = field(11, "Use the node's network namespace.")
+    hostPID: bool = field(12, "Use the node's process ids.")
+    hostIPC: bool = field(13, "Use the node's IPC namespace.")
+    shareProcessNamespace: bool | None = field(27, "One process id namespace for all containers.")
+    securityContext: PodSecurityContext = field(14, "Users, groups and sysctls for all containers.")
+    imagePullSecrets: list[LocalObjectReference] = field(
+        15, "Secrets for pulling images.", merge_key="name", list_type="map", list_keys=("name",)
+    )
+    hostname: str = field(16, "The host name in the pod; default: its name.")
+    subdomain: str = field(17, "Gives the pod a DNS name hostname.subdomain.namespace.svc.")
+    affinity: Affinity = field(18, "Rules about nodes and other pods.")
+    schedulerName: str = field(19, "Which scheduler places the pod.")
+    tolerations: list[Toleration] = field(22, "Taints that do not keep the pod away.", list_type="atomic")
+    hostAliases: list[HostAlias] = field(23, "Lines added to /etc/hosts.", merge_key="ip", list_type="map", list_keys=("ip",))
+    priorityClassName: str = field(24, "The PriorityClass.")
+    priority: int32 | None = field(25, "The priority's value, from the class.")
+    dnsConfig: PodDNSConfig = field(26, "Added to what dnsPolicy gives.")
+    readinessGates: list[PodReadinessGate] = field(
+        28, "Conditions that must be true, besides ready containers, for the pod to be ready.", list_type="atomic"
+    )
     runtimeClassName: str | None = field(29)
-    enableServiceLinks: bool | None = field(30)
+    enableServiceLinks: bool | None = field(30, "Whether Services appear as environment variables.")
     preemptionPolicy: str | None = field(31, enum=PREEMPTION_POLICY)
-    overhead: dict[str, Quantity] = field(32)
+    overhead: dict[str, Quantity] = field(32, "Resources the pod needs beyond its containers.")
     topologySpreadConstraints: list[TopologySpreadConstraint] = field(
-        33, merge_key="topologyKey", list_type="map", list_keys=("topologyKey", "whenUnsatisfiable",)
+        33, "How pods spread over zones, nodes and the like.", merge_key="topologyKey", list_type="map",
+        list_keys=("topologyKey", "whenUnsatisfiable",)
     )
     setHostnameAsFQDN: bool | None = field(35)
     os: PodOS = field(36)
     hostUsers: bool | None = field(37)
-    schedulingGates: list[PodSchedulingGate] = field(38, merge_key="name", list_type="map", list_keys=("name",))
+    schedulingGates: list[PodSchedulingGate] = field(
+        38, "The pod is not scheduled while there are any.", merge_key="name", list_type="map", list_keys=("name",)
+    )
     resourceClaims: list[PodResourceClaim] = field(
         39, merge_key="name", patch_strategy="merge,retainKeys", list_type="map", list_keys=("name",)
     )
@@ -504,20 +542,26 @@ class EphemeralContainer(Model):
 
 
 class PodStatus(Model):
+    """What is known of a pod; it can lag behind what is going on."""
+
     observedGeneration: int64 = field(17)
-    phase: str = field(1, enum=POD_PHASE)
-    conditions: list[PodCondition] = field(2, merge_key="type", list_type="map", list_keys=("type",))
-    message: str = field(3)
-    reason: str = field(4)
+    phase: str = field(1, "Pending, Running, Succeeded, Failed or Unknown.", enum=POD_PHASE)
+    conditions: list[PodCondition] = field(
+        2, "PodScheduled, Initialized, ContainersReady, Ready …", merge_key="type", list_type="map", list_keys=("type",)
+    )
+    message: str = field(3, "Why the pod is in this state, for people.")
+    reason: str = field(4, "Why the pod is in this state, in one word.")
     nominatedNodeName: str = field(11)
-    hostIP: str = field(5)
+    hostIP: str = field(5, "The node's address.")
     hostIPs: list[HostIP] = field(16, merge_key="ip", list_type="atomic")
-    podIP: str = field(6)
-    podIPs: list[PodIP] = field(12, merge_key="ip", list_type="map", list_keys=("ip",))
-    startTime: Time = field(7)
-    initContainerStatuses: list[ContainerStatus] = field(10, list_type="atomic")
-    containerStatuses: list[ContainerStatus] = field(8, list_type="atomic")
-    qosClass: str = field(9, enum=POD_QOS_CLASS)
+    podIP: str = field(6, "The pod's address.")
+    podIPs: list[PodIP] = field(
+        12, "The pod's addresses, at most one per family.", merge_key="ip", list_type="map", list_keys=("ip",)
+    )
+    startTime: Time = field(7, "When the kubelet took the pod on.")
+    initContainerStatuses: list[ContainerStatus] = field(10, "The state of each init container.", list_type="atomic")
+    containerStatuses: list[ContainerStatus] = field(8, "The state of each container.", list_type="atomic")
+    qosClass: str = field(9, "Guaranteed, Burstable or BestEffort, from requests and limits.", enum=POD_QOS_CLASS)
     ephemeralContainerStatuses: list[ContainerStatus] = field(13, list_type="atomic")
     resize: str = field(14)
     resourceClaimStatuses: list[PodResourceClaimStatus] = field(
@@ -526,22 +570,28 @@ class PodStatus(Model):
 
 
 class Pod(Model):
+    """A group of containers that share one network address and are placed on a node together."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: PodSpec = field(2)
-    status: PodStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: PodSpec = field(2, "What the pod shall be.")
+    status: PodStatus = field(3, "What is known of the pod.")
 
 
 class PodTemplateSpec(Model):
-    metadata: ObjectMeta = field(1)
-    spec: PodSpec = field(2)
+    """What the pods made from a template look like."""
+
+    metadata: ObjectMeta = field(1, "Labels and annotations of the pods.")
+    spec: PodSpec = field(2, "What the pods shall be.")
 
 
 class PodTemplate(Model):
+    """A template for pods, kept as an object of its own."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
     template: PodTemplateSpec = field(2)
 
 

@@ -1,10 +1,11 @@
-"""Models of core_reference. Pure."""
+"""The core group: references and selectors that several other models use. Numbers as in upstream's generated.proto. Pure."""
 
 from __future__ import annotations
 
 from nsk8s.api.models.base import Model, Quantity, field
 
 NODE_SELECTOR_OPERATOR = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
+
 
 class TypedObjectReference(Model):
     apiGroup: str | None = field(1)
@@ -30,8 +31,8 @@ class ResourceFieldSelector(Model, atomic=True):
 
 
 class ResourceRequirements(Model):
-    limits: dict[str, Quantity] = field(1)
-    requests: dict[str, Quantity] = field(2)
+    limits: dict[str, Quantity] = field(1, "At most this much.")
+    requests: dict[str, Quantity] = field(2, "At least this much; the scheduler counts it.")
     claims: list[ResourceClaim] = field(3, list_type="map", list_keys=("name",))
 
 

@@ -1,4 +1,4 @@
-"""Models of core_volume. Pure."""
+"""The core group: volumes, claims and what they come from. Numbers as in upstream's generated.proto. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ AZURE_DATA_DISK_CACHING_MODE = ("None", "ReadOnly", "ReadWrite")
 AZURE_DATA_DISK_KIND = ("Shared", "Dedicated", "Managed")
 PULL_POLICY = ("Always", "Never", "IfNotPresent")
 
+
 class Volume(Model):
+    """Something that containers of the pod can mount."""
+
     name: str = field(1, required=True)
     volumeSource: VolumeSource = field(2, inline=True)
 
@@ -96,11 +99,13 @@ class PersistentVolumeSource(Model):
 
 
 class PersistentVolume(Model):
+    """A piece of storage in the cluster."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: PersistentVolumeSpec = field(2)
-    status: PersistentVolumeStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: PersistentVolumeSpec = field(2, "What is wanted.")
+    status: PersistentVolumeStatus = field(3, "What is known; written by controllers.")
 
 
 class PersistentVolumeSpec(Model):
@@ -128,11 +133,13 @@ class PersistentVolumeStatus(Model):
 
 
 class PersistentVolumeClaim(Model):
+    """A request for storage, and the volume that answers it."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: PersistentVolumeClaimSpec = field(2)
-    status: PersistentVolumeClaimStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: PersistentVolumeClaimSpec = field(2, "What is wanted.")
+    status: PersistentVolumeClaimStatus = field(3, "What is known; written by controllers.")
 
 
 class PersistentVolumeClaimSpec(Model):

@@ -1,4 +1,4 @@
-"""Models of discovery. Pure."""
+"""discovery.k8s.io/v1. Numbers as in upstream's generated.proto. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from nsk8s.api.models.meta import ObjectMeta
 
 PROTOCOL = ("TCP", "UDP", "SCTP")
 
+
 class EndpointSlice(Model):
+    """Some of the endpoints behind a Service."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    addressType: str = field(4, required=True)
-    endpoints: list[Endpoint] = field(2, required=True, list_type="atomic")
-    ports: list[EndpointPort] = field(3, list_type="atomic")
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    addressType: str = field(4, "IPv4, IPv6 or FQDN; cannot be changed.", required=True)
+    endpoints: list[Endpoint] = field(2, "At most 1000 endpoints.", required=True, list_type="atomic")
+    ports: list[EndpointPort] = field(3, "The ports that every endpoint here has.", list_type="atomic")
 
 
 class Endpoint(Model):

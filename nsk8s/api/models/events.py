@@ -1,4 +1,4 @@
-"""Models of events. Pure."""
+"""events.k8s.io/v1. Numbers as in upstream's generated.proto. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from nsk8s.api.models.meta import ObjectMeta
 
 
 class Event(Model):
+    """A report of something that happened to an object; kept for a while."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
     eventTime: MicroTime = field(2, required=True)
     series: EventSeries = field(3)
     reportingController: str = field(4)

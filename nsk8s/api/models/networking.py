@@ -1,4 +1,4 @@
-"""Models of networking. Pure."""
+"""networking.k8s.io/v1. Numbers as in upstream's generated.proto. Pure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from nsk8s.api.models.meta import LabelSelector, ObjectMeta
 POLICY_TYPE = ("Ingress", "Egress")
 PROTOCOL = ("TCP", "UDP", "SCTP")
 
+
 class NetworkPolicy(Model):
+    """What traffic the pods it selects may receive and send."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: NetworkPolicySpec = field(2)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: NetworkPolicySpec = field(2, "What is wanted.")
 
 
 class NetworkPolicySpec(Model):
-    podSelector: LabelSelector = field(1, required=True)
-    ingress: list[NetworkPolicyIngressRule] = field(2, list_type="atomic")
-    egress: list[NetworkPolicyEgressRule] = field(3, list_type="atomic")
-    policyTypes: list[str] = field(4, list_type="atomic", enum=POLICY_TYPE)
+    podSelector: LabelSelector = field(1, "The pods it is about; empty means all of the namespace.", required=True)
+    ingress: list[NetworkPolicyIngressRule] = field(
+        2, "What may come in; nothing else may, if the policy is about Ingress.", list_type="atomic"
+    )
+    egress: list[NetworkPolicyEgressRule] = field(
+        3, "What may go out; nothing else may, if the policy is about Egress.", list_type="atomic"
+    )
+    policyTypes: list[str] = field(4, "Ingress, Egress or both.", list_type="atomic", enum=POLICY_TYPE)
 
 
 class NetworkPolicyIngressRule(Model):
@@ -51,18 +58,20 @@ class NetworkPolicyPeer(Model):
 
 
 class Ingress(Model):
+    """Rules that lead HTTP requests from outside to Services."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: IngressSpec = field(2)
-    status: IngressStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: IngressSpec = field(2, "What is wanted.")
+    status: IngressStatus = field(3, "What is known; written by controllers.")
 
 
 class IngressSpec(Model):
-    ingressClassName: str | None = field(4)
-    defaultBackend: IngressBackend = field(1)
-    tls: list[IngressTLS] = field(2, list_type="atomic")
-    rules: list[IngressRule] = field(3, list_type="atomic")
+    ingressClassName: str | None = field(4, "Which controller is meant.")
+    defaultBackend: IngressBackend = field(1, "Where requests go that no rule is about.")
+    tls: list[IngressTLS] = field(2, "Certificates by host.", list_type="atomic")
+    rules: list[IngressRule] = field(3, "Hosts and paths, and where they lead.", list_type="atomic")
 
 
 class IngressTLS(Model):
@@ -125,10 +134,12 @@ class ServiceBackendPort(Model, atomic=True):
 
 
 class IngressClass(Model):
+    """A kind of ingress controller."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: IngressClassSpec = field(2)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: IngressClassSpec = field(2, "What is wanted.")
 
 
 class IngressClassSpec(Model):

@@ -1,4 +1,4 @@
-"""Models of policy. Pure."""
+"""policy/v1. Numbers as in upstream's generated.proto. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from nsk8s.api.models.base import IntOrString, Model, Time, field, int32, int64
 from nsk8s.api.models.meta import Condition, DeleteOptions, LabelSelector, ObjectMeta
 
 UNHEALTHY_POD_EVICTION_POLICY_TYPE = ("IfHealthyBudget", "AlwaysAllow")
+
 
 class PodDisruptionBudgetSpec(Model):
     minAvailable: IntOrString = field(1)
@@ -25,15 +26,19 @@ class PodDisruptionBudgetStatus(Model):
 
 
 class PodDisruptionBudget(Model):
+    """How many pods of a set may be evicted at one time."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
-    spec: PodDisruptionBudgetSpec = field(2)
-    status: PodDisruptionBudgetStatus = field(3)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: PodDisruptionBudgetSpec = field(2, "What is wanted.")
+    status: PodDisruptionBudgetStatus = field(3, "What is known; written by controllers.")
 
 
 class Eviction(Model):
+    """Asks for a pod to be deleted, if its disruption budgets allow it."""
+
     apiVersion: str = field(0)
     kind: str = field(0)
-    metadata: ObjectMeta = field(1)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
     deleteOptions: DeleteOptions = field(2)

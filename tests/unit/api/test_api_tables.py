@@ -187,6 +187,8 @@ def test_events() -> None:
     }  # fmt: skip
     assert row("", "Event", event) == ["60s", "Warning", "Failed", "pod/p", "no"]
     assert row("", "Event", event, wide=True)[5:] == ["kubelet", "no", "5m", 4, "x"]
+    new = {"note": "hi", "regarding": {"kind": "Node", "name": "n"}, "deprecatedLastTimestamp": CREATED}
+    assert row("events.k8s.io", "Event", new) == ["5m", "", "", "node/n", "hi"]
     series = {"eventTime": CREATED, "series": {"count": 7, "lastObservedTime": "2026-01-01T00:09:30Z"}}
     assert row("", "Event", series, wide=True)[0] == "30s"
 
