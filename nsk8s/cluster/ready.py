@@ -21,7 +21,7 @@ from nsk8s.client.rest import Client, Unreachable
 from nsk8s.cluster import supervise
 from nsk8s.cluster.state import ClusterState, Paths
 from nsk8s.config import ClusterConfig
-from nsk8s.errors import AlreadyExists, Gone, Nsk8sError, StatusError
+from nsk8s.errors import AlreadyExists, Gone, NotFound, Nsk8sError, StatusError
 from nsk8s.kernel import machine
 from nsk8s.net.topology import netns_name
 
@@ -62,8 +62,13 @@ async def install_addons(client: Client, config: ClusterConfig) -> None:
     from nsk8s.dns import manifest
 
     for obj in manifest.objects(str(config.dns_ip), config.cluster_domain):
-        with contextlib.suppress(AlreadyExists):
-            await client.create(BY_KIND[obj["apiVersion"], obj["kind"]], obj)
+        resource = BY_KIND[obj["apiVersion"], obj["kind"]]
+        try:
+            # Looked for first: a Service whose address is taken, by itself, is Invalid and not AlreadyExists.
+            await client.get(resource, meta.name(obj), meta.namespace(obj))
+        except NotFound:
+            with contextlib.suppress(AlreadyExists):
+                await client.create(resource, obj)
 
 
 async def wait_nodes(client: Client, paths: Paths, wanted: set[str], deadline: float) -> None:
