@@ -157,7 +157,8 @@ class Server:
             return found
         virtual = self.virtual.get(kind.group_resource)
         endpoint = virtual or self.verbs.get(info.verb)
-        if endpoint is None or info.verb not in kind.verbs or (info.verb == "create" and info.name):
+        misplaced = bool(info.name) if info.verb == "create" else not info.name and info.verb in ("update", "patch")
+        if endpoint is None or info.verb not in kind.verbs or misplaced:
             raise MethodNotAllowed("the server does not allow this method on the requested resource")
         return endpoint
 
