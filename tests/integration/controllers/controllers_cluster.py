@@ -228,7 +228,8 @@ def running(directory: Path, *kcm_flags: str, nodes: dict[str, Object] = NODES_O
             "--cluster-cidr", "10.244.0.0/16", "--node-cidr-first-address", "192.168.56.10",
             "--root-ca-file", str(directory / "ca.crt"), *kcm_flags,
         )  # fmt: skip
-        cluster.start("scheduler", "nsk8s.scheduler.main", "--kubeconfig", str(cluster.kubeconfig))
+        alone = [f for f in kcm_flags if f.startswith("--leader-elect")]
+        cluster.start("scheduler", "nsk8s.scheduler.main", "--kubeconfig", str(cluster.kubeconfig), *alone)
         cluster.kubelets = FakeKubelets(cluster.kubeconfig, dict(nodes))
         cluster.kubelets.start()
         yield cluster

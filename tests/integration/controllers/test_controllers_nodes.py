@@ -15,7 +15,8 @@ from controllers_cluster import Cluster, deployment, running, service
 @pytest.fixture
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster of its own that gives nodes up after 3 seconds."""
-    yield from running(tmp_path_factory.mktemp("impatient"), "--node-monitor-grace-period=3s", "--pod-gc-quarantine=1s")
+    flags = ("--node-monitor-grace-period=3s", "--pod-gc-quarantine=1s", "--leader-elect=false")
+    yield from running(tmp_path_factory.mktemp("impatient"), *flags)
 
 
 def _taints(node: Any) -> set[tuple[str, str]]:
