@@ -143,6 +143,9 @@ class Cgroups:
             return self.v1[controller]
         return self.v2 if controller in self.v2_controllers else None
 
+    def has(self, controller: str) -> bool:
+        return self._home(controller) is not None
+
     def create(self, path: str) -> None:
         """Make a group and its parents in every hierarchy; on v2 hand the controllers down to it. Idempotent."""
         for root in self.roots:
@@ -180,7 +183,8 @@ class Cgroups:
             _write(f"{root}{path}/cgroup.procs" if root == self.v2 else f"{root}{path}/tasks", "0")
 
     def limit(self, path: str, resources: dict[str, int]) -> None:
-        """Apply CRI's resources. A limit whose controller the machine lacks raises OSError (ENOTSUP) naming it."""
+        """Apply CRI's resources. A limit whose controller the machine lacks raises OSError (ENOTSUP) naming it; a share, which
+        only says who comes first, is let go."""
         for v2, controllers in ((False, list(self.v1)), (True, self.v2_controllers)):
             for controller, name, text in limit_files(resources, v2):
                 if controller not in controllers:
@@ -191,7 +195,7 @@ class Cgroups:
                 except OSError as e:
                     if name not in _OPTIONAL_FILES:
                         raise OSError(e.errno, f"cannot set {name} to {text}: {e.strerror}") from e
-        for controller, name, _ in limit_files(resources, True):
+        for controller, name, _ in limit_files({k: v for k, v in resources.items() if k != "cpuShares"}, True):
             if self._home(controller) is None:
                 raise OSError(errno.ENOTSUP, f"this machine has no {controller} control group, so {name} cannot be set")
 

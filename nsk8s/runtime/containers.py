@@ -87,7 +87,8 @@ class Containers:
                 for part in ("upper", "work", "usr", "usrwork", "rootfs"):
                     os.mkdir(f"{directory}/{part}", 0o755)
             self.node.cgroups.create(built["cgroup"])
-            self.node.cgroups.limit(built["cgroup"], spec.limits(config))
+            default = {"pidsLimit": spec.DEFAULT_PIDS} if self.node.cgroups.has("pids") else {}
+            self.node.cgroups.limit(built["cgroup"], {**default, **spec.limits(config)})
         except OSError as e:
             self.sandboxes.delete_container(container)
             raise CriError(f"failed to create container: {describe(e)}") from e

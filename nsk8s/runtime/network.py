@@ -57,7 +57,7 @@ class Network:
                 "hostPort": int(p["hostPort"]),
                 "containerPort": int(p["containerPort"]),
                 "protocol": str(p.get("protocol") or "TCP").lower(),
-                "hostIP": p.get("hostIp") or "",
+                "hostIP": p.get("hostIp") or p.get("hostIP") or "",
             }
             for p in record["config"].get("portMappings") or []
             if p.get("hostPort")

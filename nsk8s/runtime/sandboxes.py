@@ -107,6 +107,7 @@ class Sandboxes:
             self.node.sandboxes[sandbox.id] = sandbox
             self.write_files(sandbox)
             self.node.cgroups.create(record["cgroup"])
+            self.node.cgroups.limit(record["cgroup"].rpartition("/")[0], spec.limits(record["config"]))
             ready = self.fork_pause(sandbox)
         except OSError as e:
             self.abandon(sandbox, request, CriError(f"failed to create sandbox: {describe(e)}"))

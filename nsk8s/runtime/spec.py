@@ -165,10 +165,8 @@ def build(
 
 
 def limits(config: dict[str, Any]) -> dict[str, int]:
-    """CRI's resources with our default for pids."""
-    resources = {k: int(v) for k, v in ((config.get("linux") or {}).get("resources") or {}).items() if isinstance(v, int)}
-    resources.setdefault("pidsLimit", DEFAULT_PIDS)
-    return resources
+    """CRI's resources, of a container or of a pod."""
+    return {k: v for k, v in ((config.get("linux") or {}).get("resources") or {}).items() if isinstance(v, int)}
 
 
 def resolv_conf(dns: dict[str, Any] | None, host: str) -> str:

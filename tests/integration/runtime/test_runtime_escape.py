@@ -1,7 +1,5 @@
 """Promise 6: as root in a pod, each classic way out fails."""
 
-# ruff: noqa: E501 (scripts for shells read better unbroken)
-
 from __future__ import annotations
 
 import os

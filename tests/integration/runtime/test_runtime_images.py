@@ -1,7 +1,5 @@
 """The built-in images do what their names say."""
 
-# ruff: noqa: E501 (scripts for shells read better unbroken)
-
 from __future__ import annotations
 
 import json

@@ -1,7 +1,5 @@
 """What happens over a pod's life: exec, attach, signals, limits, restarts of the runtime, death of the sandbox process."""
 
-# ruff: noqa: E501 (scripts for shells read better unbroken)
-
 from __future__ import annotations
 
 import fcntl
@@ -327,6 +325,15 @@ def test_out_of_memory(pod):
     )
     status = pod.wait_exit(container)
     assert (status["exitCode"], status["reason"]) == (137, "OOMKilled")
+
+
+def test_limits_of_the_whole_pod(node, client):
+    pod = Pod(node, client, linux={"resources": {"memoryLimitInBytes": 48 << 20, "cpuPeriod": 100000, "cpuQuota": 50000, "cpuShares": 512}})
+    try:
+        container = pod.start("python3", "-c", "x = bytearray(200 << 20)")
+        assert pod.wait_exit(container)["reason"] == "OOMKilled"
+    finally:
+        pod.remove()
 
 
 def test_process_limit(pod):

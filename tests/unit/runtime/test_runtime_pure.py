@@ -1,7 +1,5 @@
 """What the runtime decides without touching anything: logs, specs, capabilities, filters, control groups, flags, images."""
 
-# ruff: noqa: E501 (scripts for shells read better unbroken)
-
 from __future__ import annotations
 
 import struct
