@@ -171,8 +171,9 @@ class KubeletServer:
         stderr = _flag(request, "error", "stderr") and not tty
         if not (stdin or stdout or stderr):
             return web.Response(status=400, text="you must specify at least one of stdin, stdout, stderr")
-        if request.headers.get("Upgrade", "").lower() != "websocket":
-            return web.Response(status=400, text="unable to upgrade: this kubelet streams over WebSocket only")
+        refusal = streaming.refusal(request.headers)
+        if refusal:
+            return web.Response(status=400, text=refusal)
         params = {"containerId": container.id, "tty": tty, "stdin": stdin, "stdout": stdout or tty, "stderr": stderr, **extra}
         return await streaming.serve(
             request, self.k.runtime, method, params, tty=tty, stdin=stdin, stdout=stdout or tty, stderr=stderr
@@ -189,6 +190,9 @@ class KubeletServer:
             ports = [int(p) for text in request.query.getall("port", []) for p in text.split(",")]
         except ValueError:
             return web.Response(status=400, text="invalid port")
+        refusal = streaming.refusal(request.headers)
+        if refusal:
+            return web.Response(status=400, text=refusal)
         if not ports or not all(0 < p < 65536 for p in ports):
             return web.Response(status=400, text="query parameter \"port\" is required")
         return await streaming.serve_port_forward(request, self.k.runtime, sandbox.id, ports)

@@ -14,6 +14,7 @@ import logging
 import os
 import struct
 import termios
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -24,7 +25,6 @@ from nsk8s.kubelet.cri import DescriptorCall, RuntimeClient, RuntimeFailure
 log = logging.getLogger("streaming")
 
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
-PORT_FORWARD_PROTOCOLS = ("v4.channel.k8s.io", "v5.channel.k8s.io")
 STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 CHUNK = 32768
 DRAIN_S = 2.0
@@ -54,6 +54,16 @@ def failure_status(message: str) -> dict[str, Any]:
         "details": {"causes": [{"message": message}]},
         "code": 500,
     }
+
+
+def refusal(headers: Mapping[str, str]) -> str:
+    """Why this upgrade cannot be had, "" if it can. Pure. (kubectl port-forward speaks SPDY inside WebSocket messages.)"""
+    if headers.get("Upgrade", "").lower() != "websocket":
+        return "unable to upgrade: this kubelet streams over WebSocket only"
+    asked = [p.strip() for p in headers.get("Sec-WebSocket-Protocol", "").split(",") if p.strip()]
+    if asked and not set(asked) & set(PROTOCOLS):
+        return f"unable to upgrade: unsupported subprotocol {', '.join(asked)}; supported are {', '.join(PROTOCOLS)}"
+    return ""
 
 
 class _Reader:
@@ -247,7 +257,7 @@ async def serve_port_forward(
     """Upstream's WebSocket port-forward: per port a data channel 2i and an error channel 2i+1, each of which begins with the
     port number in two little-endian bytes."""
     socket = web.WebSocketResponse(
-        protocols=PORT_FORWARD_PROTOCOLS, heartbeat=HEARTBEAT_S, autoping=True, compress=False, max_msg_size=0
+        protocols=PROTOCOLS, heartbeat=HEARTBEAT_S, autoping=True, compress=False, max_msg_size=0
     )
     await socket.prepare(request)
     loop = asyncio.get_running_loop()
