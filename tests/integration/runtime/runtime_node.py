@@ -113,7 +113,7 @@ class RuntimeNode:
         if self.holder == 0:
             try:
                 ours.close()
-                self._hold(theirs, conflist)
+                self._hold(theirs, conflist, root_on_overlay)
             except BaseException:
                 import traceback
 
@@ -128,7 +128,7 @@ class RuntimeNode:
 
     # ── inside ──
 
-    def _hold(self, control: socket.socket, conflist: dict[str, Any] | None) -> None:
+    def _hold(self, control: socket.socket, conflist: dict[str, Any] | None, root_on_overlay: bool) -> None:
         sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
         sc.prctl(sc.PR_SET_CHILD_SUBREAPER, 1)
         sc.unshare(sc.CLONE_NEWNS | sc.CLONE_NEWNET | sc.CLONE_NEWUTS)
@@ -137,6 +137,11 @@ class RuntimeNode:
         for path in ("/run", "/var/lib/cni", "/etc/cni", "/var/lib/containers"):
             if os.path.isdir(path):
                 sc.mount("tmpfs", path, "tmpfs")
+        if root_on_overlay:
+            for name in ("lower", "upper", "work"):
+                (self.base / name).mkdir()
+            options = f"lowerdir={self.base}/lower,upperdir={self.base}/upper,workdir={self.base}/work"
+            sc.mount("overlay", str(self.base / "containers"), "overlay", 0, options)
         keep = str(self.base / "cgroup-keep")
         os.mkdir(keep)
         sc.mount("/sys/fs/cgroup", keep, None, sc.MS_BIND | sc.MS_REC)

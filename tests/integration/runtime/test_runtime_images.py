@@ -9,6 +9,7 @@ import socket
 import time
 
 import pytest
+from runtime_node import Pod, RuntimeNode
 
 from nsk8s.runtime import images
 
@@ -97,3 +98,17 @@ def test_echo_starts_fast(tmp_path):
         os.kill(pid, 15)
         assert os.waitpid(pid, 0)[1] == 0
     assert best < 0.15
+
+
+def test_layers_where_the_disk_is_an_overlay(tmp_path):
+    """As on a machine that is itself a container: upper layers then lie on a tmpfs."""
+    node = RuntimeNode(tmp_path, root_on_overlay=True)
+    try:
+        client = node.connect()
+        pod = Pod(node, client)
+        assert pod.run("echo x > /etc/new && echo x > /usr/new && cat /etc/new /usr/new", image="busybox") == (0, "x\nx\n")
+        pod.remove()
+        client.close()
+        assert os.listdir(node.path(f"{tmp_path}/containers/containers")) == []
+    finally:
+        node.dispose()
