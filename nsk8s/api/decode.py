@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -255,7 +256,41 @@ def _decode_metadata(decoder: _Decoder, data: Object) -> None:
         decoder.struct(ObjectMeta, metadata, "metadata", "metadata")
 
 
-def strict_error(kind: Kind, unknown: list[str], duplicate: list[str] = ()) -> BadRequest:  # type: ignore[assignment]
+def duplicate_fields(raw: bytes | str) -> list[str]:
+    """The paths of the keys that a JSON text has more than once in one object; [] for what is no JSON."""
+    twice: dict[int, list[str]] = {}
+    kept: list[dict[str, Any]] = []  # an object that a later duplicate replaces must keep its identity until the walk
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(items)
+        if len(out) != len(items):
+            keys = [key for key, _ in items]
+            twice[id(out)] = [key for key in out if keys.count(key) > 1]
+            kept.append(out)
+        return out
+
+    try:
+        data = json.loads(raw, object_pairs_hook=pairs)
+    except (ValueError, RecursionError):
+        return []
+    found: list[str] = []
+    if twice:
+        _walk_duplicates(data, "", twice, found)
+    return found
+
+
+def _walk_duplicates(value: Any, path: str, twice: dict[int, list[str]], found: list[str]) -> None:
+    if isinstance(value, dict):
+        prefix = f"{path}." if path else ""
+        found.extend(f"{prefix}{key}" for key in twice.get(id(value), ()))
+        for key, child in value.items():
+            _walk_duplicates(child, f"{prefix}{key}", twice, found)
+    elif isinstance(value, list):
+        for i, child in enumerate(value):
+            _walk_duplicates(child, f"{path}[{i}]", twice, found)
+
+
+def strict_error(kind: Kind, unknown: Sequence[str], duplicate: Sequence[str] = ()) -> BadRequest:
     """What fieldValidation=Strict answers."""
     return BadRequest(
         f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: strict decoding error: '
@@ -263,6 +298,6 @@ def strict_error(kind: Kind, unknown: list[str], duplicate: list[str] = ()) -> B
     )
 
 
-def field_warnings(unknown: list[str], duplicate: list[str] = ()) -> list[str]:  # type: ignore[assignment]
+def field_warnings(unknown: Sequence[str], duplicate: Sequence[str] = ()) -> list[str]:
     """What fieldValidation=Warn puts in Warning headers, one text each."""
     return [f'duplicate field "{p}"' for p in duplicate] + [f'unknown field "{p}"' for p in unknown]

@@ -111,8 +111,6 @@ class Kind:
     """The version kept in the store when a group has several; empty = this one."""
     convert: Callable[[Object, str], Object] | None = None
     """(object, wanted version) → the same object in another version of the group."""
-    storage_resource: str = ""
-    """group_resource whose objects these are, if another kind's (events.events.k8s.io: `events`); empty = its own."""
 
     @property
     def api_version(self) -> str:
@@ -122,11 +120,6 @@ class Kind:
     def group_resource(self) -> str:
         """`deployments.apps`, `pods`: the spelling of error messages."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
-
-    @property
-    def stored_under(self) -> str:
-        """The group_resource that the store's keys have."""
-        return self.storage_resource or self.group_resource
 
     @property
     def singular_name(self) -> str:

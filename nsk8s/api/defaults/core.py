@@ -29,6 +29,11 @@ def create_namespace(obj: Object) -> None:
     obj["status"] = {"phase": "Active"}
 
 
+def update_namespace(new: Object, old: Object) -> None:
+    """spec.finalizers change through namespaces/finalize only."""
+    new["spec"] = dict(old.get("spec") or {})
+
+
 def default_secret(obj: Object) -> None:
     """The type; stringData is folded into data, as upstream's conversion does."""
     obj.setdefault("type", "Opaque")

@@ -10,7 +10,7 @@ from typing import Any
 from nsk8s.api.defaults import core as defaults
 from nsk8s.api.defaults.pod import default_pod
 from nsk8s.api.kinds.common import scale, status
-from nsk8s.api.kinds.events import STORED, to_core, to_events_group
+from nsk8s.api.kinds.events import convert_event
 from nsk8s.api.meta import Object
 from nsk8s.api.models import core as models
 from nsk8s.api.models import events as events_models
@@ -90,7 +90,7 @@ def qos_class(pod: Object) -> str:
 
 def _cells_of_new_event(obj: Object, now: datetime) -> list[Any]:
     """Both groups show the same table."""
-    return list(printers.EVENT.cells(to_core(obj, "v1"), now))
+    return list(printers.EVENT.cells(convert_event(obj, "v1"), now))
 
 
 _LOG = ("get",)
@@ -109,7 +109,7 @@ _EVENT_FIELDS = {
 _EVENT = Kind(
     "", "v1", "Event", "events", True, models.Event, short_names=("ev",),
     strategy=Strategy(validate=validation.validate_event, has_status=False, has_generation=False),
-    printer=printers.EVENT, fields=_EVENT_FIELDS, convert=to_core,
+    printer=printers.EVENT, fields=_EVENT_FIELDS, convert=convert_event,
 )  # fmt: skip
 
 KINDS: tuple[Kind, ...] = (
@@ -152,6 +152,7 @@ KINDS: tuple[Kind, ...] = (
         verbs=("create", "delete", "get", "list", "patch", "update", "watch"),
         subresources=(status("Namespace"), Subresource("finalize", "Namespace", ("update",))),
         strategy=Strategy(default=defaults.default_namespace, prepare_create=defaults.create_namespace,
+                          prepare_update=defaults.update_namespace,
                           validate=validation.validate_namespace, has_generation=False),
         printer=printers.NAMESPACE,
         fields=fields("status.phase"),
@@ -241,8 +242,7 @@ KINDS: tuple[Kind, ...] = (
         strategy=Strategy(validate=validation.validate_binding, has_status=False, has_generation=False),
     ),
     replace(
-        _EVENT, group="events.k8s.io", model=events_models.Event, storage_version=STORED, storage_resource="events",
-        convert=to_events_group, printer=replace(printers.EVENT, cells=_cells_of_new_event),
+        _EVENT, group="events.k8s.io", model=events_models.Event, printer=replace(printers.EVENT, cells=_cells_of_new_event),
         fields={
             "reason": at("reason"), "reportingController": at("reportingController"), "type": at("type"),
             **{f"regarding.{part}": at(f"regarding.{part}")

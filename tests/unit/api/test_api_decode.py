@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsk8s.api.decode import decode, field_warnings, strict_error
+from nsk8s.api.decode import decode, duplicate_fields, field_warnings, strict_error
 from nsk8s.api.kinds import BUILTIN, builtin
 from nsk8s.api.scheme import Kind
 from nsk8s.errors import BadRequest
@@ -52,6 +52,14 @@ def test_unknown_fields_are_named_and_dropped() -> None:
         'duplicate field "spec.a", unknown field "spec.foo", unknown field "spec.containers[0].bar"'
     )
     assert field_warnings(["spec.foo"]) == ['unknown field "spec.foo"']
+
+
+def test_duplicate_fields_are_named_with_their_path() -> None:
+    text = b'{"a": 1, "spec": {"x": [{"n": 1, "n": 2}, {"n": 1}], "y": 1, "y": {"y": 1}}, "a": 2}'
+    assert duplicate_fields(text) == ["a", "spec.y", "spec.x[0].n"]
+    assert duplicate_fields('{"a": {"a": 1}}') == []
+    assert duplicate_fields(b"{") == []
+    assert duplicate_fields("[" * 100_000) == []
 
 
 def test_canonical_forms() -> None:

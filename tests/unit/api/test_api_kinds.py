@@ -11,7 +11,6 @@ import pytest
 
 from nsk8s.api.decode import decode
 from nsk8s.api.kinds import BUILTIN, builtin
-from nsk8s.api.kinds.events import STORED
 from nsk8s.api.kinds.others import TOKEN_REQUEST
 from nsk8s.api.models.base import SCALARS, Field, Model
 from nsk8s.api.scheme import Kind, Scheme
@@ -155,12 +154,13 @@ def test_models_are_consistent() -> None:
 
 def test_events_are_one_kind_in_two_groups() -> None:
     core, group = builtin("", "Event"), builtin("events.k8s.io", "Event")
-    assert group.stored_under == core.stored_under == "events"
     assert group.convert
+    assert group.convert == core.convert
     event = {"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, "message": "m", "count": 2,
              "involvedObject": {"kind": "Pod"}, "source": {"component": "c"}}  # fmt: skip
-    new = group.convert(event, "v1")
+    new = group.convert(event, "events.k8s.io/v1")
     assert new == {"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e"}, "note": "m",
                    "deprecatedCount": 2, "regarding": {"kind": "Pod"}, "deprecatedSource": {"component": "c"}}  # fmt: skip
     assert decode(group, copy.deepcopy(new))[1] == []
-    assert group.convert(new, STORED) == event
+    assert group.convert(new, "v1") == event
+    assert group.convert(event, "v1") == event

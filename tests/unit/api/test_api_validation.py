@@ -143,6 +143,17 @@ def test_service_updates_keep_what_was_given() -> None:
         'spec.clusterIP: Invalid value: "10.96.0.6": field is immutable']  # fmt: skip
 
 
+def test_namespaces_keep_their_finalizer() -> None:
+    kind = builtin("", "Namespace")
+    old = made("", "Namespace", {})
+    assert old["spec"] == {"finalizers": ["kubernetes"]}
+    assert old["metadata"]["labels"] == {"kubernetes.io/metadata.name": "x"}
+    new = {"metadata": {"name": "x"}, "spec": {}}
+    assert kind.strategy.prepare_update
+    kind.strategy.prepare_update(new, old)
+    assert new["spec"] == {"finalizers": ["kubernetes"]}
+
+
 def test_job_gets_its_selector_and_secret_its_data() -> None:
     template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}
     job = made("batch", "Job", {"metadata": {"name": "j", "uid": "u1"}, "spec": {"template": template}})
