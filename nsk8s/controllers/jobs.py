@@ -254,7 +254,7 @@ def _backoff_s(job: Object, pods: Sequence[Object], now: datetime) -> float:
     """After a failure the next pod waits 10 s, doubling with each, at most 10 minutes; a success starts anew."""
     failures = sorted((_finish_time(p) for p in pods if _ended(job, p) == "failed"), reverse=True)
     last_success = max((_finish_time(p) for p in pods if _ended(job, p) == "succeeded"), default=None)
-    recent = [t for t in failures if last_success is None or t > last_success]
+    recent = [t for t in failures if last_success is None or t >= last_success]
     if not recent:
         return 0.0
     delay = min(BACKOFF_FIRST_S * 2 ** min(len(recent) - 1, 10), BACKOFF_MAX_S)
