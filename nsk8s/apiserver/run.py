@@ -21,6 +21,7 @@ from nsk8s.apiserver.authz import Authorizer
 from nsk8s.apiserver.bootstrap import Bootstrap
 from nsk8s.apiserver.cache import Cache
 from nsk8s.apiserver.config import Config, Keys, load_keys
+from nsk8s.apiserver.crd import CustomResources
 from nsk8s.apiserver.discovery import Discovery
 from nsk8s.apiserver.documents import Documents
 from nsk8s.apiserver.kubelet import KubeletProxy, client_context
@@ -117,6 +118,7 @@ async def _serve(config: Config, keys: Keys, store: Store, stop: asyncio.Event) 
     server, documents, kubelets = build(config, keys, store, cache)
     front = web.Server(server.handle, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None,
                        max_line_size=64 * 1024, max_field_size=64 * 1024, lingering_time=2.0)  # fmt: skip
+    custom = CustomResources(server)
     loop = asyncio.get_running_loop()
     follower = loop.create_task(cache.follow())
     try:
@@ -130,7 +132,7 @@ async def _serve(config: Config, keys: Keys, store: Store, stop: asyncio.Event) 
             if config.write_kubeconfig:
                 write_admin_kubeconfig(config, keys, port)
             log.info("Serving securely on %s:%d", config.bind_address, port)
-            await until(stop, _wait(follower), _sweep_events(server, config.event_ttl))
+            await until(stop, _wait(follower), _sweep_events(server, config.event_ttl), custom.run())
             documents.stopping = True
         finally:
             listener.close()

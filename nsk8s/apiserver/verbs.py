@@ -16,7 +16,7 @@ from aiohttp import web
 from nsk8s.api.decode import decode, field_warnings, strict_error
 from nsk8s.api.meta import Object
 from nsk8s.api.scheme import Kind
-from nsk8s.apiserver import content, failures
+from nsk8s.apiserver import content, failures, structural
 from nsk8s.apiserver.call import Call
 from nsk8s.apiserver.deletion import DeleteOptions, parse_options
 from nsk8s.apiserver.forms import Form
@@ -25,6 +25,7 @@ from nsk8s.apiserver.respond import json_response, success
 from nsk8s.apiserver.server import Request, Server, details_of
 from nsk8s.errors import BadRequest, InternalError, StatusError, UnsupportedMediaType
 
+CRD_RESOURCE = "customresourcedefinitions.apiextensions.k8s.io"
 RETURNS_DELETED = frozenset(
     ("pods", "services", "serviceaccounts", "persistentvolumes", "persistentvolumeclaims", "podtemplates", "resourcequotas")
 )
@@ -58,6 +59,10 @@ def typed(call: Call, data: Any, raw: bytes = b"") -> Object:
     if isinstance(data, dict):
         check_type(data, kind)
     obj, unknown = decode(kind, data)
+    if kind.schema is not None:
+        unknown += structural.prune(obj, kind.schema, top=True)
+    if kind.group_resource == CRD_RESOURCE and structural.uses_rules(obj.get("spec")):
+        call.warnings.append("x-kubernetes-validations: rules in CEL are not evaluated by nsk8s")
     if call.field_validation != "Ignore":
         duplicate = content.duplicate_fields(raw) if raw else []
         if unknown or duplicate:

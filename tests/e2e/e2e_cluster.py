@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-NAME = "e2e"
+NAME = os.environ.get("NSK8S_E2E_NAME", "e2e")  # so that several developers can run these at once
 
 
 def nsk8s(*words: str, ok: bool = True, timeout: float = 120, text: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 
 import cni
@@ -199,6 +201,7 @@ def test_killed_in_the_middle_then_del_leaves_nothing(node: Any) -> None:
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     for step in range(24):
         pod = node.pod()
+        others = children()
         name = f"k{step}"
         pending = node.begin(lambda pod=pod, name=name: _raw_add(node, conf, name, pod))
         time.sleep(step * 0.0012)  # the point of the kill is what varies
@@ -207,7 +210,7 @@ def test_killed_in_the_middle_then_del_leaves_nothing(node: Any) -> None:
             pending.finish()
         except CniError:
             killed += 1
-        wait_for_orphans()  # an iptables-restore that was under way ends on its own
+        wait_for_orphans(others)  # an iptables-restore that was under way ends on its own
         node.delete(conf, name, pod.path if step % 2 else "")
         assert node.reservations() == {}
         assert node.nat_rules() == []
@@ -222,12 +225,15 @@ def test_killed_in_the_middle_then_del_leaves_nothing(node: Any) -> None:
     assert killed >= 3
 
 
-def wait_for_orphans() -> None:
-    try:
-        while True:
-            os.waitpid(-1, 0)
-    except ChildProcessError:
-        return
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
+
+
+def wait_for_orphans(others: set[int]) -> None:
+    """Reap the children that are not in `others` (what other tests and fixtures keep running)."""
+    for pid in children() - others:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
 
 
 def _raw_add(node: Any, conf: dict[str, Any], name: str, pod: Any) -> str:
