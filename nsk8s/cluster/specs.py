@@ -153,6 +153,15 @@ def all_specs(paths: Paths, state: ClusterState) -> list[Spec]:
     return specs
 
 
+SYNC_SHARE_S = 0.025
+"""What one more node adds to every proxy's pause between syncs: they share this machine's cores."""
+
+
+def min_sync_period(nodes: int) -> str:
+    """iptables.minSyncPeriod: upstream's second is made for large clusters; a small one follows sooner. Pure."""
+    return f"{min(1000, round(nodes * SYNC_SHARE_S * 1000))}ms"
+
+
 def node_files(config: ClusterConfig) -> dict[str, str]:
     """Configuration files on a node's disk, relative to its root: path → text."""
     kubelet = {
@@ -163,12 +172,14 @@ def node_files(config: ClusterConfig) -> dict[str, str]:
         "nodeLeaseDurationSeconds": config.timing.node_lease_duration,
         "nodeStatusUpdateFrequency": f"{config.timing.node_status_update_frequency}s",
     }
+    sync = {"masqueradeAll": config.proxy.masquerade_all, "minSyncPeriod": min_sync_period(len(config.nodes) + 1)}
     proxy = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "mode": config.proxy.mode,
         "clusterCIDR": str(config.subnets.pods),
-        "iptables": {"masqueradeAll": config.proxy.masquerade_all},
+        "iptables": dict(sync),
+        "nftables": dict(sync),
         **config.proxy.config,
     }
     return {

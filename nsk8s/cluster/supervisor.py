@@ -249,7 +249,7 @@ class Supervisor:
 
             syscalls.set_process_name("nsk8s-zygote")
             title("nsk8s-zygote", self.run_dir)
-            zygote.serve(theirs, self.run_dir)
+            zygote.Zygote(theirs, self.run_dir).serve()
             code = 0
         except BaseException:
             import traceback
