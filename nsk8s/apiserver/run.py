@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import socket
 import ssl
 import tempfile
 from contextlib import nullcontext
@@ -39,6 +40,7 @@ log = logging.getLogger("kube-apiserver")
 KEEPALIVE_S = 3600.0
 """An idle connection is kept this long: handshakes are what costs."""
 SHUTDOWN_S = 2.0
+BACKLOG = 1024
 EVENT_SWEEP_S = 30.0
 
 
@@ -103,16 +105,20 @@ def build(config: Config, keys: Keys, store: Store, cache: Cache) -> tuple[Serve
 async def serve(config: Config, stop: asyncio.Event) -> None:
     """Run until `stop`. Raises Nsk8sError."""
     scratch = config.in_memory and not config.cert_dir
-    with tempfile.TemporaryDirectory(prefix="nsk8s-apiserver-") if scratch else nullcontext("") as temporary:
+    # Clients that come while the server is put together wait in the backlog instead of being refused and backing off.
+    with (
+        listening_socket(config) as sock,
+        tempfile.TemporaryDirectory(prefix="nsk8s-apiserver-") if scratch else nullcontext("") as temporary,
+    ):
         keys = load_keys(config, Path(config.cert_dir or temporary or Path(config.data_dir) / "pki"))
         store = open_store(config)
         try:
-            await _serve(config, keys, store, stop)
+            await _serve(config, keys, store, sock, stop)
         finally:
             await store.close()
 
 
-async def _serve(config: Config, keys: Keys, store: Store, stop: asyncio.Event) -> None:
+async def _serve(config: Config, keys: Keys, store: Store, sock: socket.socket, stop: asyncio.Event) -> None:
     cache = Cache(store)
     await cache.load()
     server, documents, kubelets = build(config, keys, store, cache)
@@ -121,16 +127,17 @@ async def _serve(config: Config, keys: Keys, store: Store, stop: asyncio.Event) 
     custom = CustomResources(server)
     loop = asyncio.get_running_loop()
     follower = loop.create_task(cache.follow())
+    port = sock.getsockname()[1]
     try:
         await cache.ready.wait()
-        listener = await _listen(loop, front, config, tls_context(keys))
-        port = listener.sockets[0].getsockname()[1]
+        # Before the first request is answered: a component that meets "forbidden" at its start backs off.
+        bootstrap = Bootstrap(server.scheme, server.registry, cache)
+        await bootstrap.run([config.service_ip()], config.advertise_address, port)
+        documents.bootstrapped = True
+        if config.write_kubeconfig:
+            write_admin_kubeconfig(config, keys, port)
+        listener = await loop.create_server(front, sock=sock, ssl=tls_context(keys), backlog=BACKLOG)
         try:
-            bootstrap = Bootstrap(server.scheme, server.registry, cache)
-            await bootstrap.run([config.service_ip()], config.advertise_address, port)
-            documents.bootstrapped = True
-            if config.write_kubeconfig:
-                write_admin_kubeconfig(config, keys, port)
             log.info("Serving securely on %s:%d", config.bind_address, port)
             await until(stop, _wait(follower), _sweep_events(server, config.event_ttl), custom.run())
             documents.stopping = True
@@ -148,13 +155,15 @@ async def _wait(task: asyncio.Task[None]) -> None:
     await asyncio.shield(task)
 
 
-async def _listen(
-    loop: asyncio.AbstractEventLoop, front: web.Server, config: Config, tls: ssl.SSLContext
-) -> asyncio.Server:
+def listening_socket(config: Config) -> socket.socket:
+    """Raises Nsk8sError."""
+    family = socket.AF_INET6 if ":" in config.bind_address else socket.AF_INET
     try:
-        return await loop.create_server(
-            front, config.bind_address, config.secure_port, ssl=tls, backlog=1024, reuse_address=True, reuse_port=False
-        )
+        # An unspecified IPv6 address means both families, as in Go.
+        return socket.create_server(
+            (config.bind_address, config.secure_port), family=family, backlog=BACKLOG,
+            dualstack_ipv6=config.bind_address == "::" and socket.has_dualstack_ipv6(),
+        )  # fmt: skip
     except OSError as e:
         if e.errno == errno.EADDRINUSE:
             raise Nsk8sError(

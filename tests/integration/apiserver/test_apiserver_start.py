@@ -1,0 +1,75 @@
+"""A starting server answers nobody before everything a cluster's components need is in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from nsk8s.apiserver import run
+from nsk8s.apiserver.bootstrap import Bootstrap
+from nsk8s.apiserver.config import Config
+from nsk8s.apiserver.main import command
+from nsk8s.errors import Nsk8sError
+
+
+def config_for(tmp_path: Path, port: int = 0, **flags: object) -> Config:
+    given = command.make_context("kube-apiserver", ["--data-dir", str(tmp_path / "data")]).params
+    del given["verbosity"]
+    kubeconfig = str(tmp_path / "kubeconfig")
+    given |= {"bind_address": "127.0.0.1", "secure_port": port, "write_kubeconfig": kubeconfig, **flags}
+    return Config.from_flags(**given)
+
+
+async def test_an_early_client_waits_for_roles_and_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, reached, go = Bootstrap.run, asyncio.Event(), asyncio.Event()
+
+    async def slow(self: Bootstrap, *arguments: object) -> None:
+        reached.set()
+        await go.wait()
+        await real(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Bootstrap, "run", slow)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    stop = asyncio.Event()
+    serving = asyncio.ensure_future(run.serve(config_for(tmp_path, port), stop))
+    await asyncio.wait_for(reached.wait(), 10)
+    context = ssl.create_default_context(cafile=str(tmp_path / "data" / "pki" / "ca.crt"))
+    async with aiohttp.ClientSession() as session:
+        asking = asyncio.ensure_future(session.get(f"https://127.0.0.1:{port}/readyz", ssl=context))
+        done, _ = await asyncio.wait([asking], timeout=0.2)
+        assert not done, "the connection waits; it is neither refused nor answered"
+        go.set()
+        async with await asyncio.wait_for(asking, 10) as answer:
+            assert answer.status == 200
+            assert await answer.text() == "ok"
+    stop.set()
+    await asyncio.wait_for(serving, 10)
+
+
+async def test_a_port_in_use_is_said_before_anything_is_made(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(Nsk8sError, match="already in use"):
+            await run.serve(config_for(tmp_path, taken.getsockname()[1]), asyncio.Event())
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(("address", "families"), [("::", {"::1", "127.0.0.1"}), ("0.0.0.0", {"127.0.0.1"}), ("::1", {"::1"})])
+def test_an_unspecified_address_means_all_families(tmp_path: Path, address: str, families: set[str]) -> None:
+    if ":" in address and not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    reached = set()
+    with run.listening_socket(config_for(tmp_path, bind_address=address)) as sock:
+        for target in ("::1", "127.0.0.1"):
+            try:
+                socket.create_connection((target, sock.getsockname()[1]), 2).close()
+                reached.add(target)
+            except OSError:
+                continue
+    assert reached == families
