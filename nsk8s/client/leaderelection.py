@@ -1,12 +1,15 @@
 """One active instance of several: a Lease is held and renewed. Upstream: client-go/tools/leaderelection.
 
-Touches: the API, clock.
+Touches: the API, clock, /proc.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +19,7 @@ from nsk8s.api.meta import Object
 from nsk8s.client.resources import LEASES
 from nsk8s.client.rest import Client, Unreachable
 from nsk8s.errors import AlreadyExists, Conflict, NotFound, StatusError
+from nsk8s.kernel import process
 
 log = logging.getLogger("leaderelection")
 
@@ -29,12 +33,44 @@ class Timing:
     retry_s: float = 2.0
 
 
+FIRST_RETRY_S = 0.05
+"""After an error of the API server, doubling up to the retry period: at a cluster's start it comes up a moment later."""
+_IDENTITY = re.compile(r"(?P<where>.+_(?P<boot>[0-9a-f-]{36})-\d+)-(?P<pid>\d+)-(?P<start>\d+)")
+
+
+class Failed(Exception):
+    """The lease could not be read or written."""
+
+
+def own_identity() -> str:
+    """HOST_UNIQUE, as upstream's; the unique part says which process of this machine it is, so that its death can be seen."""
+    who = process.identity(os.getpid())
+    return f"{_where()}-{who['pid']}-{who['start']}"
+
+
+def _where() -> str:
+    """Host, boot and pid namespace: where a pid means a process."""
+    return f"{socket.gethostname()}_{process.boot_id()}-{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def is_dead(holder: str) -> bool:
+    """Whether `holder` was a process beside this one that no longer runs: then nobody need wait for its lease to end."""
+    found = _IDENTITY.fullmatch(holder)
+    if found is None or found["where"] != _where():
+        return False
+    return not process.is_alive({"boot": found["boot"], "pid": int(found["pid"]), "start": int(found["start"])})
+
+
+def _holder(lease: Object) -> str:
+    return str(lease["spec"].get("holderIdentity") or "")
+
+
 def may_take(lease: Object, identity: str, observed_age_s: float, timing: Timing) -> bool:
     """Whether `identity` may write itself into `lease`, which has not changed for `observed_age_s` as seen from here. Pure.
 
     Clocks of other machines are not trusted: only how long we have seen the record unchanged counts.
     """
-    holder = lease["spec"].get("holderIdentity") or ""
+    holder = _holder(lease)
     return holder in ("", identity) or observed_age_s > lease["spec"].get("leaseDurationSeconds", timing.lease_s)
 
 
@@ -45,15 +81,21 @@ async def lead(
     loop = asyncio.get_running_loop()
     seen: tuple[str, float] = ("", loop.time())
     await client.wait_reachable()
+    delay = FIRST_RETRY_S
     while True:
-        lease = await _read(client, name)
-        if lease is not None and meta.resource_version(lease) != seen[0]:
-            seen = (meta.resource_version(lease), loop.time())
-        if (lease is None or may_take(lease, identity, loop.time() - seen[1], timing)) and await _write(
-            client, name, identity, lease, timing
-        ):
-            break
-        await asyncio.sleep(timing.retry_s)
+        try:
+            lease = await _read(client, name)
+            if lease is not None and meta.resource_version(lease) != seen[0]:
+                seen = (meta.resource_version(lease), loop.time())
+            age_s = loop.time() - seen[1]
+            free = lease is None or may_take(lease, identity, age_s, timing) or is_dead(_holder(lease))
+            if free and await _write(client, name, identity, lease, timing):
+                break
+            delay = timing.retry_s
+        except Failed as e:
+            log.warning("lease %s: %s", name, e)
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, timing.retry_s)
     log.info("%s became leader of %s", identity, name)
     task = asyncio.ensure_future(work())
     renewed = loop.time()
@@ -63,17 +105,17 @@ async def lead(
             if done:
                 task.result()
                 return
-            lease = await _read(client, name)
-            held = lease is not None and lease["spec"].get("holderIdentity") == identity
-            if lease is not None and not held:
-                log.error("lost the lease %s to %s", name, lease["spec"].get("holderIdentity"))
-                return
-            if held and await _write(client, name, identity, lease, timing):
-                renewed = loop.time()
-            elif loop.time() - renewed > timing.lease_s:
+            try:
+                lease = await _read(client, name)
+                if lease is not None and _holder(lease) != identity:
+                    log.error("lost the lease %s to %s", name, _holder(lease))
+                    return
+                if await _write(client, name, identity, lease, timing):
+                    renewed = loop.time()
+            except Failed as e:
                 # Without an API server nobody else can take the lease either: going on is as safe as upstream's exit,
                 # and the component need not start anew after every restart of the API server.
-                log.warning("the lease %s could not be renewed for %.0f s", name, loop.time() - renewed)
+                log.warning("the lease %s could not be renewed for %.0f s: %s", name, loop.time() - renewed, e)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -85,8 +127,7 @@ async def _read(client: Client, name: str) -> Object | None:
     except NotFound:
         return None
     except (StatusError, Unreachable) as e:
-        log.warning("lease %s: %s", name, e)
-        return {"metadata": {}, "spec": {"holderIdentity": "unknown", "leaseDurationSeconds": float("inf")}}
+        raise Failed(str(e)) from e
 
 
 async def _write(client: Client, name: str, identity: str, old: Object | None, timing: Timing) -> bool:
@@ -104,6 +145,5 @@ async def _write(client: Client, name: str, identity: str, old: Object | None, t
     except (Conflict, AlreadyExists):
         return False
     except (StatusError, Unreachable) as e:
-        log.warning("lease %s: %s", name, e)
-        return False
+        raise Failed(str(e)) from e
     return True

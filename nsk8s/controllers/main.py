@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import os
 import re
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,7 +172,7 @@ def command(kubeconfig_path: str, verbosity: int, **flags: Any) -> int:
             async def work() -> None:
                 await run_controllers(client, settings, names)
 
-            identity = f"{socket.gethostname()}_{os.getpid()}"
+            identity = leaderelection.own_identity()
             lead = leaderelection.lead(client, "kube-controller-manager", identity, work, timing)
             await component.until(stop, lead if flags["leader_elect"] else work())
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
-import socket
 
 import click
 
@@ -61,7 +59,7 @@ def command(
             async def work() -> None:
                 await Scheduler(client, recorder, profiles).run()
 
-            identity = f"{socket.gethostname()}_{os.getpid()}"
+            identity = leaderelection.own_identity()
             main_task = leaderelection.lead(client, "kube-scheduler", identity, work, timing) if leader_elect else work()
             await component.until(stop, main_task, recorder.run())
 
