@@ -129,6 +129,15 @@ def pod_resources(pod: Object) -> dict[str, int]:
     return out
 
 
+def escalation_allowed(own: Mapping[str, Any]) -> bool:
+    """Whether set-user-id programs may raise a container's privileges: only when asked for. Upstream allows it when nothing is
+    said; a pod here is a process of this machine, so the default is the strict one (and upstream's wherever it is said)."""
+    if own.get("allowPrivilegeEscalation") is not None:
+        return bool(own["allowPrivilegeEscalation"])
+    added = {str(c).upper().removeprefix("CAP_") for c in (own.get("capabilities") or {}).get("add") or []}
+    return bool(own.get("privileged")) or not added.isdisjoint({"SYS_ADMIN", "ALL"})
+
+
 def security_context(pod: Object, container: Object) -> dict[str, Any]:
     """The container's own settings over the pod's. Raises ConfigError when runAsNonRoot cannot be kept."""
     of_pod = pod["spec"].get("securityContext") or {}
@@ -156,7 +165,7 @@ def security_context(pod: Object, container: Object) -> dict[str, Any]:
         "privileged": bool(own.get("privileged")),
         "supplementalGroups": supplemental,
         "readonlyRootfs": bool(own.get("readOnlyRootFilesystem")),
-        "noNewPrivs": own.get("allowPrivilegeEscalation") is False,
+        "noNewPrivs": not escalation_allowed(own),
     }
     if user is not None:
         out["runAsUser"] = {"value": int(user)}

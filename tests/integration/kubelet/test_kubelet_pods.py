@@ -311,3 +311,15 @@ def test_the_server_wants_an_admin_certificate(node: KubeletNode):
     assert node.get_url("/containerLogs/default/nobody/x").stdout == '404 pods "nobody" not found'
     assert "kubelet_running_pods" in node.get_url("/metrics").stdout
     assert json.loads(node.get_url("/stats/summary").stdout[4:])["node"]["nodeName"] == "node1"
+
+
+@pytest.mark.parametrize(
+    ("name", "security", "flag"),
+    [("strict", {}, "1"), ("asked", {"allowPrivilegeEscalation": True}, "0"), ("mighty", {"privileged": True}, "0"),
+     ("admin", {"capabilities": {"add": ["SYS_ADMIN"]}}, "0"), ("said", {"allowPrivilegeEscalation": False}, "1")],
+)  # fmt: skip
+def test_no_new_privileges_unless_asked_for(node: KubeletNode, name, security, flag):
+    node.apply(pod(name, "grep", "NoNewPrivs", "/proc/self/status", restartPolicy="Never", container={"securityContext": security}))
+    node.wait_pod(name, lambda p: p["status"].get("phase") == "Succeeded", "ended")
+    assert node.log(name) == f"NoNewPrivs:\t{flag}\n"
+    node.kubectl("delete", "pod", name)

@@ -11,7 +11,7 @@ from nsk8s.errors import Nsk8sError
 from nsk8s.kubelet import nodestatus
 from nsk8s.kubelet.admission import admit, node_matches, pod_requests
 from nsk8s.kubelet.config import Config, from_document, parse_duration, parse_taint
-from nsk8s.kubelet.containerconfig import container_config, pod_resources, quota, sandbox_config, shares, unsupported
+from nsk8s.kubelet.containerconfig import container_config, escalation_allowed, pod_resources, quota, sandbox_config, shares, unsupported
 from nsk8s.kubelet.dns import DNSConfig
 from nsk8s.kubelet.env import ConfigError
 from nsk8s.kubelet.machine import Machine, memory_total, os_image
@@ -191,3 +191,18 @@ def test_the_container_config():
     assert (security["runAsUser"], security["runAsGroup"], security["supplementalGroups"]) == ({"value": 5}, {"value": 7}, [3])
     with pytest.raises(ConfigError, match="runAsNonRoot and image will run as root"):
         container_config(pod(securityContext={"runAsNonRoot": True}), spec(), attempt=0, environment={}, mounts=[], termination_file="")
+
+
+@pytest.mark.parametrize(
+    ("security", "allowed"),
+    [
+        ({}, False), ({"allowPrivilegeEscalation": False}, False), ({"allowPrivilegeEscalation": True}, True),
+        ({"privileged": True}, True), ({"capabilities": {"add": ["NET_ADMIN"]}}, False),
+        ({"capabilities": {"add": ["CAP_SYS_ADMIN"]}}, True), ({"capabilities": {"add": ["sys_admin"], "drop": ["ALL"]}}, True),
+        ({"capabilities": {"add": ["ALL"]}}, True), ({"capabilities": None, "allowPrivilegeEscalation": None}, False),
+    ],
+)  # fmt: skip
+def test_privileges_are_raised_only_when_asked_for(security, allowed):
+    assert escalation_allowed(security) is allowed
+    config = container_config(pod(), spec(securityContext=security), attempt=0, environment={}, mounts=[], termination_file="")
+    assert config["linux"]["securityContext"]["noNewPrivs"] is not allowed
