@@ -58,6 +58,8 @@ def run(spec: dict[str, Any], stdio: list[int], status: int, cgroups: Cgroups) -
         close_all_but(status)
         set_oom_score(spec["oomScoreAdj"])
         drop_privileges(spec)
+        if spec.get("holdsSignals"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
         exec_program(spec)
     except BaseException as e:
         fail(status, e)

@@ -34,7 +34,8 @@ class Image:
     """What an OCI image's config says, plus the layers to mount.
 
     `files` is a layer of the image's own ({path: content}); `busybox` adds the applet links; `package` shows the installed
-    nsk8s and its Python at their own paths, read-only.
+    nsk8s and its Python at their own paths, read-only; `holds_signals`: its program is started with SIGTERM and SIGINT blocked
+    and unblocks them itself when it has handlers.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Image:
         busybox: bool = False,
         package: bool = False,
         stop_signal: str = "SIGTERM",
+        holds_signals: bool = False,
     ) -> None:
         self.name = name
         self.entrypoint = list(entrypoint)
@@ -61,6 +63,7 @@ class Image:
         self.busybox = busybox
         self.package = package
         self.stop_signal = stop_signal
+        self.holds_signals = holds_signals
 
     @property
     def ref(self) -> str:
@@ -136,7 +139,9 @@ def _echo(name: str) -> Image:
     with open(_ECHO_FILE, encoding="utf-8") as f:
         source = f.read()
     python = _system_python()
-    return Image(name, [python, "-IS", _ECHO_PATH], files={_ECHO_PATH: source}, package=python == sys.executable)
+    return Image(
+        name, [python, "-IS", _ECHO_PATH], files={_ECHO_PATH: source}, package=python == sys.executable, holds_signals=True
+    )
 
 
 def _dns(name: str) -> Image:
@@ -162,6 +167,10 @@ def _nginx(name: str) -> Image:
     )
 
 
+_PAUSE = "trap 'echo Shutting down; exit 0' INT TERM; sleep infinity & wait"
+"""Upstream's pause ends at once when told to; a bare sleep as process 1 would ignore it."""
+
+
 def _simple(
     entrypoint: Sequence[str] = (), cmd: Sequence[str] = ("/bin/sh",), *, busybox: bool = False, user: str = "0"
 ) -> Callable[[str], Image]:
@@ -182,7 +191,7 @@ _CATALOGUE: dict[str, tuple[Callable[[str], Image], tuple[str, ...], str]] = {
     "nginx": (_nginx, ("/usr/sbin/nginx",), "nginx"),
     "curlimages/curl": (_simple(("curl",), ()), ("/usr/bin/curl",), "curl"),
     "nicolaka/netshoot": (_simple(busybox=True, cmd=("bash",)), ("/usr/sbin/tcpdump", "/usr/bin/ip"), "tcpdump iproute2"),
-    "registry.k8s.io/pause": (_simple(("/usr/bin/sleep", "infinity"), ()), ("/usr/bin/sleep",), "coreutils"),
+    "registry.k8s.io/pause": (_simple(("/bin/sh", "-c", _PAUSE), ()), ("/bin/sh", "/usr/bin/sleep"), "dash coreutils"),
     "networkstatic/iperf3": (_simple(("iperf3",), ()), ("/usr/bin/iperf3",), "iperf3"),
 }
 _ALIASES = {

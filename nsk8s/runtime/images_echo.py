@@ -1,7 +1,11 @@
 """The image nsk8s/echo: a server that tells who answered and who asked. Standard library only, few imports: it starts fast.
 
 HTTP/1.1 (keep-alive, several connections at once) and UDP on the same port ($PORT or first argument, 8080). Answers JSON, or
-lines of text with `Accept: text/plain`. /healthz, /hostname and /env are short. SIGTERM ends it when open answers are out.
+lines of text with `Accept: text/plain`. /healthz, /hostname and /env are short.
+
+SIGTERM: a pod is told to end while kube-proxies still send it connections, for as long as the news of its deletion travels. So
+it goes on serving, now with `Connection: close`, until no new connection has come for QUIET_S (at most LAME_DUCK_S); then it
+stops listening, finishes the answers under way (FINISH_S at most) and ends. An idle one is gone after QUIET_S.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_HEAD = 65536
 MAX_BODY = 16 << 20
+QUIET_S, LAME_DUCK_S, FINISH_S = 0.3, 3.0, 1.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 413: "Content Too Large", 431: "Request Header Fields Too Large"}
 
 
@@ -179,6 +186,9 @@ class Server:
         self.poll = select.poll()
         self.clients: dict[int, Client] = {}
         self.closing = False
+        """Told to end."""
+        self.listening = True
+        self.quiet_at = self.end_at = 0.0
         self.tcp, self.udp = self.bind(port)
         self.poll.register(self.tcp, select.POLLIN)
         self.poll.register(self.udp, select.POLLIN)
@@ -209,24 +219,43 @@ class Server:
 
     def run(self, stop: int) -> None:
         self.poll.register(stop, select.POLLIN)
-        while not (self.closing and not self.clients):
-            for fd, events in self.poll.poll():
+        while self.listening or self.clients:
+            for fd, events in self.poll.poll(self.wait_ms()):
                 if fd == stop:
-                    self.shut_down()
                     self.poll.unregister(stop)
-                elif fd == self.udp.fileno():
-                    self.datagrams()
-                elif not self.closing and fd == self.tcp.fileno():
+                    self.begin_to_end()
+                elif self.listening and fd == self.tcp.fileno():
                     self.accept()
+                elif self.listening and fd == self.udp.fileno():
+                    self.datagrams()
                 elif fd in self.clients:
                     self.serve(self.clients[fd], events)
+            if self.closing:
+                now = time.monotonic()
+                if self.listening and now >= min(self.quiet_at, self.end_at):
+                    self.stop_listening()
+                    self.end_at = now + FINISH_S
+                elif now >= self.end_at:
+                    return
 
-    def shut_down(self) -> None:
-        """No new connections; those in the middle of a request or an answer may finish."""
+    def wait_ms(self) -> float | None:
+        if not self.closing:
+            return None
+        due = min(self.quiet_at, self.end_at) if self.listening else self.end_at
+        return max(0.0, due - time.monotonic()) * 1000 + 1
+
+    def begin_to_end(self) -> None:
+        now = time.monotonic()
         self.closing = True
-        self.poll.unregister(self.tcp)
-        self.poll.unregister(self.udp)
-        self.tcp.close()
+        self.quiet_at, self.end_at = now + QUIET_S, now + LAME_DUCK_S
+
+    def stop_listening(self) -> None:
+        """What waits in the kernel's queue is still served; those in the middle of a request or an answer may finish."""
+        self.accept()
+        self.listening = False
+        for sock in (self.tcp, self.udp):
+            self.poll.unregister(sock)
+            sock.close()
         for client in list(self.clients.values()):
             self.serve(client, select.POLLIN)
         for client in list(self.clients.values()):
@@ -239,6 +268,7 @@ class Server:
                 sock, peer = self.tcp.accept()
             except OSError:
                 return
+            self.quiet_at = time.monotonic() + QUIET_S
             try:
                 client = Client(sock, peer)
             except OSError:
@@ -309,8 +339,10 @@ def main() -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write)
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in STOP_SIGNALS:
         signal.signal(signum, lambda *_: None)
+    # The runtime starts us with these blocked: process 1 of a container loses what comes before there is a handler.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     try:
         server = Server(port)
     except OSError as e:

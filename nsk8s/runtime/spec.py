@@ -147,6 +147,7 @@ def build(
         "capabilities": bits,
         "noNewPrivs": (not privileged) if nnp is None else bool(nnp),
         "privileged": privileged,
+        "holdsSignals": image.holds_signals and not config.get("command"),
         "readonly": bool(sec.get("readonlyRootfs")),
         "mounts": mounts,
         "layers": layers,
