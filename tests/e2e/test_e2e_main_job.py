@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import machine_state
 import pytest
 from e2e_cluster import NAME, ask, components, get, kill, netns, nsk8s, pods, until
+from e2e_monitor import Monitor, network_state
+
+Silence = tuple[Monitor, machine_state.State]
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 ASK_DNS = (
@@ -23,19 +26,17 @@ HELLO = Path(__file__).parents[2] / "examples" / "hello.yaml"
 
 
 @pytest.fixture(scope="module")
-def silence(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What `ip monitor` prints in the root namespace from before `up` to after `down`."""
-    path = tmp_path_factory.mktemp("monitor") / "log"
-    with path.open("w") as log:
-        monitor = subprocess.Popen(["ip", "monitor", "link", "address", "route", "rule"], stdout=log)
-        yield path
-        monitor.kill()
-        monitor.wait()
+def silence(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Silence]:
+    """The root namespace's network from before `up` to after `down`."""
+    nsk8s("down", "-q", ok=False)
+    before = network_state()
+    monitor = Monitor(tmp_path_factory.mktemp("monitor"))
+    yield monitor, before
+    monitor.stop()
 
 
 @pytest.fixture(scope="module")
-def cluster(silence: Path) -> Iterator[None]:
-    nsk8s("down", "-q", ok=False)
+def cluster(silence: Silence) -> Iterator[None]:
     try:
         nsk8s("up", "-q")
         nsk8s("apply", "-f", str(HELLO))
@@ -43,7 +44,6 @@ def cluster(silence: Path) -> Iterator[None]:
         yield
     finally:
         nsk8s("down", "-q", ok=False)
-    assert silence.read_text() == "", "the root namespace's network was touched"
 
 
 def test_every_node_is_ready_with_its_own_subnet(cluster: None) -> None:
@@ -197,3 +197,10 @@ def test_a_second_up_changes_nothing(cluster: None) -> None:
     before = {k: c["pid"] for k, c in components().items()}
     assert "running already" in nsk8s("up").stdout
     assert {k: c["pid"] for k, c in components().items()} == before
+
+
+def test_the_root_namespace_heard_nothing_from_before_up_to_after_down(cluster: None, silence: Silence) -> None:
+    monitor, before = silence
+    nsk8s("down", "-q")
+    assert monitor.heard() == [], "the root namespace's network was touched"
+    assert machine_state.differences(before, network_state()) == []
