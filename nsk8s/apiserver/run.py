@@ -73,6 +73,7 @@ def tls_context(keys: Keys) -> ssl.SSLContext:
         raise Nsk8sError(f"cannot use the server's certificate {keys.cert_file} or client CA {keys.client_ca_file}: {e}") from e
     context.verify_mode = ssl.CERT_OPTIONAL
     context.set_alpn_protocols(["http/1.1"])
+    context.num_tickets = 0  # a third of a handshake: no client of ours resumes a session, kubectl has none to resume
     return context
 
 
