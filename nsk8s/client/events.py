@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
+import time
 from collections import OrderedDict
 from datetime import UTC, datetime
 
@@ -32,6 +32,7 @@ class EventRecorder:
         self._source = {"component": component, **({"host": host} if host else {})}
         self._queue: asyncio.Queue[Object] = asyncio.Queue(maxsize=1000)
         self._known: OrderedDict[tuple[str, ...], Object] = OrderedDict()
+        self._last_ns = 0
 
     def event(self, obj: Object, kind: str, reason: str, message: str, *, field_path: str = "") -> None:
         """Record; `obj` needs kind, apiVersion and metadata. Dropped (and logged) when the server lags 1,000 events behind."""
@@ -49,7 +50,7 @@ class EventRecorder:
         try:
             self._queue.put_nowait(
                 {
-                    "metadata": {"namespace": meta.namespace(obj) or "default"},
+                    "metadata": {"namespace": meta.namespace(obj) or "default", "name": self._name(meta.name(obj))},
                     "involvedObject": {k: v for k, v in reference.items() if v},
                     "reason": reason,
                     "message": message[:1024],
@@ -64,6 +65,11 @@ class EventRecorder:
             )
         except asyncio.QueueFull:
             log.warning("event dropped: %s %s", reason, message)
+
+    def _name(self, involved: str) -> str:
+        """As upstream: the object's name and the nanosecond, so that events of one second list in the order they happened."""
+        self._last_ns = max(self._last_ns + 1, time.time_ns())
+        return f"{involved or 'unknown'}.{self._last_ns:x}"
 
     async def run(self) -> None:
         """Send what was recorded, for ever. Cancel to stop; what is still queued is lost, as upstream."""
@@ -91,7 +97,6 @@ class EventRecorder:
                 return
             except NotFound:
                 del self._known[same]
-        event["metadata"]["name"] = f"{involved.get('name', 'unknown')}.{uuid.uuid4().hex[:16]}"
         self._known[same] = await self._client.create(EVENTS, event)
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
