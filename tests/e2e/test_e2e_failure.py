@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_cluster import NAME, Load, components, get, kill, netns, nsk8s, pods, until
+from e2e_cluster import NAME, components, get, kill, netns, nsk8s, pods, until
+from e2e_traffic import Load
 
 from nsk8s.kernel.cgroup import Cgroups
 
@@ -119,4 +120,3 @@ def test_components_killed_under_load_cost_no_connection_and_no_pod(cluster: Non
     until("every node Ready", lambda: all(ready(n) == "True" for n in NODES))
     assert identities() == before
     assert pod_pids() == pids
-    print(f"attempts {end['attempts']}, slow {end['slow']}, longest {end['longest']} s, stream {end['stream']} answers")
