@@ -169,7 +169,7 @@ class PodWorker:
             message = "Pod was active on the node longer than the specified deadline"
             self._override = ("Failed", "DeadlineExceeded", message)
             self.k.recorder.event(self.pod, NORMAL, "DeadlineExceeded", message)
-        # First, so that a kubelet that has just started knows from the status what its predecessor found: what was ready stays so.
+        # First: a kubelet that has just started learns here what its predecessor found, and what was ready stays so.
         self.k.prober.sync(self.pod, self.runtime)
         status = self.publish()
         if status["phase"] in ("Succeeded", "Failed"):
