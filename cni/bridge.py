@@ -1,7 +1,7 @@
 """bridge: a veth pair between the pod and a Linux bridge of the node. Upstream: plugins/main/bridge.
 
-Touches: netlink in the plugin's own namespace and in CNI_NETNS, /proc/sys/net of both, iptables (ipMasq only), the IPAM plugin.
-The pair is made with each end where it belongs, so neither namespace ever sees the other's interface.
+Touches: netlink in the plugin's own namespace and in CNI_NETNS, /proc/sys/net of both, iptables or nftables (ipMasq,
+macspoofchk), the IPAM plugin.
 """
 
 from __future__ import annotations
@@ -9,41 +9,50 @@ from __future__ import annotations
 import errno
 import os
 
-from cni import conf, invoke, masquerade, skel
+from cni import conf, invoke, skel
 from cni.address import V4, V6, Subnet, parse_ip, parse_subnet
-from cni.bridgecheck import check_attachment
 from cni.errors import CniError
-from cni.result import check_routes, parse, render
+from cni.interface import (
+    AF,
+    Inside,
+    add_veth,
+    ask_ipam,
+    configure_container,
+    configured_dns,
+    delete_link,
+    enable_forwarding,
+    forget,
+    pause,
+    write_sysctl,
+)  # fmt: skip
+from cni.result import previous_result, render
 from nsk8s.kernel import rtmsg
-from nsk8s.kernel.rtnl import Rtnl, entered, open_netns
+from nsk8s.kernel.rtnl import Rtnl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from cni.skel import Args
 
-_AF = {V4: 2, V6: 10}
-_UNSUPPORTED = {"vlan": "VLANs", "vlanTrunk": "VLAN trunks", "macspoofchk": "MAC spoof checking"}
 _PORT_UP_TIMEOUT_S = 2.55
-_DAD_TIMEOUT_S = 5.0
+_LAST_VLAN = 4094
+_NO_FILTERING = "this kernel's bridge has no VLAN filtering (CONFIG_BRIDGE_VLAN_FILTERING)"
 
 
 class BridgeConf:
     """The plugin's own keys, checked."""
 
     __slots__ = (
-        "bridge", "container_down", "default_gateway", "dns", "enable_dad", "force_address", "gateway", "hairpin", "ipam_type",
-        "isolated", "mac", "masquerade", "mtu", "promisc",
+        "bridge", "container_down", "default_gateway", "dns", "enable_dad", "filtering", "force_address", "gateway",
+        "ipam_type", "mac", "masquerade", "masquerade_backend", "mtu", "port_flags", "preserve_default_vlan", "promisc",
+        "spoofcheck", "trunk", "vlan",
     )  # fmt: skip
 
     def __init__(self, args: Args) -> None:
         """Raises CniError."""
         c = args.conf
-        for key, what in _UNSUPPORTED.items():
-            if conf.lookup(c, key):
-                raise CniError(f"{key}: {what} are not supported by this bridge plugin")
         self.bridge = conf.text(c, "bridge", "cni0")
         problem = skel.interface_name_error(self.bridge)
         if problem:
@@ -51,19 +60,25 @@ class BridgeConf:
         self.mtu = conf.number(c, "mtu")
         if self.mtu < 0 or self.mtu > 65535:
             raise CniError(f"invalid mtu {self.mtu}")
+        self.vlan = conf.number(c, "vlan")
+        if not 0 <= self.vlan <= _LAST_VLAN:
+            raise CniError(f"invalid VLAN ID {self.vlan} (must be between 0 and {_LAST_VLAN})")
+        self.trunk = _trunk(c)
+        self.preserve_default_vlan = conf.flag(c, "preserveDefaultVlan")
+        self.filtering = bool(self.vlan) or conf.lookup(c, "vlanTrunk") is not None
         self.default_gateway = conf.flag(c, "isDefaultGateway")
         self.gateway = conf.flag(c, "isGateway") or self.default_gateway
         self.force_address = conf.flag(c, "forceAddress")
-        self.hairpin = conf.flag(c, "hairpinMode")
         self.promisc = conf.flag(c, "promiscMode")
-        self.isolated = conf.flag(c, "portIsolation")
+        self.port_flags = {"hairpin": conf.flag(c, "hairpinMode"), "isolated": conf.flag(c, "portIsolation")}
+        self.spoofcheck = conf.flag(c, "macspoofchk")
         self.enable_dad = conf.flag(c, "enabledad")
         self.container_down = conf.flag(c, "disableContainerInterface")
         self.masquerade = conf.flag(c, "ipMasq")
-        backend = conf.text(c, "ipMasqBackend")
-        if self.masquerade and backend not in ("", "iptables"):
-            raise CniError(f"ipMasqBackend {backend!r} is not supported by this bridge plugin: use iptables")
-        self.dns = conf.section(c, "dns")
+        self.masquerade_backend = conf.text(c, "ipMasqBackend")
+        if self.masquerade_backend not in ("", "iptables", "nftables"):
+            raise CniError(f'unknown ipmasq backend "{self.masquerade_backend}"')
+        self.dns = configured_dns(c)
         self.ipam_type = conf.text(conf.section(c, "ipam"), "type")
         self.mac = (
             conf.text(conf.section(c, "runtimeConfig"), "mac")
@@ -75,10 +90,37 @@ class BridgeConf:
                 self.mac = rtmsg.mac_text(rtmsg.pack_mac(self.mac))
             except OSError:
                 raise CniError(f"failed to parse MAC address {self.mac!r}") from None
-        if self.hairpin and self.promisc:
+        if self.port_flags["hairpin"] and self.promisc:
             raise CniError("cannot set hairpin mode and promiscuous mode at the same time")
         if self.ipam_type and self.container_down:
             raise CniError("cannot use IPAM when DisableContainerInterface flag is set")
+
+    @property
+    def gateway_name(self) -> str:
+        """The interface of the node that carries the gateway's address."""
+        return f"{self.bridge}.{self.vlan}" if self.vlan else self.bridge
+
+
+def _trunk(c: Mapping[str, Any]) -> list[int]:
+    """The VLANs of `vlanTrunk`, sorted. Raises CniError."""
+    found: set[int] = set()
+    for item in conf.objects(c, "vlanTrunk"):
+        low, high = (conf.number(item, key, -1) if conf.lookup(item, key) is not None else None for key in ("minID", "maxID"))
+        for name, other, value in (("minID", "maxID", low), ("maxID", "minID", high)):
+            if value is None and conf.lookup(item, other) is not None:
+                raise CniError(f"minID and maxID should be configured simultaneously, {name} is missing")
+            if value is not None and not 0 < value <= _LAST_VLAN:
+                raise CniError(f"incorrect trunk {name} parameter")
+        if low is not None and high is not None:
+            if high < low:
+                raise CniError("minID is greater than maxID in trunk parameter")
+            found.update(range(low, high + 1))
+        if conf.lookup(item, "id") is not None:
+            single = conf.number(item, "id")
+            if not 0 < single <= _LAST_VLAN:
+                raise CniError("incorrect trunk id parameter")
+            found.add(single)
+    return sorted(found)
 
 
 # ── ADD ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -86,61 +128,33 @@ class BridgeConf:
 
 def add(args: Args) -> dict[str, Any]:
     c = BridgeConf(args)
-    netns_fd = _open(args.netns)
-    try:
-        with Rtnl() as host, _Inside(netns_fd, args.netns) as inside:
-            bridge = ensure_bridge(host, c)
-            port, eth = _add_veth(host, inside, bridge, c, args)
-            try:
-                return _finish(host, inside, bridge, port, eth, c, args)
-            except BaseException:
-                _forget(lambda: host.link_delete(port.index))
-                raise
-    finally:
-        os.close(netns_fd)
-
-
-class _Inside:
-    """The pod's namespace: a netlink socket in it, and its sysctls."""
-
-    def __init__(self, netns_fd: int, path: str) -> None:
-        self.fd = netns_fd
+    with Inside(args.netns) as inside, Rtnl() as host:
+        bridge = ensure_bridge(host, c)
+        port, eth = add_veth(
+            host, inside, args.ifname, mtu=c.mtu, mac=c.mac, master=bridge.index,
+            port={flag: True for flag, wanted in c.port_flags.items() if wanted},
+        )  # fmt: skip
         try:
-            self.rt = Rtnl(netns_fd)
-        except OSError as e:
-            raise CniError(f'failed to open netns "{path}": {e.strerror}') from None
-
-    def __enter__(self) -> _Inside:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.rt.close()
-
-    def sysctls(self, settings: Sequence[tuple[str, str]], *, required: bool = False) -> None:
-        with entered(self.fd):
-            for key, value in settings:
-                write_sysctl(key, value, required=required)
+            if c.filtering:
+                _join_vlans(host, port, c, c.trunk)
+            return _finish(host, inside, bridge, port, eth, c, args)
+        except BaseException:
+            if c.spoofcheck:
+                forget(lambda: _spoofcheck().teardown(args.env, args.container_id, args.ifname))
+            forget(lambda: host.link_delete(port.index))
+            raise
 
 
-def _open(path: str) -> int:
-    try:
-        return open_netns(path)
-    except OSError as e:
-        raise CniError(f'failed to open netns "{path}": {e.strerror}') from None
+def _spoofcheck() -> Any:
+    from cni import spoofcheck  # only who wants it pays for it
+
+    return spoofcheck
 
 
-def write_sysctl(key: str, value: str, *, required: bool = True) -> None:
-    """Set /proc/sys/net/`key`, unless it has that value. One that does not exist (no IPv6) is skipped unless required."""
-    path = f"/proc/sys/net/{key}"
-    try:
-        with open(path, "rb", buffering=0) as f:
-            if f.read(64).strip() == value.encode():
-                return
-        with open(path, "wb", buffering=0) as f:
-            f.write(value.encode())
-    except OSError as e:
-        if required:
-            raise CniError(f"failed to set sysctl net/{key} to {value}: {e.strerror}") from None
+def _masquerade() -> Any:
+    from cni import masquerade
+
+    return masquerade
 
 
 def ensure_bridge(rt: Rtnl, c: BridgeConf) -> rtmsg.Link:
@@ -148,10 +162,15 @@ def ensure_bridge(rt: Rtnl, c: BridgeConf) -> rtmsg.Link:
     link = rt.link_get(c.bridge)
     if link is None:
         try:
-            link = rt.link_add_bridge(c.bridge, mtu=c.mtu, mac=_random_mac())
+            if c.filtering:
+                link = rt.link_add_bridge(c.bridge, mtu=c.mtu, mac=_random_mac(), vlan_filtering=1)
+            else:
+                link = rt.link_add_bridge(c.bridge, mtu=c.mtu, mac=_random_mac())
         except FileExistsError:
             link = rt.link_get(c.bridge)  # another pod's ADD was quicker
         except OSError as e:
+            if e.errno == errno.EOPNOTSUPP and c.filtering:
+                raise CniError(f"vlan, vlanTrunk: {_NO_FILTERING}") from None
             raise CniError(f'failed to create bridge "{c.bridge}": {e.strerror}') from None
         else:
             # The node's routes are its own, not what some router advertises on the pod network.
@@ -160,6 +179,9 @@ def ensure_bridge(rt: Rtnl, c: BridgeConf) -> rtmsg.Link:
         raise CniError(f'could not lookup "{c.bridge}"')
     if link.kind != "bridge":
         raise CniError(f'failed to create bridge "{c.bridge}": "{c.bridge}" already exists but is not a bridge')
+    if c.filtering and not link.bridge.get("vlan_filtering"):
+        # VLANs on its ports would have no effect, and its other ports would lose theirs if it were switched on.
+        raise CniError(f'bridge "{c.bridge}" exists without VLAN filtering: vlan and vlanTrunk need it')
     if not link.up:
         rt.link_set(link.index, up=True)
     if c.promisc and not link.flags & rtmsg.IFF_PROMISC:
@@ -173,37 +195,24 @@ def _random_mac() -> str:
     return raw.hex(":")
 
 
-def _add_veth(
-    host: Rtnl, inside: _Inside, bridge: rtmsg.Link, c: BridgeConf, args: Args
-) -> tuple[rtmsg.Link, rtmsg.Link]:
-    """(host end, container end). The name on the host is random and never used again. Raises CniError."""
-    for _ in range(10):
-        name = "veth" + os.urandom(4).hex()
-        requests = [
-            rtmsg.veth_new(
-                name, args.ifname, peer_netns_fd=inside.fd, peer_mac=c.mac, mtu=c.mtu, master=bridge.index, up=True
-            )
-        ]
-        if c.hairpin or c.isolated:
-            requests.append(rtmsg.port_change(0, name, hairpin=c.hairpin, isolated=c.isolated))
-        try:
-            answers = host.execute(*requests, rtmsg.link_get(by_name=name))
-        except OSError as e:
-            if e.errno == errno.EEXIST and inside.rt.link_get(args.ifname) is not None:
-                raise CniError(f'container veth name provided ("{args.ifname}") already exists') from None
-            if e.errno == errno.EEXIST:
-                continue
-            _forget(lambda name=name: host.execute(rtmsg.link_delete(by_name=name)))
-            raise CniError(f"failed to make veth pair: {e.strerror}") from None
-        eth = inside.rt.link_get(args.ifname)
-        if eth is None:
-            raise CniError(f'container interface "{args.ifname}" vanished')
-        return rtmsg.parse_link(answers[-1][0]), eth
-    raise CniError("failed to find an unused name for the host's end of the veth pair")
+def _join_vlans(host: Rtnl, port: rtmsg.Link, c: BridgeConf, trunk: Sequence[int]) -> None:
+    """The port untagged in `vlan` (a trunk without one: in VLAN 1) and tagged in the trunk's. Raises CniError."""
+    requests = []
+    if not c.preserve_default_vlan and (c.vlan or trunk):
+        requests = [rtmsg.vlan_change(port.index, vlan, add=False) for vlan in host.vlans().get(port.index, {})]
+    if c.vlan:
+        requests.append(rtmsg.vlan_change(port.index, c.vlan, pvid=True, untagged=True))
+    requests += [rtmsg.vlan_change(port.index, vlan) for vlan in trunk]
+    if trunk and not c.vlan:
+        requests.append(rtmsg.vlan_change(port.index, 1, pvid=True, untagged=True))
+    try:
+        host.execute(*requests)
+    except OSError as e:
+        raise CniError(f'failed to setup vlan tag on interface "{port.name}": {e.strerror}') from None
 
 
 def _finish(
-    host: Rtnl, inside: _Inside, bridge: rtmsg.Link, port: rtmsg.Link, eth: rtmsg.Link, c: BridgeConf, args: Args
+    host: Rtnl, inside: Inside, bridge: rtmsg.Link, port: rtmsg.Link, eth: rtmsg.Link, c: BridgeConf, args: Args
 ) -> dict[str, Any]:
     """All after the pair exists: addresses, gateway, masquerade. What IPAM gave is given back if any of it fails."""
     result: dict[str, Any] = {
@@ -214,27 +223,38 @@ def _finish(
         ],
         "ips": [], "routes": [], "dns": {},
     }  # fmt: skip
+    if c.spoofcheck:
+        _spoofcheck().setup(args.env, port.name, eth.mac, args.container_id, args.ifname)
     if not c.ipam_type:
         if not c.container_down:
             inside.rt.link_set(eth.index, up=True)
             _wait_for_port(host, port)
         return _answer(host, result, c, args)
-    given = invoke.decode_result(invoke.delegate(args, c.ipam_type, "ADD"), c.ipam_type)
-    subnets: list[Subnet] = []
+    given = ask_ipam(args, c.ipam_type)
     try:
-        subnets = _take_ipam(result, parse(given), c)
-        _configure_container(inside, eth, args.ifname, result, subnets, c)
+        subnets = _take_ipam(result, given, c)
+        configure_container(inside, eth, result, subnets, dad="on" if c.enable_dad else "off")
         if c.gateway:
-            _configure_gateway(host, bridge, result["ips"], subnets, c)
+            _configure_gateway(host, bridge, result, subnets, c)
         if c.masquerade:
-            masquerade.setup(args.env, subnets, args.name, args.container_id)
+            _set_up_masquerade(inside, eth, subnets, c, args)
         _wait_for_port(host, port)
         return _answer(host, result, c, args)
     except BaseException:
-        if c.masquerade and subnets:
-            _forget(lambda: masquerade.teardown(args.env, args.name, args.container_id, ()))
-        ipam = c.ipam_type
-        _forget(lambda: invoke.delegate(args, ipam, "DEL"))
+        forget(lambda: invoke.delegate(args, c.ipam_type, "DEL"))
+        raise
+
+
+def _set_up_masquerade(inside: Inside, eth: rtmsg.Link, subnets: Sequence[Subnet], c: BridgeConf, args: Args) -> None:
+    """Last of what can fail, but for a port that does not come up: what one family's half made is removed again."""
+    from cni.iptables import nat_backend
+
+    backend = nat_backend(args.env, c.masquerade_backend, "ipmasq backend")
+    try:
+        _masquerade().setup(args.env, backend, subnets, args.name, args.container_id, args.ifname)
+    except BaseException:
+        others = {str(parse_ip(a.ip)) for a in inside.rt.addrs() if a.index != eth.index}
+        forget(lambda: _masquerade().teardown(args.env, args.name, args.container_id, args.ifname, others))
         raise
 
 
@@ -249,19 +269,13 @@ def _answer(host: Rtnl, result: dict[str, Any], c: BridgeConf, args: Args) -> di
 
 
 def _take_ipam(result: dict[str, Any], ipam: dict[str, Any], c: BridgeConf) -> list[Subnet]:
-    """Put IPAM's answer into `result`, with gateways and default routes; the addresses. Raises CniError. Pure."""
-    if not ipam["ips"]:
-        raise CniError("IPAM plugin returned missing IP config")
-    check_routes(ipam["routes"])
+    """Put IPAM's answer into `result`, with gateways and default routes; the addresses. Pure."""
     result["routes"] = ipam["routes"]
     result["dns"] = ipam["dns"]
     subnets = []
     for ip in ipam["ips"]:
-        try:
-            subnet = parse_subnet(ip["address"])
-            gateway = parse_ip(ip["gateway"]) if ip.get("gateway") else None
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise CniError(f"IPAM plugin returned a bad address: {e}") from None
+        subnet = parse_subnet(ip["address"])
+        gateway = parse_ip(ip["gateway"]) if ip.get("gateway") else None
         if gateway is None and c.gateway:
             gateway = subnet.network + 1
         subnets.append(subnet)
@@ -279,71 +293,6 @@ def _is_default(route: Mapping[str, Any], everything: str) -> bool:
     return str(parse_subnet(route["dst"])) == everything and not route.get("table")
 
 
-def _configure_container(
-    inside: _Inside, eth: rtmsg.Link, ifname: str, result: dict[str, Any], subnets: list[Subnet], c: BridgeConf
-) -> None:
-    has_v6 = any(s.family == V6 for s in subnets)
-    if has_v6:
-        dad = [("enhanced_dad", "1"), ("accept_dad", "1")] if c.enable_dad else [("accept_dad", "0")]
-        names = [("lo", "disable_ipv6", "0"), (ifname, "disable_ipv6", "0"), (ifname, "keep_addr_on_down", "1")]
-        names += [(ifname, key, value) for key, value in dad]
-        inside.sysctls([(f"ipv6/conf/{name}/{key}", value) for name, key, value in names])
-    inside.sysctls([(f"ipv4/conf/{ifname}/arp_notify", "1")])
-    setup = [rtmsg.addr_change(eth.index, str(s)) for s in subnets] + [rtmsg.link_change(eth.index, up=True)]
-    routes = [_route(eth.index, route, result["ips"]) for route in result["routes"]]
-    try:
-        if has_v6:
-            inside.rt.execute(*setup)
-            _wait_for_addresses(inside.rt, eth.index)
-            inside.rt.execute(*routes)
-        else:
-            inside.rt.execute(*setup, *routes)
-    except OSError as e:
-        raise CniError(f'failed to configure "{ifname}": {e.strerror}') from None
-
-
-def _route(index: int, route: Mapping[str, Any], ips: Iterable[Mapping[str, Any]]) -> rtmsg.Request:
-    """A route of the result; without a gateway it goes through the first gateway of its family."""
-    dst = parse_subnet(route["dst"])
-    gateway = route.get("gw") or next(
-        (ip["gateway"] for ip in ips if ip.get("gateway") and parse_ip(ip["gateway"]).family == dst.family), ""
-    )
-    options: dict[str, Any] = {}
-    for key in ("priority", "mtu", "advmss", "table", "scope"):
-        value = route.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise CniError(f"invalid {key} {value!r} of route {route['dst']}")
-        if value or key in ("table", "scope"):
-            options[key] = value
-    if options.get("scope") == rtmsg.RT_SCOPE_LINK:
-        gateway = ""
-    text = "default" if dst.length == 0 else f"{dst.network}/{dst.length}"
-    return rtmsg.route_change(text, gateway=gateway, index=index, family=_AF[dst.family], **options)
-
-
-def _wait_for_addresses(rt: Rtnl, index: int) -> None:
-    """Until no IPv6 address is tentative (duplicate detection is off unless enabledad). Raises CniError."""
-    waited = 0.0
-    while True:
-        flags = [a.flags for a in rt.addrs(index, _AF[V6])]
-        if any(f & rtmsg.IFA_F_DADFAILED for f in flags):
-            raise CniError("an address is in DADFAILED state: somebody else has it")
-        if not any(f & rtmsg.IFA_F_TENTATIVE for f in flags):
-            return
-        if waited >= _DAD_TIMEOUT_S:
-            raise CniError(f"addresses are still tentative after {_DAD_TIMEOUT_S:.0f} seconds")
-        waited += _pause(0.01)
-
-
-def _pause(seconds: float) -> float:
-    import select
-
-    select.select([], [], [], seconds)
-    return seconds
-
-
 def _wait_for_port(host: Rtnl, port: rtmsg.Link) -> None:
     """Until the bridge forwards to the port, or the pod's first packets would be lost. Raises CniError."""
     waited = 0.0
@@ -355,24 +304,45 @@ def _wait_for_port(host: Rtnl, port: rtmsg.Link) -> None:
             return
         if waited >= _PORT_UP_TIMEOUT_S:
             raise CniError(f"bridge port in error state: {now.operstate}")
-        waited += _pause(min(0.05, max(0.001, waited)))
+        waited += pause(min(0.05, max(0.001, waited)))
 
 
 def _configure_gateway(
-    host: Rtnl, bridge: rtmsg.Link, ips: Sequence[Mapping[str, Any]], subnets: Sequence[Subnet], c: BridgeConf
+    host: Rtnl, bridge: rtmsg.Link, result: dict[str, Any], subnets: Sequence[Subnet], c: BridgeConf
 ) -> None:
-    for ip, subnet in zip(ips, subnets, strict=True):
-        _ensure_address(host, bridge, Subnet(parse_ip(ip["gateway"]), subnet.length), c.force_address)
-    families = {s.family for s in subnets}
-    if V4 in families:
-        write_sysctl("ipv4/ip_forward", "1")
-    if V6 in families:
-        write_sysctl("ipv6/conf/all/forwarding", "1")
+    """The gateways' addresses on the bridge, or with `vlan` on an interface of the node in that VLAN; forwarding."""
+    holder = bridge
+    if c.vlan:
+        holder = _ensure_vlan_interface(host, bridge, c)
+        result["interfaces"].append({"name": holder.name, "mac": holder.mac})
+    for ip, subnet in zip(result["ips"], subnets, strict=True):
+        _ensure_address(host, holder, Subnet(parse_ip(ip["gateway"]), subnet.length), c.force_address)
+    enable_forwarding(sorted({s.family for s in subnets}))
+
+
+def _ensure_vlan_interface(host: Rtnl, bridge: rtmsg.Link, c: BridgeConf) -> rtmsg.Link:
+    """BRIDGE.VLAN: one end of a pair whose other end is the bridge's port in that VLAN, as upstream makes it."""
+    link = host.link_get(c.gateway_name)
+    if link is None:
+        name = "veth" + os.urandom(4).hex()
+        pair = rtmsg.veth_new(name, c.gateway_name, master=bridge.index, mtu=bridge.mtu, up=True)
+        try:
+            _join_vlans(host, rtmsg.parse_link(host.execute(pair, rtmsg.link_get(by_name=name))[1][0]), c, ())
+        except FileExistsError:
+            pass  # another pod's ADD was quicker
+        except OSError as e:
+            raise CniError(f'failed to create vlan gateway "{c.gateway_name}": {e.strerror}') from None
+        link = host.link_get(c.gateway_name)
+    if link is None:
+        raise CniError(f'could not lookup "{c.gateway_name}"')
+    if not link.up:
+        host.link_set(link.index, up=True)
+    return link
 
 
 def _ensure_address(rt: Rtnl, bridge: rtmsg.Link, wanted: Subnet, force: bool) -> None:
     """`wanted` on the bridge. A different IPv4 address, or an overlapping IPv6 one, is replaced if forced, else refused."""
-    have = rt.addrs(bridge.index, _AF[wanted.family])
+    have = rt.addrs(bridge.index, AF[wanted.family])
     if any(a.cidr == str(wanted) for a in have):
         return
     for address in have:
@@ -382,7 +352,7 @@ def _ensure_address(rt: Rtnl, bridge: rtmsg.Link, wanted: Subnet, force: bool) -
                 raise CniError(
                     f'failed to set bridge addr: "{bridge.name}" already has an IP address different from {wanted}'
                 )
-            _forget(lambda cidr=address.cidr: rt.addr_del(bridge.index, cidr))
+            forget(lambda cidr=address.cidr: rt.addr_del(bridge.index, cidr))  # type: ignore[misc]
     if wanted.family == V6:
         write_sysctl(f"ipv6/conf/{bridge.name}/disable_ipv6", "0", required=False)
     try:
@@ -407,55 +377,32 @@ def delete(args: Args) -> None:
     takes about 19 ms), and everything else is cleaned up all the same.
     """
     c = BridgeConf(args)
-    live = _delete_link(args) if args.netns else set()
+    live = delete_link(args) if args.netns else set()
     if c.ipam_type:
         invoke.delegate(args, c.ipam_type, "DEL")
+    if c.spoofcheck:
+        _spoofcheck().teardown(args.env, args.container_id, args.ifname)
     if c.masquerade and c.ipam_type:
-        masquerade.teardown(args.env, args.name, args.container_id, live)
-
-
-def _delete_link(args: Args) -> set[str]:
-    """Delete the container's interface; the addresses its namespace still has on others. A namespace that is gone has none."""
-    try:
-        fd = open_netns(args.netns)
-    except OSError as e:
-        if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESRCH):
-            return set()
-        raise
-    try:
-        inside = Rtnl(fd)
-    except OSError as e:
-        if e.errno == errno.EINVAL:  # a plain file: the namespace that was mounted on it is gone
-            return set()
-        raise
-    finally:
-        os.close(fd)
-    with inside:
-        link = inside.link_get(args.ifname)
-        if link is not None and not link.flags & rtmsg.IFF_LOOPBACK:
-            try:
-                inside.link_delete(link.index)
-            except OSError as e:
-                if e.errno != errno.ENODEV:
-                    raise CniError(f'failed to delete "{args.ifname}": {e.strerror}') from None
-        return {str(parse_ip(a.ip)) for a in inside.addrs()}
+        _masquerade().teardown(args.env, args.name, args.container_id, args.ifname, live)
 
 
 def check(args: Args) -> None:
+    from cni.bridgecheck import check_attachment
+
     c = BridgeConf(args)
-    netns_fd = _open(args.netns)
-    try:
+    with Inside(args.netns) as inside, Rtnl() as host:
         if c.ipam_type:
             invoke.delegate(args, c.ipam_type, "CHECK")
-        previous = conf.section(args.conf, "prevResult")
-        if not previous:
-            raise CniError("Required prevResult missing")
-        with Rtnl() as host, _Inside(netns_fd, args.netns) as inside:
-            check_attachment(
-                host, inside.rt, parse(previous), c.bridge, args.ifname, args.netns, promisc=c.promisc, up=not c.container_down
-            )
-    finally:
-        os.close(netns_fd)
+        result = previous_result(args.conf, args.version)
+        check_attachment(host, inside.rt, result, c, args.ifname, args.netns)
+    if c.spoofcheck:
+        _spoofcheck().check(args.env, args.container_id, args.ifname)
+    if c.masquerade and c.ipam_type:
+        from cni.iptables import nat_backend
+
+        subnets = [parse_subnet(ip["address"]) for ip in result["ips"] if ip.get("interface") in (None, 2)]
+        backend = nat_backend(args.env, c.masquerade_backend, "ipmasq backend")
+        _masquerade().check(args.env, backend, subnets, args.name, args.container_id, args.ifname)
 
 
 def gc(args: Args) -> None:
@@ -464,21 +411,13 @@ def gc(args: Args) -> None:
         invoke.delegate(args, c.ipam_type, "GC")
     valid = skel.valid_attachments(args)
     if c.masquerade and valid is not None:
-        masquerade.collect_garbage(args.env, args.name, {container_id for container_id, _ in valid})
+        _masquerade().collect_garbage(args.env, args.name, valid)
 
 
 def status(args: Args) -> None:
     c = BridgeConf(args)
     if c.ipam_type:
         invoke.delegate(args, c.ipam_type, "STATUS")
-
-
-def _forget(action: Any) -> None:
-    """Do what can be done while another error is on its way."""
-    try:
-        action()
-    except (OSError, CniError):
-        return
 
 
 PLUGIN = skel.Plugin("CNI plugin bridge (nsk8s)", add=add, delete=delete, check=check, gc=gc, status=status)

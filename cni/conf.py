@@ -6,9 +6,7 @@ and a value of the wrong type is an error that names the key.
 
 from __future__ import annotations
 
-import json
-
-from cni import errors
+from cni import errors, jsontext
 from cni.errors import CniError
 
 TYPE_CHECKING = False
@@ -20,14 +18,10 @@ _GO_NAMES = {str: "string", bool: "bool", int: "int", dict: "object", list: "arr
 _JSON_NAMES = {str: "string", bool: "bool", int: "number", float: "number", dict: "object", list: "array"}
 
 
-def _no_constant(name: str) -> object:
-    raise ValueError(f"invalid value {name}")
-
-
 def decode(data: bytes) -> dict[str, Any]:
     """The JSON object in `data`. Raises CniError 6 (also for anything but an object)."""
     try:
-        value = json.loads(data.decode("utf-8", "replace"), parse_constant=_no_constant)
+        value = jsontext.loads(data.decode("utf-8", "replace"))
     except (ValueError, RecursionError) as e:
         raise CniError(f"error unmarshall network config: {e}", errors.DECODING_FAILURE) from None
     if not isinstance(value, dict):
@@ -124,5 +118,5 @@ def load_args(args: str, known: Iterable[str]) -> dict[str, str]:
         else:
             unknown.append(pair)
     if unknown and not ignore:
-        raise CniError(f"ARGS: unknown args {json.dumps(unknown)}")
+        raise CniError(f"ARGS: unknown args {jsontext.dumps(unknown, compact=False)}")
     return found

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import errno
 import gc
-import json
 import os
-import select
 
-from cni import BIN_DIR
+from cni import BIN_DIR, jsontext
 from cni.errors import CniError
 
 TYPE_CHECKING = False
@@ -140,6 +138,8 @@ def _spawn_retrying(
             # The file is still being written by whoever installs it.
             if e.errno != errno.ETXTBSY or attempt == _TEXT_BUSY_RETRIES - 1:
                 raise CniError(f"cannot execute {argv[0]}: {e.strerror}") from None
+            import select
+
             select.select([], [], [], 0.2 * (attempt + 1))
     raise AssertionError("unreachable")
 
@@ -147,6 +147,8 @@ def _spawn_retrying(
 def _converse(writer: int, stdin: bytes, reader: int) -> bytes:
     """Feed stdin and collect stdout at the same time; `writer` is closed."""
     os.set_blocking(writer, False)
+    import select
+
     parts: list[bytes] = []
     rest = memoryview(stdin)
     poll = select.poll()
@@ -204,7 +206,7 @@ def outcome(code: int, stdout: bytes) -> bytes:
     if code == 0 and not _is_error(stdout):
         return stdout
     try:
-        body = json.loads(stdout)
+        body = jsontext.loads(stdout.decode())
         raise CniError(str(body["msg"]), int(body["code"]), str(body.get("details") or ""))
     except (ValueError, KeyError, TypeError):
         pass
@@ -220,7 +222,7 @@ def _is_error(stdout: bytes) -> bool:
     if b'"code"' not in stdout or b'"msg"' not in stdout:
         return False
     try:
-        body = json.loads(stdout)
+        body = jsontext.loads(stdout.decode())
     except ValueError:
         return False
     return isinstance(body, dict) and "code" in body and "msg" in body and "cniVersion" not in body
@@ -236,7 +238,7 @@ def delegate(args: Args, plugin: str, command: str) -> bytes:
 
 def decode_result(stdout: bytes, plugin: str) -> dict[str, Any]:
     try:
-        body = json.loads(stdout)
+        body = jsontext.loads(stdout.decode())
     except ValueError as e:
         raise CniError(f"plugin {plugin}: error decoding its result: {e}") from None
     if not isinstance(body, dict):

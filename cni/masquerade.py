@@ -1,44 +1,90 @@
-"""ipMasq: source NAT for what leaves a container's subnet, one chain a container. Upstream: pkg/ip/ipmasq_iptables_linux.go.
+"""ipMasq: source NAT for what leaves a container's subnet. Upstream: pkg/ip/ipmasq_{iptables,nftables}_linux.go.
 
-Touches: iptables (nat). Names, comments and rules are upstream's, so that either can remove what the other made; each change is
-one atomic iptables-restore instead of nine iptables processes, and removal needs neither the namespace nor an old result.
+Touches: iptables (nat) or nftables. Names, comments and rules are upstream's, so that either can remove what the other made;
+removal needs neither the namespace nor an old result, and looks in both backends' places.
 """
 
 from __future__ import annotations
 
-import os
-
+from cni import nft
 from cni.address import V4, V6, Subnet, parse_ip
 from cni.errors import CniError
-from cni.invoke import DEFAULT_PATH, spawn
+from cni.iptables import Tables, after, chain_name, quoted, split_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
-_MAX_CHAIN = 28
 _MULTICAST = {V4: "224.0.0.0/4", V6: "ff00::/8"}
-_TOOL = {V4: "iptables", V6: "ip6tables"}
+_TABLE = "inet cni_plugins_masquerade"
+_CHAIN = "masq_checks"
 
 
-def chain_name(network: str, container_id: str) -> str:
-    from hashlib import sha512
+def setup(
+    env: Mapping[str, str], backend: str, subnets: Sequence[Subnet], network: str, container_id: str, ifname: str
+) -> None:
+    """Masquerade what comes from these addresses and leaves their subnets. Raises CniError; nothing half done."""
+    if backend == "nftables":
+        _setup_nft(env, subnets, network, container_id, ifname)
+    else:
+        _setup_iptables(env, subnets, network, container_id)
 
-    return ("CNI-" + sha512((network + container_id).encode()).hexdigest())[:_MAX_CHAIN]
+
+def teardown(env: Mapping[str, str], network: str, container_id: str, ifname: str, live: Container[str]) -> None:
+    """Remove the container's rules; in iptables, whose rules do not name the interface, all but those for addresses that
+    the container still has (`live`: another interface of it)."""
+    chain = chain_name("CNI-", network, container_id)
+    for family in (V4, V6):
+        _remove(env, family, lambda found, _comment: found == chain, lambda ip: ip in live)
+    own = instance(network, ifname, container_id)
+    _remove_nft(env, lambda text: text.startswith(own))
+
+
+def collect_garbage(env: Mapping[str, str], network: str, valid: Sequence[tuple[str, str]]) -> None:
+    """Remove the rules of every attachment of this network that is not in `valid` ((container id, interface) pairs)."""
+    prefix = f'name: "{network}" id: "'
+    ids = {container_id for container_id, _ in valid}
+
+    def stale(chain: str, note: str) -> bool:
+        return chain.startswith("CNI-") and note.startswith(prefix) and note[len(prefix) :].rstrip('"') not in ids
+
+    for family in (V4, V6):
+        _remove(env, family, stale, lambda ip: False)
+    keep = {instance(network, ifname, container_id) for container_id, ifname in valid}
+    mine = _hash(network) + "-"
+    _remove_nft(env, lambda text: text.startswith(mine) and text.partition(",")[0] not in keep)
+
+
+def check(
+    env: Mapping[str, str], backend: str, subnets: Sequence[Subnet], network: str, container_id: str, ifname: str
+) -> None:
+    """Raises CniError when rules are missing."""
+    if backend == "nftables":
+        own = instance(network, ifname, container_id)
+        if sum(text.startswith(own) for _, text in nft.rules(env, _TABLE, _CHAIN)) < len(subnets):
+            raise CniError(f"masquerade rules of {container_id} are missing from table {_TABLE}")
+        return
+    chain = chain_name("CNI-", network, container_id)
+    for family in sorted({s.family for s in subnets}):
+        tables = Tables(env, family)
+        jumps = tables.rules("nat", "POSTROUTING") or []
+        sources = {after(w, "-s").partition("/")[0] for w in map(split_words, jumps) if after(w, "-j") == chain}
+        for subnet in (s for s in subnets if s.family == family):
+            if str(subnet.ip) not in sources or not tables.rules("nat", chain):
+                raise CniError(f"masquerade rules for {subnet.ip} (chain {chain}) are missing")
+
+
+# ── iptables: one chain a container ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def comment(network: str, container_id: str) -> str:
     return f'name: "{network}" id: "{container_id}"'
 
 
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
 def rules(subnet: Subnet, network: str, container_id: str) -> list[str]:
     """The lines after `-A`, chain first, for one address of a container. Pure."""
-    chain = chain_name(network, container_id)
-    note = f"-m comment --comment {_quoted(comment(network, container_id))}"
+    chain = chain_name("CNI-", network, container_id)
+    note = f"-m comment --comment {quoted(comment(network, container_id))}"
     host = f"{subnet.ip}/{32 if subnet.family == V4 else 128}"
     return [
         f"{chain} -d {subnet.network}/{subnet.length} {note} -j ACCEPT",
@@ -47,23 +93,21 @@ def rules(subnet: Subnet, network: str, container_id: str) -> list[str]:
     ]
 
 
-def setup(env: Mapping[str, str], subnets: Sequence[Subnet], network: str, container_id: str) -> None:
-    """Masquerade what comes from these addresses and leaves their subnets. Raises CniError; nothing half done."""
-    chain = chain_name(network, container_id)
+def _setup_iptables(env: Mapping[str, str], subnets: Sequence[Subnet], network: str, container_id: str) -> None:
+    chain = chain_name("CNI-", network, container_id)
     for family in sorted({s.family for s in subnets}):
+        tables = Tables(env, family)
         lines = [line for s in subnets if s.family == family for line in rules(s, network, container_id)]
         lines = list(dict.fromkeys(lines))
-        code, output = _restore(env, family, [f"-N {chain}", *(f"-A {line}" for line in lines)])
-        if code == 0:
+        problem = tables.attempt("nat", [f"-N {chain}", *(f"-A {line}" for line in lines)])
+        if not problem:
             continue
         # The chain is there: another interface of this container on this network shares it.
-        have = set(_list(env, family, chain)) | set(_list(env, family, "POSTROUTING"))
+        have = {*(tables.rules("nat", chain) or ()), *(tables.rules("nat", "POSTROUTING") or ())}
         if not have:
-            raise CniError(f"could not set up masquerading: {_last_line(output)}")
-        missing = [line for line in lines if not _present(line, have)]
-        code, output = _restore(env, family, [f"-A {line}" for line in missing])
-        if code:
-            raise CniError(f"could not set up masquerading: {_last_line(output)}")
+            raise CniError(f"could not set up masquerading: {problem}")
+        missing = [f"-A {line}" for line in lines if not _present(line, have)]
+        tables.commit("nat", missing, "could not set up masquerading")
 
 
 def _present(line: str, have: Iterable[str]) -> bool:
@@ -72,106 +116,69 @@ def _present(line: str, have: Iterable[str]) -> bool:
     return any(sorted(h.replace("/32 ", " ").replace("/128 ", " ").split()) == words for h in have)
 
 
-def teardown(
-    env: Mapping[str, str], network: str, container_id: str, live: Container[str], families: Iterable[int] = (V4, V6)
-) -> None:
-    """Remove the container's rules, except those for addresses it still has (`live`: another interface of it)."""
-    chain = chain_name(network, container_id)
-    for family in families:
-        _remove(env, family, lambda found, _comment: found == chain, lambda ip: ip in live)
-
-
-def collect_garbage(env: Mapping[str, str], network: str, valid_ids: Container[str]) -> None:
-    """Remove the rules of every container of this network that is not in `valid_ids`."""
-    prefix = f'name: "{network}" id: "'
-
-    def stale(chain: str, note: str) -> bool:
-        return chain.startswith("CNI-") and note.startswith(prefix) and note[len(prefix) :].rstrip('"') not in valid_ids
-
-    for family in (V4, V6):
-        _remove(env, family, stale, lambda ip: False)
-
-
 def _remove(
     env: Mapping[str, str], family: int, ours: Callable[[str, str], bool], keep: Callable[[str], bool]
 ) -> None:
-    if _tool(env, f"{_TOOL[family]}-restore") is None:
+    tables = Tables(env, family)
+    if not tables.available:
         return  # nothing can have been set up
     jumps: list[str] = []
     chains: dict[str, bool] = {}
-    for line in _list(env, family, "POSTROUTING"):
+    for line in tables.rules("nat", "POSTROUTING") or ():
         words = split_words(line)
-        chain = words[words.index("-j") + 1] if "-j" in words[:-1] else ""
-        note = words[words.index("--comment") + 1] if "--comment" in words[:-1] else ""
-        if not chain or not ours(chain, note):
+        chain = after(words, "-j")
+        if not chain or not ours(chain, after(words, "--comment")):
             continue
-        source = words[words.index("-s") + 1].partition("/")[0] if "-s" in words[:-1] else ""
+        source = after(words, "-s").partition("/")[0]
         if source and keep(str(parse_ip(source))):
             chains[chain] = False
         else:
             jumps.append(f"-D {line}")
             chains.setdefault(chain, True)
     lines = jumps + [f"{verb} {chain}" for chain, unused in chains.items() if unused for verb in ("-F", "-X")]
-    if not lines:
-        return
-    code, output = _restore(env, family, lines)
-    if code:
-        raise CniError(f"could not remove masquerading: {_last_line(output)}")
+    tables.commit("nat", lines, "could not remove masquerading")
 
 
-def _restore(env: Mapping[str, str], family: int, lines: Sequence[str]) -> tuple[int, str]:
-    tool = _tool(env, f"{_TOOL[family]}-restore")
-    if tool is None:
-        raise CniError(f"ipMasq needs {_TOOL[family]}-restore: install iptables")
-    text = "\n".join(["*nat", *lines, "COMMIT", ""])
-    code, output = spawn([tool, "--noflush", "--wait"], env, text.encode(), stderr=True)
-    return code, output.decode("utf-8", "replace")
+# ── nftables: one table, a rule an address ──────────────────────────────────────────────────────────────────────────────
 
 
-def _list(env: Mapping[str, str], family: int, chain: str) -> list[str]:
-    """The rules of a nat chain as iptables -S prints them, without `-A `; none when the chain does not exist."""
-    tool = _tool(env, _TOOL[family])
-    if tool is None:
-        raise CniError(f"ipMasq needs {_TOOL[family]}: install iptables")
-    code, output = spawn([tool, "--wait", "-t", "nat", "-S", chain], env, b"", stderr=True)
-    lines = output.decode("utf-8", "replace").splitlines()
-    return [line[3:] for line in lines if line.startswith("-A ")] if code == 0 else []
+def _hash(text: str) -> str:
+    from hashlib import sha512
+
+    return sha512(text.encode()).hexdigest()[:16]
 
 
-def _tool(env: Mapping[str, str], name: str) -> str | None:
-    for folder in (env.get("PATH") or DEFAULT_PATH).split(":") + DEFAULT_PATH.split(":"):
-        path = os.path.join(folder, name)
-        if folder and os.access(path, os.X_OK):
-            return path
-    return None
+def instance(network: str, ifname: str, container_id: str) -> str:
+    """How the comment of each of an attachment's rules begins. Pure."""
+    return f"{_hash(network)}-{_hash(f'{ifname}:{container_id}')}"
 
 
-def _last_line(output: str) -> str:
-    lines = [line for line in output.strip().splitlines() if line]
-    return lines[-1] if lines else "iptables-restore failed"
+def _setup_nft(env: Mapping[str, str], subnets: Sequence[Subnet], network: str, container_id: str, ifname: str) -> None:
+    own = instance(network, ifname, container_id)
+    plain = [text.replace('"', "") for text in (network, ifname, container_id)]
+    note = nft.comment(f"{own}, net: {plain[0]}, if: {plain[1]}, id: {plain[2]}")
+
+    def lines() -> list[str]:
+        return [
+            f'add table {_TABLE} {{ comment "Masquerading for plugins from github.com/containernetworking/plugins" ; }}',
+            f"add chain {_TABLE} {_CHAIN} {{ comment "
+            '"Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet" ; }',
+            f"add chain {_TABLE} postrouting {{ type nat hook postrouting priority 100 ; }}",
+            f"flush chain {_TABLE} postrouting",
+            f"add rule {_TABLE} postrouting ip daddr == 224.0.0.0/4 return",
+            f"add rule {_TABLE} postrouting ip6 daddr == ff00::/8 return",
+            f"add rule {_TABLE} postrouting goto {_CHAIN}",
+            *nft.deletions(env, _TABLE, _CHAIN, lambda text: text.startswith(own)),
+            *(
+                f"add rule {_TABLE} {_CHAIN} {ip} saddr == {s.ip} {ip} daddr != {s.network}/{s.length} masquerade{note}"
+                for s in subnets
+                for ip in (("ip" if s.family == V4 else "ip6"),)
+            ),
+        ]
+
+    nft.change(env, lines, "could not set up masquerading")
 
 
-def split_words(line: str) -> list[str]:
-    """The words of an iptables -S line: double quotes group, a backslash escapes inside them. Pure."""
-    words: list[str] = []
-    word = ""
-    quoted = started = escaped = False
-    for c in line:
-        if escaped:
-            word += c
-            escaped = False
-        elif c == "\\" and quoted:
-            escaped = True
-        elif c == '"':
-            quoted = not quoted
-            started = True
-        elif c == " " and not quoted:
-            if started:
-                words.append(word)
-            word, started = "", False
-        else:
-            word += c
-            started = True
-    if started:
-        words.append(word)
-    return words
+def _remove_nft(env: Mapping[str, str], gone: Callable[[str], bool]) -> None:
+    if nft.available(env):
+        nft.change(env, lambda: nft.deletions(env, _TABLE, _CHAIN, gone), "could not remove masquerading")

@@ -128,6 +128,24 @@ def convert(body: Mapping[str, Any], version: str) -> dict[str, Any]:
     return render(parse(body), version)
 
 
+def previous_result(config: Mapping[str, Any], version: str) -> Result:
+    """The prevResult of a chained plugin's configuration, in the newest shape. Raises CniError when there is none."""
+    found = optional_previous_result(config, version)
+    if found is None:
+        raise CniError("Required prevResult missing")
+    return found
+
+
+def optional_previous_result(config: Mapping[str, Any], version: str) -> Result | None:
+    """As `previous_result`; None when there is none. One that does not say its version has the configuration's."""
+    body = config.get("prevResult")
+    if body is None:
+        return None
+    if not isinstance(body, dict):
+        raise CniError("could not parse prevResult: not an object")
+    return parse(body if body.get("cniVersion") else {**body, "cniVersion": version})
+
+
 def check_routes(routes: list[Any]) -> None:
     """Raises CniError when a route has no valid dst or a gw that is no address."""
     for route in routes:

@@ -6,11 +6,10 @@ Touches: nothing itself (`main` reads stdin and writes stdout).
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
-from cni import conf, errors
+from cni import conf, errors, jsontext
 from cni.errors import CniError
 from cni.result import VERSIONS, at_least
 
@@ -116,7 +115,7 @@ def run(plugin: Plugin, env: Mapping[str, str], stdin: bytes) -> tuple[int, byte
 
 
 def _encode(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, separators=(",", ":")).encode()
+    return jsontext.dumps(body).encode()
 
 
 def _os_error_text(e: OSError) -> str:
@@ -182,7 +181,7 @@ def _check_version(plugin: Plugin, command: str, config: dict[str, Any]) -> str:
     if not allowed:
         raise CniError(f"config version does not allow {command}", errors.INCOMPATIBLE_VERSION)
     if version not in plugin.versions:
-        details = f'config is "{version}", plugin supports {json.dumps(list(plugin.versions))}'
+        details = f'config is "{version}", plugin supports {jsontext.dumps(list(plugin.versions), compact=False)}'
         raise CniError("incompatible CNI versions", errors.INCOMPATIBLE_VERSION, details)
     return version
 

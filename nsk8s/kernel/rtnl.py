@@ -8,13 +8,14 @@ at ten times the time and memory: see docs/architecture.md.
 
 from __future__ import annotations
 
+# Not `socket`: with enum and selectors it takes 2 ms of a plugin's start.
+import _socket as socket
 import errno
 import os
-import socket
 import struct
+import sys
 
 from nsk8s.kernel import rtmsg as m
-from nsk8s.kernel import syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 10, 11, 12
+_CLONE_NEWNET = 0x40000000
 _HEADER = struct.Struct("=IHHII")
 # One send must fit the kernel's receive path for the acks (each accounts for about 1 kB of the 208 kB buffer).
 _MESSAGES_PER_SEND = 100
@@ -35,6 +37,15 @@ _BYTES_PER_SEND = 60_000
 def open_netns(path: str) -> int:
     """A descriptor of the network namespace at `path` (/run/netns/NAME, /proc/PID/ns/net). Raises OSError."""
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _setns(fd: int) -> None:
+    if sys.version_info >= (3, 12):
+        os.setns(fd, _CLONE_NEWNET)
+    else:
+        from nsk8s.kernel import syscalls  # ctypes: only for whoever really enters a namespace
+
+        syscalls.setns(fd, _CLONE_NEWNET)
 
 
 class entered:
@@ -47,14 +58,14 @@ class entered:
         # thread-self: in a thread that called setns, /proc/self/ns/net is the main thread's.
         self.home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            syscalls.setns(self.netns_fd, syscalls.CLONE_NEWNET)
+            _setns(self.netns_fd)
         except BaseException:
             os.close(self.home)
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            syscalls.setns(self.home, syscalls.CLONE_NEWNET)
+            _setns(self.home)
         finally:
             os.close(self.home)
 
@@ -188,7 +199,7 @@ class Rtnl:
         return m.parse_link(self.execute(request, m.link_get(by_name=name))[1][0])
 
     def link_set(self, index: int, **changes: Any) -> None:
-        """Change up, promisc, name, master (0 = none), mtu, mac, alias, netns_fd or netns_pid of a link."""
+        """Change up, promisc, allmulti, txqlen, name, master (0 = none), mtu, mac, alias, netns_fd or netns_pid of a link."""
         self.execute(m.link_change(index, **changes))
 
     def port_set(self, index: int, **flags: bool) -> None:

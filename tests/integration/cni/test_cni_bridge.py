@@ -424,9 +424,17 @@ def test_layer_two_only(node: Any) -> None:
 
 
 def test_what_is_not_there_is_refused_in_words(node: Any, failure: Failure) -> None:
-    for change in ({"vlan": 100}, {"macspoofchk": True}, {"ipMasq": True, "ipMasqBackend": "nftables"}):
-        error = failure(lambda change=change: node.add(node.conf(**change), "c1", node.pod()))
-        assert "not supported" in error.msg
+    for change, words in (
+        ({"vlan": 4095}, "invalid VLAN ID"),
+        ({"vlanTrunk": [{"minID": 5, "maxID": 4}]}, "minID is greater"),
+        ({"vlanTrunk": [{"maxID": 4}]}, "minID is missing"),
+        ({"vlanTrunk": [{"minID": 4}]}, "maxID is missing"),
+        ({"vlanTrunk": [{"id": 0}]}, "trunk id"),
+        ({"ipMasq": True, "ipMasqBackend": "ebtables"}, 'unknown ipmasq backend "ebtables"'),
+        ({"disableContainerInterface": True}, "cannot use IPAM"),
+    ):
+        assert words in failure(lambda change=change: node.add(node.conf(**change), "c1", node.pod())).msg
+    assert node.reservations() == {}
     assert "same time" in failure(lambda: node.add(node.conf(promiscMode=True), "c1", node.pod())).msg
 
 

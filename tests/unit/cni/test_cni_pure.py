@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni import allocator, conf, masquerade, result
+from cni import allocator, conf, iptables, masquerade, result
 from cni.address import IP, V4, V6, parse_ip, parse_subnet
 from cni.allocator import Range
 from cni.errors import CniError
@@ -225,7 +225,7 @@ def test_malformed_results_are_errors(body: dict[str, Any]) -> None:
 
 
 def test_masquerade_rules_are_upstreams() -> None:
-    chain = masquerade.chain_name("net1", "c1")
+    chain = iptables.chain_name("CNI-", "net1", "c1")
     assert chain == "CNI-c2d892b58e87e28a12fe6479"  # sha512sum of net1c1
     note = '-m comment --comment "name: \\"net1\\" id: \\"c1\\""'
     assert masquerade.rules(parse_subnet("10.1.2.3/24"), "net1", "c1") == [
@@ -238,8 +238,8 @@ def test_masquerade_rules_are_upstreams() -> None:
 
 def test_words_of_a_listed_rule() -> None:
     line = r'POSTROUTING -s 10.1.2.3/32 -m comment --comment "name: \"net1\" id: \"c1\"" -j CNI-x'
-    assert masquerade.split_words(line)[5:7] == ["--comment", 'name: "net1" id: "c1"']
-    assert masquerade.split_words('a "" b') == ["a", "", "b"]
+    assert iptables.split_words(line)[5:7] == ["--comment", 'name: "net1" id: "c1"']
+    assert iptables.split_words('a "" b') == ["a", "", "b"]
 
 
 def test_the_hot_path_stays_lean() -> None:
