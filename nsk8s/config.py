@@ -74,7 +74,7 @@ class Timing(_Model):
 class Proxy(_Model):
     """kube-proxy's settings that a class changes; `config` is merged into its KubeProxyConfiguration."""
 
-    mode: Literal["iptables"] = "iptables"
+    mode: Literal["iptables", "nftables"] = "iptables"
     masquerade_all: bool = False
     config: dict[str, Any] = {}
 

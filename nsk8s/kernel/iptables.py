@@ -72,17 +72,22 @@ def _hinted(family_prefix: str) -> str:
         held = subprocess.run([nft, "-t", "mangle"], capture_output=True, text=True, check=False).stdout
         if any(hint in held for hint in HINT_CHAINS):
             return "nft"
-    try:  # asking iptables-legacy-save would load the tables: look first whether they are there
-        with open(f"/proc/net/{family_prefix}_tables_names", encoding="ascii") as f:
-            loaded = f.read().split()
-    except OSError:
-        return ""
     legacy = program(f"{family_prefix}tables-legacy-save")
-    if legacy is not None and "mangle" in loaded:
+    if legacy is not None and has_legacy_tables("mangle", ipv6=family_prefix == "ip6"):
         held = subprocess.run([legacy, "-t", "mangle"], capture_output=True, text=True, check=False).stdout
         if any(hint in held for hint in HINT_CHAINS):
             return "legacy"
     return ""
+
+
+def has_legacy_tables(table: str = "", *, ipv6: bool = False) -> bool:
+    """Whether this namespace has a legacy table loaded: asking iptables-legacy-save would load it. No name: any of them."""
+    try:
+        with open(f"/proc/net/{'ip6' if ipv6 else 'ip'}_tables_names", encoding="ascii") as f:
+            loaded = f.read().split()
+    except OSError:
+        return False
+    return table in loaded if table else bool(loaded)
 
 
 def detect(variant: str = "auto", *, ipv6: bool = False) -> Iptables:

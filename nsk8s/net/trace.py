@@ -67,7 +67,7 @@ def outcomes(chains: ChainSet, packet: Packet, host: Host) -> dict[Verdict, floa
         for last_chance, last, action in _hooks(chains, hooks, chance, moved, host):
             verdict = Verdict(action)
             if action == ACCEPT:
-                verdict = Verdict(ACCEPT, _address(last), last.masqueraded)
+                verdict = Verdict(ACCEPT, address_of(last), last.masqueraded)
             found[verdict] = found.get(verdict, 0.0) + last_chance
     return found
 
@@ -80,7 +80,7 @@ def trace(chains: ChainSet, packet: Packet, host: Host) -> Verdict:
     return next(iter(found))
 
 
-def _address(packet: Packet) -> str:
+def address_of(packet: Packet) -> str:
     return f"[{packet.dst}]:{packet.dport}" if ":" in packet.dst else f"{packet.dst}:{packet.dport}"
 
 

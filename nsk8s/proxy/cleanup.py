@@ -1,10 +1,20 @@
-"""What `--cleanup` removes. Upstream: pkg/proxy/iptables/cleanup.go. Pure."""
+"""Taking a mode's rules away: `--cleanup`, and the other mode's after a switch. Upstream: pkg/proxy/*/cleanup.go.
+
+Touches: iptables, nft, one sysctl.
+"""
 
 from __future__ import annotations
 
+import logging
+
+from nsk8s.errors import Nsk8sError
+from nsk8s.kernel import iptables, nft
+from nsk8s.kernel.iptables import IptablesError
 from nsk8s.net import chainset
-from nsk8s.proxy import rules
+from nsk8s.proxy import nftrules, rules, sysctls
 from nsk8s.proxy.names import SERVICE_PREFIXES
+
+log = logging.getLogger("proxy")
 
 _SHARED = frozenset({
     rules.SERVICES, rules.EXTERNAL_SERVICES, rules.NODEPORTS, rules.FORWARD, rules.PROXY_FIREWALL, rules.POSTROUTING,
@@ -15,7 +25,7 @@ _KUBELETS = frozenset({rules.MARK_MASQ, rules.FIREWALL})
 
 
 def removal(saved: str) -> str:
-    """Restore text (--noflush) that takes kube-proxy's jumps and chains out of what iptables-save printed; empty without any."""
+    """Restore text (--noflush) that takes kube-proxy's jumps and chains out of what iptables-save printed, or nothing. Pure."""
     have = chainset.parse(saved)
     kubelet_runs = any("KUBE-KUBELET-CANARY" in chains for chains in have.tables.values())
     doomed = _SHARED if kubelet_runs else _SHARED | _KUBELETS
@@ -33,3 +43,51 @@ def removal(saved: str) -> str:
             lines = [f"*{table}", *(f":{n} - [0:0]" for n in gone), *unhook, *(f"-X {n}" for n in gone), "COMMIT\n"]
             out.append("\n".join(lines))
     return "".join(out)
+
+
+async def clean_up_all(variant: str) -> None:
+    """`--cleanup`: remove every rule and chain that kube-proxy makes, in both families and every mode."""
+    iptables.detect(variant)  # a variant that is not installed is an error when it was asked for
+    await _clean_iptables((variant,) if variant != "auto" else ("nft", "legacy"))
+    await _clean_nftables()
+
+
+async def clean_up_other_modes(mode: str) -> None:
+    """Remove what kube-proxy wrote in another mode; what fails is logged, for it does not hinder this mode."""
+    try:
+        if mode == "nftables":
+            await _clean_iptables(("nft", "legacy"))
+        else:
+            await _clean_nftables()
+    except Nsk8sError as e:
+        log.error("rules of another mode may be left: %s", e)
+
+
+async def _clean_iptables(variants: tuple[str, ...]) -> None:
+    for variant in variants:
+        for ipv6 in (False, True):
+            if variant == "legacy" and not iptables.has_legacy_tables(ipv6=ipv6):
+                continue  # asking iptables-legacy-save would load them
+            try:
+                used = iptables.detect(variant, ipv6=ipv6)
+            except IptablesError:
+                continue
+            text = removal(await used.save())
+            if not text:
+                continue
+            await used.restore(text)
+            log.info("removed kube-proxy's rules from %s", used.main)
+            if f"-X {rules.FIREWALL}" in text and sysctls.read(sysctls.ROUTE_LOCALNET):
+                # Without KUBE-FIREWALL it would let neighbours in to what listens on 127.0.0.1.
+                sysctls.ensure(sysctls.ROUTE_LOCALNET, 0)
+
+
+async def _clean_nftables() -> None:
+    try:
+        program = nft.detect()
+    except Nsk8sError:
+        return  # then it never wrote anything
+    for family in ("ip", "ip6"):
+        if program.table_exists(family, nftrules.TABLE):
+            await program.run(f"delete table {family} {nftrules.TABLE}\n")
+            log.info("removed nftables table %s %s", family, nftrules.TABLE)

@@ -15,11 +15,16 @@ from typing import Any
 
 import yaml
 
+from nsk8s.api import yamldoc
 from nsk8s.errors import Nsk8sError
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
-MODES = ("iptables",)
-OTHER_MODES = {"nftables": "not yet", "ipvs": "not yet", "userspace": "not yet", "kernelspace": "that is Windows'"}
+MODES = ("iptables", "nftables")
+OTHER_MODES = {
+    "ipvs": "it needs a kernel with ip_vs, and upstream has deprecated it",
+    "userspace": "upstream removed it in 1.26",
+    "kernelspace": "that is Windows'",
+}
 DETECT_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -80,8 +85,8 @@ class Config:
         if self.mode not in MODES:
             why = OTHER_MODES.get(self.mode)
             if why is None:
-                raise ConfigError(f"mode: {self.mode!r} is not a proxy mode", "use iptables")
-            raise ConfigError(f"mode: {self.mode} is not supported: {why}", "use iptables")
+                raise ConfigError(f"mode: {self.mode!r} is not a proxy mode", "use iptables or nftables")
+            raise ConfigError(f"mode: {self.mode} is not supported: {why}", "use iptables or nftables")
         if self.detect_local_mode not in DETECT_MODES:
             raise ConfigError(f"detectLocalMode: {self.detect_local_mode!r} is none of {', '.join(DETECT_MODES)}")
         if self.detect_local_mode == "BridgeInterface" and not self.bridge_interface:
@@ -89,11 +94,11 @@ class Config:
         if self.detect_local_mode == "InterfaceNamePrefix" and not self.interface_name_prefix:
             raise ConfigError("detectLocal.interfaceNamePrefix: needed by detectLocalMode InterfaceNamePrefix")
         if not 0 <= self.masquerade_bit <= 31:
-            raise ConfigError(f"iptables.masqueradeBit: {self.masquerade_bit} is not between 0 and 31")
+            raise ConfigError(f"{self.mode}.masqueradeBit: {self.masquerade_bit} is not between 0 and 31")
         if self.sync_period_s <= 0:
-            raise ConfigError("iptables.syncPeriod: must be greater than 0")
+            raise ConfigError(f"{self.mode}.syncPeriod: must be greater than 0")
         if self.min_sync_period_s < 0 or self.min_sync_period_s > self.sync_period_s:
-            raise ConfigError("iptables.minSyncPeriod: must be between 0 and syncPeriod")
+            raise ConfigError(f"{self.mode}.minSyncPeriod: must be between 0 and syncPeriod")
         for cidr in filter(None, self.cluster_cidr.split(",")):
             _network("clusterCIDR", cidr)
         for cidr in self.node_port_addresses:
@@ -104,6 +109,8 @@ class Config:
         for name, value in (("healthzBindAddress", self.healthz_bind_address), ("metricsBindAddress", self.metrics_bind_address)):
             if value:
                 split_address(name, value)
+        if self.mode == "nftables" and not self.node_port_addresses:
+            return replace(self, node_port_addresses=("primary",))  # as upstream: not every address by accident
         return self
 
 
@@ -143,7 +150,7 @@ def seconds(name: str, value: Any) -> float:
 def load(path: str | Path) -> Config:
     """The configuration in a file. Raises ConfigError for what cannot be read, unknown fields and wrong types."""
     try:
-        document = yaml.safe_load(Path(path).read_text())
+        document = yamldoc.load(Path(path).read_text())
     except OSError as e:
         raise ConfigError(f"cannot read {path}: {e.strerror}") from e
     except yaml.YAMLError as e:
@@ -161,6 +168,7 @@ def from_document(document: Mapping[str, Any], where: str = "configuration") -> 
     _refuse_unknown(document, where)
     get = _Reader(document).get
     config = Config()
+    section = "nftables" if document.get("mode") == "nftables" else "iptables"
     text_fields = {
         "kubeconfig": "clientConnection.kubeconfig", "hostname_override": "hostnameOverride", "mode": "mode",
         "cluster_cidr": "clusterCIDR", "detect_local_mode": "detectLocalMode",
@@ -168,11 +176,11 @@ def from_document(document: Mapping[str, Any], where: str = "configuration") -> 
         "healthz_bind_address": "healthzBindAddress", "metrics_bind_address": "metricsBindAddress",
     }  # fmt: skip
     flag_fields = {
-        "masquerade_all": "iptables.masqueradeAll", "localhost_node_ports": "iptables.localhostNodePorts",
+        "masquerade_all": f"{section}.masqueradeAll", "localhost_node_ports": "iptables.localhostNodePorts",
         "bind_address_hard_fail": "bindAddressHardFail", "tcp_be_liberal": "conntrack.tcpBeLiberal",
     }  # fmt: skip
     duration_fields = {
-        "sync_period_s": "iptables.syncPeriod", "min_sync_period_s": "iptables.minSyncPeriod",
+        "sync_period_s": f"{section}.syncPeriod", "min_sync_period_s": f"{section}.minSyncPeriod",
         "tcp_established_timeout_s": "conntrack.tcpEstablishedTimeout",
         "tcp_close_wait_timeout_s": "conntrack.tcpCloseWaitTimeout",
         "udp_timeout_s": "conntrack.udpTimeout", "udp_stream_timeout_s": "conntrack.udpStreamTimeout",
@@ -189,7 +197,7 @@ def from_document(document: Mapping[str, Any], where: str = "configuration") -> 
         found = None if raw is None else seconds(path, raw)
         unset = found is None or (found == 0 and attribute == "sync_period_s")
         values[attribute] = getattr(config, attribute) if unset else found
-    bit = get("iptables.masqueradeBit", int)
+    bit = get(f"{section}.masqueradeBit", int)
     values["masquerade_bit"] = config.masquerade_bit if bit is None else bit
     addresses = get("nodePortAddresses", list) or []
     values["node_port_addresses"] = tuple(str(a) for a in addresses)

@@ -39,9 +39,9 @@ def _config(path: str, hostname: str, flags: dict[str, Any]) -> Config:
 @click.option("--hostname-override", default="", metavar="NODE", help="The name of this node (default: the host name).")
 @click.option("--config", "path", default="", metavar="FILE", help="A KubeProxyConfiguration; other flags then hardly count.")
 @click.option("--cluster-cidr", metavar="CIDR[,CIDR]", help="The pods' addresses: traffic from elsewhere is masqueraded.")
-@click.option("--proxy-mode", "mode", metavar="MODE", help="iptables.")
+@click.option("--proxy-mode", "mode", metavar="MODE", help="iptables (the default) or nftables.")
 @click.option("--masquerade-all/--no-masquerade-all", default=None, help="Masquerade all traffic to ClusterIPs.")
-@click.option("--iptables-masquerade-bit", "masquerade_bit", type=click.IntRange(0, 31), help="The mark's bit (default 14).")
+@click.option("--iptables-masquerade-bit", "masquerade_bit", type=click.IntRange(0, 31), help="The mark (default bit 14).")
 @click.option("--iptables-sync-period", "sync_period_s", metavar="DURATION", help="Look after the rules so often (default 30s).")
 @click.option("--iptables-min-sync-period", "min_sync_period_s", metavar="DURATION", help="Time between syncs (default 1s).")
 @click.option("--iptables-localhost-nodeports/--no-iptables-localhost-nodeports", "localhost_node_ports", default=None,
@@ -57,17 +57,19 @@ def _config(path: str, hostname: str, flags: dict[str, Any]) -> Config:
 @click.option("--iptables", "variant", type=click.Choice(VARIANTS), default="auto", show_default=True, help="Which iptables.")
 @click.option("-v", "--v", "verbosity", type=int, default=2, show_default=True, help="Log level; 4 and above for debugging.")
 def _command(path: str, hostname_override: str, cleanup: bool, variant: str, verbosity: int, **flags: Any) -> int:
-    """Write the iptables rules of Services on this node.
+    """Write the iptables or nftables rules of Services on this node.
 
     Example: kube-proxy --kubeconfig /etc/kubernetes/kube-proxy.conf --hostname-override node1 --cluster-cidr 10.244.0.0/16
     """
-    from nsk8s.proxy.server import Server, clean_up
+    from nsk8s.proxy.cleanup import clean_up_all
+    from nsk8s.proxy.server import Server, refuse_root_namespace
 
     setup_logging(verbosity)
     if cleanup:
 
         async def clean(_: asyncio.Event) -> None:
-            await clean_up(variant)
+            refuse_root_namespace()
+            await clean_up_all(variant)
 
         return run(clean)
     try:

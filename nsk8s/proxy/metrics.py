@@ -27,6 +27,8 @@ _COUNTERS = {
     "sync_proxy_rules_service_changes_total": "Service changes",
     "sync_proxy_rules_iptables_restore_failures_total": "iptables-restore calls that failed",
     "sync_proxy_rules_iptables_partial_restore_failures_total": "Partial syncs that failed",
+    "sync_proxy_rules_nftables_sync_failures_total": "nft transactions that failed",
+    "sync_proxy_rules_nftables_cleanup_failures_total": "Transactions that failed to delete stale chains",
     "conntrack_reconciler_deleted_entries_total": "Conntrack entries deleted",
     "proxy_healthz_total": "Answers of /healthz",
     "proxy_livez_total": "Answers of /livez",

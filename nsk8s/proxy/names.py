@@ -27,3 +27,14 @@ def service_hash(port: str, protocol: str) -> str:
 def endpoint_chain(port: str, protocol: str, endpoint: str) -> str:
     """KUBE-SEP-…; `endpoint` is ip:port."""
     return "KUBE-SEP-" + chain_hash(port + protocol + endpoint)
+
+
+NFT_NAME_MAX, NFT_PREFIX_MAX = 256, 16
+"""The kernel's limit for the name of a chain or set, and the room that upstream leaves for prefixes like "endpoint-"."""
+
+
+def nft_base(text: str) -> str:
+    """nftables mode: the readable part of a name behind eight characters of its hash, cut to the kernel's limit."""
+    base = f"{b32encode(sha256(text.encode()).digest())[:8].decode()}-{text}"
+    longest = NFT_NAME_MAX - NFT_PREFIX_MAX
+    return base if len(base) <= longest else base[: longest - 3] + "..."

@@ -26,22 +26,39 @@ LOOPBACK = "127.0.0.0/8"
 
 @dataclass(frozen=True, slots=True)
 class LocalDetector:
-    """How to tell traffic of this node's pods: words that match it, words that match the rest. Empty: cannot be told."""
+    """How to tell traffic of this node's pods: by source, or by the interface it comes from. Neither: it cannot be told."""
 
-    is_local: str = ""
-    is_not_local: str = ""
+    cidr: str = ""
+    interface: str = ""
+    """A bridge, or a prefix followed by `+`."""
 
     @classmethod
     def by_cidr(cls, cidr: str) -> LocalDetector:
-        return cls(f"-s {cidr}", f"! -s {cidr}")
+        return cls(cidr=cidr)
 
     @classmethod
     def by_interface(cls, name: str) -> LocalDetector:
-        """`name` is a bridge, or a prefix followed by `+`."""
-        return cls(f"-i {name}", f"! -i {name}")
+        return cls(interface=name)
+
+    @property
+    def is_local(self) -> str:
+        """iptables' words that match pods' traffic."""
+        return f"-s {self.cidr}" if self.cidr else f"-i {self.interface}"
+
+    @property
+    def is_not_local(self) -> str:
+        return f"! {self.is_local}"
+
+    def nft(self, family: str, *, negated: bool = False) -> str:
+        """The same in nftables' words; `family` is ip or ip6."""
+        unequal = "!= " if negated else ""
+        if self.cidr:
+            return f"{family} saddr {unequal}{self.cidr}"
+        name = f'"{self.interface[:-1]}*"' if self.interface.endswith("+") else self.interface
+        return f"iifname {unequal}{name}"
 
     def __bool__(self) -> bool:
-        return bool(self.is_local)
+        return bool(self.cidr or self.interface)
 
 
 @dataclass(frozen=True, slots=True)

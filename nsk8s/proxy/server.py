@@ -19,11 +19,14 @@ from nsk8s.client.informer import Informer, wait_synced
 from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES
 from nsk8s.client.rest import Client
 from nsk8s.errors import Nsk8sError
-from nsk8s.kernel import iptables
-from nsk8s.kernel.iptables import Iptables, IptablesError
-from nsk8s.proxy import health, rules, sysctls
+from nsk8s.kernel import iptables, nft
+from nsk8s.kernel.iptables import IptablesError
+from nsk8s.proxy import health, sysctls
+from nsk8s.proxy.cleanup import clean_up_other_modes
 from nsk8s.proxy.config import Config, split_address
+from nsk8s.proxy.iptables import IptablesProxier
 from nsk8s.proxy.metrics import Metrics
+from nsk8s.proxy.nftables import NftablesProxier
 from nsk8s.proxy.nodeaddresses import NodePortAddresses
 from nsk8s.proxy.rules import Context, LocalDetector
 from nsk8s.proxy.runner import BoundedFrequencyRunner
@@ -34,8 +37,6 @@ log = logging.getLogger("proxy")
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 DELETION_TAINT = "ToBeDeletedByClusterAutoscaler"
-CANARY_POLL_S = 0.1
-CANARY_POLLS = 50
 NODE_WAIT_S = 2.0
 """How long the first sync waits for what the node says of itself; a node that comes later causes a full sync."""
 
@@ -88,12 +89,14 @@ class Server:
         self._metrics = Metrics()
         self._health = health.ProxyHealth(2 * config.sync_period_s)
         self._facts = NodeFacts()
-        self._proxiers: list[tuple[bool, Proxier, Iptables]] = []
+        self._proxiers: list[tuple[bool, Proxier]] = []
+        self._described = config.mode
         self._contexts: dict[bool, Context] = {}
         self._runner = BoundedFrequencyRunner(
             self._sync, min_interval_s=config.min_sync_period_s, retry_s=config.sync_period_s, max_interval_s=FULL_SYNC_PERIOD_S
         )
         self._ready = False
+        self._cleaned = False
         self._service_health = health.ServiceHealth(self._health, self._health_addresses)
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -111,7 +114,7 @@ class Server:
             services.add_handler(self._service_changed)
             slices.add_handler(self._slice_changed)
             node.add_handler(self._node_changed)
-            log.info("kube-proxy on %s: iptables mode, %s", self._name, self._described())
+            log.info("kube-proxy on %s: %s mode, %s", self._name, self._config.mode, self._described)
             try:
                 await until(
                     stop, services.run(), slices.run(), node.run(), self._start_syncing(services, slices, node),
@@ -120,22 +123,31 @@ class Server:
             finally:
                 await self._service_health.close()
 
-    def _described(self) -> str:
-        used = self._proxiers[0][2]
-        return f"iptables {'.'.join(map(str, used.version))} ({used.variant})"
-
     def _start_proxiers(self) -> None:
+        if self._config.mode == "nftables":
+            program = nft.detect()
+            self._described = f"nft {'.'.join(map(str, program.version))}"
+            for ipv6 in (False, True):
+                addresses, context = self._prepare(ipv6)
+                self._proxiers.append((ipv6, NftablesProxier(program, context, self._name, addresses, self._metrics)))
+            return
         used = iptables.detect(self._variant)
-        self._add_proxier(used, ipv6=False)
+        self._described = f"iptables {'.'.join(map(str, used.version))} ({used.variant})"
         try:
             # Both families in one variant: rules in two worlds would be half invisible.
-            self._add_proxier(iptables.detect(used.variant, ipv6=True), ipv6=True)
+            families = [used, iptables.detect(used.variant, ipv6=True)]
         except IptablesError as e:
             log.warning("no IPv6 services: %s", e)
+            families = [used]
+        for programs in families:
+            addresses, context = self._prepare(programs.ipv6, programs.has_random_fully)
+            proxier = IptablesProxier(programs, context, self._name, addresses, self._metrics)
+            self._proxiers.append((programs.ipv6, proxier))
 
-    def _add_proxier(self, used: Iptables, *, ipv6: bool) -> None:
+    def _prepare(self, ipv6: bool, random_fully: bool = True) -> tuple[NodePortAddresses, Context]:
         addresses = NodePortAddresses(self._config.node_port_addresses, ipv6)
-        localhost = self._config.localhost_node_ports and not ipv6 and addresses.contains_loopback
+        wanted = self._config.localhost_node_ports and self._config.mode == "iptables"
+        localhost = wanted and not ipv6 and addresses.contains_loopback
         if localhost:
             localhost = sysctls.ensure(sysctls.ROUTE_LOCALNET, 1)
         context = Context(
@@ -143,22 +155,22 @@ class Server:
             detector=detector(self._config, self._facts, ipv6),
             masquerade_all=self._config.masquerade_all,
             masquerade_bit=self._config.masquerade_bit,
-            random_fully=used.has_random_fully,
+            random_fully=random_fully,
             localhost_node_ports=localhost,
             tcp_be_liberal=self._config.tcp_be_liberal or bool(sysctls.read(sysctls.BE_LIBERAL)),
         )
         self._contexts[ipv6] = context
-        self._proxiers.append((ipv6, Proxier(used, context, self._name, addresses, self._metrics), used))
+        return addresses, context
 
     # ── what the informers say ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _service_changed(self, old: Object | None, new: Object | None) -> None:
-        relevant = [p.service_changed(old, new) for _, p, _ in self._proxiers]  # each must see it
+        relevant = [p.service_changed(old, new) for _, p in self._proxiers]  # each must see it
         if any(relevant):
             self._queue()
 
     def _slice_changed(self, old: Object | None, new: Object | None) -> None:
-        relevant = [p.slice_changed(old, new) for _, p, _ in self._proxiers]  # each must see it
+        relevant = [p.slice_changed(old, new) for _, p in self._proxiers]  # each must see it
         if any(relevant):
             self._queue()
 
@@ -166,7 +178,7 @@ class Server:
         self._facts = NodeFacts.of(new)
         self._health.node_eligible = self._facts.eligible
         changed = False
-        for ipv6, proxier, _ in self._proxiers:
+        for ipv6, proxier in self._proxiers:
             context = replace(
                 self._contexts[ipv6], detector=detector(self._config, self._facts, ipv6), node_ip=self._facts.ip(ipv6)
             )
@@ -200,38 +212,38 @@ class Server:
 
     async def _sync(self) -> bool:
         good = True
-        for ipv6, proxier, _ in self._proxiers:
+        for ipv6, proxier in self._proxiers:
             if not ipv6 or proxier.is_needed:
                 good = await proxier.sync() and good
         if good:
             self._health.updated()
+            if not self._cleaned:  # only now, so that no Service is without rules in between
+                self._cleaned = True
+                await clean_up_other_modes(self._config.mode)
         ports: dict[str, int] = {}
         local: dict[str, int] = {}
-        for _, proxier, _ in self._proxiers:
+        for _, proxier in self._proxiers:
             ports |= proxier.health_check_ports()
             for key, count in proxier.local_ready_counts().items():
                 local[key] = max(local.get(key, 0), count)
         await self._service_health.sync(ports, local)
+        again_s = max(proxier.wants_another_s for _, proxier in self._proxiers)
+        if again_s:
+            asyncio.get_running_loop().call_later(again_s, self._runner.request)
         return good
 
     async def _watch_canaries(self) -> None:
-        """Every syncPeriod, look whether the canary is alive; if someone flushed the tables, write everything again."""
+        """Every syncPeriod, look whether the rules are still there; if someone flushed them, write everything again."""
         while True:
             await asyncio.sleep(self._config.sync_period_s)
-            for _, proxier, used in self._proxiers:
+            for _, proxier in self._proxiers:
                 if not proxier.has_written:
                     continue
                 try:
-                    if await used.chain_exists("mangle", rules.CANARY):
+                    if await proxier.is_intact():
                         continue
-                    log.info("%s: the canary is gone, someone flushed the rules: writing all again", used.main)
-                    # Whoever flushes does so table by table: let them finish.
-                    for _ in range(CANARY_POLLS):
-                        if not await _any_canary(used):
-                            break
-                        await asyncio.sleep(CANARY_POLL_S)
-                except IptablesError as e:
-                    log.warning("cannot look after the canary: %s", e)
+                except Nsk8sError as e:
+                    log.warning("cannot look after the rules: %s", e)
                     continue
                 proxier.force_full_sync()
                 self._queue()
@@ -269,13 +281,6 @@ class Server:
         return ["0.0.0.0"] if current is None else [a for a in current if not ip_address(a).is_loopback]
 
 
-async def _any_canary(used: Iptables) -> bool:
-    for table in rules.CANARY_TABLES:
-        if await used.chain_exists(table, rules.CANARY):
-            return True
-    return False
-
-
 def refuse_root_namespace() -> None:
     """Raises Nsk8sError in the machine's own network namespace: nsk8s never writes rules there."""
     if iptables.in_root_namespace():
@@ -283,20 +288,3 @@ def refuse_root_namespace() -> None:
             "this is the machine's own network namespace, whose rules are left alone",
             "start it in a node's: ip netns exec NAMESPACE nsk8s component …",
         )
-
-
-async def clean_up(variant: str) -> None:
-    """Remove every rule and chain that kube-proxy's iptables mode makes (`--cleanup`), in both families."""
-    from nsk8s.proxy.cleanup import removal
-
-    refuse_root_namespace()
-    for ipv6 in (False, True):
-        try:
-            used = iptables.detect(variant, ipv6=ipv6)
-        except IptablesError:
-            if ipv6:
-                continue
-            raise
-        text = removal(await used.save())
-        if text:
-            await used.restore(text)

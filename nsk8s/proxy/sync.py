@@ -1,29 +1,27 @@
-"""The iptables proxier of one IP family: gathers changes, writes rules. Upstream: pkg/proxy/iptables/proxier.go.
+"""A proxier of one IP family: gathers changes, has them written, cleans up after them. Upstream: pkg/proxy/*/proxier.go.
 
-Touches: iptables, netlink (addresses, conntrack), the clock. What goes into the rules is decided in `decision` and `rules`.
+What every mode has in common; `iptables` and `nftables` write. Touches: netlink (addresses, conntrack), the clock.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
+from nsk8s.errors import Nsk8sError
 from nsk8s.kernel.conntrack import Conntrack
-from nsk8s.kernel.iptables import Iptables, IptablesError
-from nsk8s.net import chainset
-from nsk8s.net.chainset import Chain, Rules
 from nsk8s.proxy import conntrack, endpoints, rules, services
 from nsk8s.proxy.decision import Decision, decide
 from nsk8s.proxy.endpoints import Endpoint
 from nsk8s.proxy.metrics import Metrics
-from nsk8s.proxy.names import SERVICE_PREFIXES
 from nsk8s.proxy.nodeaddresses import NodePortAddresses
-from nsk8s.proxy.rules import Context, PortRules
+from nsk8s.proxy.rules import Context
 from nsk8s.proxy.services import PortName, ServicePort
 
 log = logging.getLogger("proxier")
@@ -31,24 +29,10 @@ log = logging.getLogger("proxier")
 FULL_SYNC_PERIOD_S = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """What stays in memory of a service port's rules: its part of the shared chains, its chains' names, its decision's facts."""
-
-    shared: PortRules
-    chains: tuple[str, ...]
-    own_rules: int
-    no_local_internal: bool
-    no_local_external: bool
-
-
-class Proxier:
+class Proxier(ABC):
     """Feed it changes (`service_changed`, `slice_changed`, `node_changed`), then `await sync()`; one sync at a time."""
 
-    def __init__(
-        self, iptables: Iptables, context: Context, node: str, node_ports: NodePortAddresses, metrics: Metrics
-    ) -> None:
-        self._iptables = iptables
+    def __init__(self, context: Context, node: str, node_ports: NodePortAddresses, metrics: Metrics) -> None:
         self._context = context
         self._node = node
         self._zone = ""
@@ -61,9 +45,6 @@ class Proxier:
         self._changed: set[str] = set()  # Services whose rules may differ from the kernel's
         self._triggers: dict[str, list[float]] = {}  # Service → when its pods changed (seconds since the epoch)
         self._udp_changed = False
-        self._held: dict[PortName, _Held] = {}
-        self._names: dict[str, set[PortName]] = {}  # Service → its keys in _held
-        self._written: dict[tuple[str, str], Rules] = {}  # (table, shared chain) → its rules as last written
         self._need_full = True
         self._last_full = 0.0
         self._started = time.time()
@@ -131,7 +112,7 @@ class Proxier:
     @property
     def is_needed(self) -> bool:
         """Whether there are or were Services of this family: until then nothing of it is written."""
-        return bool(self._services or self._held or self.has_written)
+        return bool(self._services or self.has_written)
 
     # ── syncing ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -146,20 +127,16 @@ class Proxier:
         udp |= self._take_in(changed)
         self._gauge_pending()
         try:
-            text, fallen = await self._full_text() if full else (self._partial_text(changed), ())
-            if text:
-                await self._iptables.restore(text)
-        except IptablesError as e:
+            await self._write(full, changed)
+        except Nsk8sError as e:
             log.error("sync failed, the next one will be full: %s", e)
             self._need_full, self._udp_changed = True, udp
-            self._metrics.inc("sync_proxy_rules_iptables_restore_failures_total", 1, **self._family)
-            if not full:
-                self._metrics.inc("sync_proxy_rules_iptables_partial_restore_failures_total", 1, **self._family)
+            self._failed(full)
             return False
         self.has_written = True
         if full:
             self._last_full = start
-        log.debug("%s sync: %d services, %d removed chains", "full" if full else "partial", len(self._services), len(fallen))
+        log.debug("%s sync: %d services, %d changed", "full" if full else "partial", len(self._services), len(changed))
         self._observe(full, time.monotonic() - start, triggers)
         if udp:
             self._clean_conntrack()
@@ -188,100 +165,28 @@ class Proxier:
         found = self._endpoints.get(key, {})
         return [decide(p, found.get(name, ()), self._node, self._zone) for name, p in self._services.get(key, {}).items()]
 
-    def _render(self, key: str) -> tuple[dict[str, Chain], list[str]]:
-        """Render one Service; returns the chains it owns now and the names of those it owns no more."""
-        own: dict[str, Chain] = {}
-        kept: set[PortName] = set()
-        before = [n for p in self._ports_of(key) for n in self._held[p].chains]
-        for decision in self.decisions(key):
-            made = rules.port_rules(decision, self._context)
-            own.update(made.own)
-            kept.add(decision.service.name)
-            self._held[decision.service.name] = _Held(
-                replace(made, own={}),
-                tuple(made.own),
-                sum(len(c.rules) for c in made.own.values()),
-                decision.internal_verdict == "DROP",
-                decision.external_verdict == "DROP" and decision.service.externally_accessible,
-            )
-            self._names.setdefault(key, set()).add(decision.service.name)
-        for gone in [p for p in self._ports_of(key) if p not in kept]:
-            del self._held[gone]
-            self._names[key].discard(gone)
-        if not self._names.get(key):
-            self._names.pop(key, None)
-        return own, [n for n in before if n not in own]
+    @abstractmethod
+    async def _write(self, full: bool, changed: set[str]) -> None:
+        """Bring the kernel's rules in line: all of them, or those of the changed Services. Raises Nsk8sError."""
 
-    def _ports_of(self, key: str) -> list[PortName]:
-        return list(self._names.get(key, ()))
+    @abstractmethod
+    def _failed(self, full: bool) -> None:
+        """Count a failed write."""
 
-    def _shared(self) -> tuple[dict[str, Chain], dict[str, Chain]]:
-        """Tables filter and nat, without the service-owned chains."""
-        ports = [self._held[name].shared for name in sorted(self._held)]
-        return rules.filter_table(ports, self._context), rules.nat_table(ports, self._context, self._node_ports.current())
+    @abstractmethod
+    def _no_local(self) -> tuple[int, int]:
+        """How many service ports have an internal, an external Local policy and only endpoints elsewhere."""
 
-    async def _full_text(self) -> tuple[str, list[str]]:
-        """The restore text of everything, and the stale chains it removes."""
-        have = chainset.outline(await self._iptables.save())
-        self._held, self._names = {}, {}
-        own: dict[str, Chain] = {}
-        for key in sorted(self._services):
-            own.update(self._render(key)[0])
-        filters, nat = self._shared()
-        self._remember(filters, nat)
-        nat.update(own)
-        stale = [n for n in have.tables.get("nat", {}) if n.startswith(SERVICE_PREFIXES) and n not in own]
-        wanted = rules.jumps(self._context.ipv6, self._context.localhost_node_ports)
-        insert = chainset.missing_jumps(have, wanted)
-        canary = {rules.CANARY: Chain()}
-        text = (
-            chainset.render_table("mangle", canary)
-            + chainset.render_table("filter", canary | filters, insert=insert)
-            + chainset.render_table("nat", canary | nat, delete=stale, insert=insert)
-        )
-        self._count(filters, nat, sum(len(c.rules) for c in own.values()))
-        return text, stale
+    @abstractmethod
+    async def is_intact(self) -> bool:
+        """Whether nobody flushed the rules since they were written. Raises Nsk8sError when that cannot be told."""
 
-    def _partial_text(self, changed: Iterable[str]) -> str:
-        """The restore text of what changed: the services' own chains, and of the shared chains those whose rules differ.
-
-        Upstream always rewrites the shared ones; leaving equal ones alone spares time and keeps their counters.
-        """
-        own: dict[str, Chain] = {}
-        stale: list[str] = []
-        for key in sorted(changed):
-            made, gone = self._render(key)
-            own.update(made)
-            stale += gone
-        filters, nat = self._shared()
-        written = sum(len(c.rules) for c in own.values())
-        self._count(filters, nat, written)
-        text = ""
-        filters, nat = self._differing("filter", filters), self._differing("nat", nat)
-        if filters:
-            text += chainset.render_table("filter", filters)
-        if nat or own or stale:
-            text += chainset.render_table("nat", nat | own, delete=stale)
-        return text
-
-    def _differing(self, table: str, chains: Mapping[str, Chain]) -> dict[str, Chain]:
-        found = {n: c for n, c in chains.items() if self._written.get((table, n)) != c.rules}
-        for name, chain in found.items():
-            self._written[table, name] = chain.rules
-        return found
-
-    def _remember(self, filters: Mapping[str, Chain], nat: Mapping[str, Chain]) -> None:
-        self._written = {("filter", n): c.rules for n, c in filters.items()} | {("nat", n): c.rules for n, c in nat.items()}
+    @property
+    def wants_another_s(self) -> float:
+        """In how many seconds another sync has something to do, though nothing changed; 0 for none."""
+        return 0.0
 
     # ── afterwards ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _count(self, filters: Mapping[str, Chain], nat: Mapping[str, Chain], own_written: int) -> None:
-        in_filter = sum(len(c.rules) for c in filters.values())
-        in_nat = sum(len(c.rules) for n, c in nat.items() if not n.startswith(SERVICE_PREFIXES))
-        held = sum(h.own_rules for h in self._held.values())
-        for name, own in (("sync_proxy_rules_iptables_total", held), ("sync_proxy_rules_iptables_last", own_written)):
-            self._metrics.set(name, in_filter, table="filter", **self._family)
-            self._metrics.set(name, in_nat + own, table="nat", **self._family)
 
     def _gauge_pending(self) -> None:
         self._metrics.set("sync_proxy_rules_service_changes_pending", 0, **self._family)
@@ -296,8 +201,7 @@ class Proxier:
         for times in triggers.values():
             for when in times:
                 self._metrics.observe("network_programming_duration_seconds", max(0.0, now - when), **self._family)
-        for policy in ("internal", "external"):
-            lacking = sum(getattr(h, f"no_local_{policy}") for h in self._held.values())
+        for policy, lacking in zip(("internal", "external"), self._no_local(), strict=True):
             self._metrics.set("sync_proxy_rules_no_local_endpoints_total", lacking, traffic_policy=policy, **self._family)
 
     def health_check_ports(self) -> dict[str, int]:

@@ -6,10 +6,14 @@ import asyncio
 from typing import Any
 
 from nsk8s.kernel.iptables import IptablesError
-from nsk8s.net import chainset
+from nsk8s.kernel.nft import NftError
+from nsk8s.net import chainset, nftset, nfttrace, trace
 from nsk8s.net.chainset import ChainSet
-from nsk8s.net.trace import Host
+from nsk8s.net.nftset import NftTable
+from nsk8s.net.trace import Host, Packet, Verdict
+from nsk8s.proxy.iptables import IptablesProxier
 from nsk8s.proxy.metrics import Metrics
+from nsk8s.proxy.nftables import NftablesProxier
 from nsk8s.proxy.nodeaddresses import NodePortAddresses
 from nsk8s.proxy.rules import Context, LocalDetector
 from nsk8s.proxy.sync import Proxier
@@ -48,17 +52,53 @@ class FakeIptables:
         self.held = after
 
 
-class Kit:
-    """A proxier on a fake kernel. `sync()` returns the restore text it wrote (empty if none)."""
+class FakeNft:
+    """Holds one table as the kernel does: a script has its whole effect or none, what is pointed to cannot go."""
 
-    def __init__(self, context: Context = CONTEXT, addresses: tuple[str, ...] = (), zone: str = "") -> None:
-        self.iptables = FakeIptables()
+    path, version = "nft", (1, 0, 6)
+
+    def __init__(self) -> None:
+        self.held: NftTable | None = None
+        self.texts: list[str] = []
+        self.fail_next = False
+
+    async def run(self, script: str) -> None:
+        self.texts.append(script)
+        if self.fail_next:
+            self.fail_next = False
+            raise NftError("nft: line 3 failed")
+        self.held = nftset.apply(self.held, script)
+
+    def chains(self, family: str, table: str) -> list[str]:
+        return list(self.held.chains) if self.held else []
+
+    def sets(self, family: str, table: str) -> dict[str, int]:
+        def timeout(spec: str) -> int:
+            return int(spec.partition("timeout ")[2].rstrip("s") or 0) if "timeout " in spec else 0
+
+        return {n: timeout(s.spec) for n, s in self.held.sets.items()} if self.held else {}
+
+    def has_rules(self, family: str, table: str, chain: str) -> bool:
+        return bool(self.held and self.held.rules(chain))
+
+
+class Kit:
+    """A proxier on a fake kernel. `sync()` returns the text it wrote (empty if none)."""
+
+    def __init__(self, context: Context = CONTEXT, addresses: tuple[str, ...] = (), zone: str = "", mode: str = "iptables") -> None:
+        self.mode = mode
         self.metrics = Metrics()
-        self.proxier = Proxier(
-            self.iptables, context, "node1", NodePortAddresses(addresses, node_ips=(NODE_IP,)), self.metrics  # type: ignore[arg-type]
-        )
+        self.iptables, self.nft = FakeIptables(), FakeNft()
+        self.iptables.ipv6 = context.ipv6
+        if mode == "nftables":
+            ports = NodePortAddresses(addresses or ("primary",), context.ipv6, node_ips=(context.node_ip,))
+            ports.current = lambda: None if ports.match_all else ports.select([context.node_ip])  # type: ignore[method-assign]
+            self.proxier: Proxier = NftablesProxier(self.nft, context, "node1", ports, self.metrics)  # type: ignore[arg-type]
+        else:
+            ports = NodePortAddresses(addresses, context.ipv6, node_ips=(context.node_ip,))
+            self.proxier = IptablesProxier(self.iptables, context, "node1", ports, self.metrics)  # type: ignore[arg-type]
         if zone:
-            self.proxier.node_changed(zone=zone, context=context, node_ips=(NODE_IP,))
+            self.proxier.node_changed(zone=zone, context=context, node_ips=(context.node_ip,))
         self.objects: dict[tuple[str, str], Object] = {}
 
     def put(self, *objects: Object) -> Kit:
@@ -75,14 +115,28 @@ class Kit:
         return self
 
     def sync(self, *, ok: bool = True) -> str:
-        before = len(self.iptables.texts)
+        texts = self.nft.texts if self.mode == "nftables" else self.iptables.texts
+        before = len(texts)
         self.proxier._clean_conntrack = lambda: None  # type: ignore[method-assign]
         assert asyncio.run(self.proxier.sync()) == ok
-        return "".join(self.iptables.texts[before:])
+        return "".join(texts[before:])
 
     @property
     def held(self) -> ChainSet:
         return self.iptables.held
+
+    @property
+    def table(self) -> NftTable:
+        assert self.nft.held is not None
+        return self.nft.held
+
+    def outcomes(self, packet: Packet, host: Host) -> dict[Verdict, float]:
+        """Where a packet goes under the rules that are in the fake kernel, whichever the mode."""
+        return nfttrace.outcomes(self.table, packet, host) if self.mode == "nftables" else trace.outcomes(self.held, packet, host)
+
+    def dump(self) -> str:
+        """What is in the fake kernel, as text that can be loaded."""
+        return nftset.render(self.table) if self.mode == "nftables" else chainset.render(self.held)
 
 
 def service(name: str, ip: str, *, ns: str = "ns", port: str = "p80", number: int = 80, node_port: int = 0, protocol: str = "TCP",
