@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from nsk8s.api import yamldoc
 from nsk8s.errors import Nsk8sError
 
 SERVICE_ACCOUNT_DIR = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -46,7 +47,7 @@ def load(path: str | Path, context: str = "") -> ClientConfig:
     """The named or current context of a kubeconfig. Raises Nsk8sError when the file is missing, broken or incomplete."""
     path = Path(path)
     try:
-        doc = yaml.safe_load(path.read_text())
+        doc = yamldoc.load(path.read_text())
     except OSError as e:
         raise Nsk8sError(f"cannot read kubeconfig {path}: {e.strerror}") from e
     except yaml.YAMLError as e:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nsk8s.api import yamldoc
 from nsk8s.api.meta import Object
 from nsk8s.errors import Nsk8sError
 
@@ -176,7 +177,7 @@ def load_file(path: str, base: Config | None = None) -> tuple[Config, list[str]]
     import yaml
 
     try:
-        document = yaml.safe_load(Path(path).read_text())
+        document = yamldoc.load(Path(path).read_text())
     except OSError as e:
         raise Nsk8sError(f"cannot read {path}: {e.strerror}") from e
     except yaml.YAMLError as e:

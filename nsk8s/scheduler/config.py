@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from nsk8s.api import yamldoc
 from nsk8s.errors import Nsk8sError
 from nsk8s.scheduler.framework import Plugin
 from nsk8s.scheduler.plugins import default_plugins
@@ -40,7 +41,7 @@ def default_profile(name: str = DEFAULT_NAME) -> Profile:
 def load(path: str) -> tuple[dict[str, Profile], dict[str, Any]]:
     """The profiles of a configuration file by name, and the document. Raises Nsk8sError."""
     try:
-        document = yaml.safe_load(Path(path).read_text())
+        document = yamldoc.load(Path(path).read_text())
     except OSError as e:
         raise Nsk8sError(f"cannot read {path}: {e.strerror}") from e
     except yaml.YAMLError as e:
