@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("server")
 
 ADMIN_GROUPS = {"system:masters", "kubeadm:cluster-admins"}
+MAX_HEAD = 1 << 20
+"""Of a request line or header: a command to be run is in the URL. Go's default (http.DefaultMaxHeaderBytes)."""
 
 
 def groups_of(certificate: dict[str, Any] | None) -> tuple[str, list[str]]:
@@ -78,7 +80,9 @@ class KubeletServer:
             await self._listen(health, config.healthz_address, config.healthz_port, None)
 
     async def _listen(self, app: web.Application, address: str, port: int, context: ssl.SSLContext | None) -> None:
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=1.0, max_line_size=MAX_HEAD, max_field_size=MAX_HEAD
+        )
         await runner.setup()
         try:
             await web.TCPSite(runner, address, port, ssl_context=context, reuse_address=True).start()

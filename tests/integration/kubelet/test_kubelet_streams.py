@@ -51,6 +51,11 @@ def test_exec_keeps_the_streams_apart_and_tells_the_exit_code(shell: KubeletNode
     assert json.loads(execute(shell, "true")["3"]) == SUCCESS
 
 
+def test_exec_of_a_long_command(shell: KubeletNode):
+    text = "x" * 50_000  # all of it in the URL
+    assert execute(shell, "echo", text)["1"] == text + "\n"
+
+
 def test_exec_passes_input_until_it_is_half_closed(shell: KubeletNode):
     big = "x" * 300_000
     got = execute(shell, "cat", flags="input=1&output=1", steps=[["send", 0, "hello\n"], ["send", 0, big], ["close", 0]])
