@@ -100,9 +100,13 @@ def reset_signals() -> None:
 
 def take_stdio(stdio: list[int], tty: bool) -> None:
     """A session of our own; descriptors 0, 1, 2; the terminal as controlling terminal. None of the three may be below 3."""
-    os.setsid()
     for target, fd in enumerate(stdio):
         os.dup2(fd, target)
+    new_session(tty)
+
+
+def new_session(tty: bool) -> None:
+    os.setsid()
     if tty:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 

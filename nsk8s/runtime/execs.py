@@ -45,38 +45,43 @@ def start(who: dict[str, Any], spec: dict[str, Any], cmd: list[str], tty: bool, 
         raise FailedPrecondition("the container is not running") from e
     if not process.is_alive({k: who[k] for k in ("pid", "start", "boot")}):
         raise FailedPrecondition("the container is not running")
-    # Processes of the container see the new one before it has become harmless: nothing of it may be read or traced.
     sc.prctl(sc.PR_SET_DUMPABLE, 0)
-    sc.setns(pid_namespace, sc.CLONE_NEWPID)
+    sc.prctl(sc.PR_SET_CHILD_SUBREAPER, 1)
     read, write = os.pipe2(os.O_CLOEXEC)
-    try:
-        new = os.fork()
-    except OSError as e:
-        raise FailedPrecondition("the container is ending") from e
-    if new == 0:
-        _enter({**spec, "argv": cmd, "tty": tty}, stdio, write, namespaces, cgroups)
+    enters = os.fork()
+    if enters == 0:
+        _enter({**spec, "argv": cmd, "tty": tty}, stdio, write, [*namespaces, (pid_namespace, sc.CLONE_NEWPID)], cgroups)
     os.close(write)
-    failure = b""
+    said = b""
     while data := os.read(read, 4096):
-        failure += data
+        said += data
     os.close(read)
-    if failure:
-        os.waitpid(new, 0)
+    os.waitpid(enters, 0)
+    before, pid, after = said.split(b"\0") if b"\0" in said else (said, b"", b"")
+    if before or after:
+        if pid:
+            os.waitpid(int(pid), 0)
         raise CriError(
             "failed to exec in container: OCI runtime exec failed: exec failed: unable to start container process: "
-            f"{failure.decode('utf-8', 'replace')}: unknown"
+            f"{(before or after).decode('utf-8', 'replace')}: unknown"
         )
-    return new
+    if not pid:
+        raise FailedPrecondition("the container is ending")
+    return int(pid)
 
 
 def _enter(
     spec: dict[str, Any], stdio: list[int], status: int, namespaces: list[tuple[int, int]], cgroups: Cgroups
 ) -> None:
+    """Become as harmless as the container before there is a process in its pid namespace: whoever has CAP_SYS_PTRACE there could
+    otherwise use what that process still holds. It is a child of this one and, when this one has ended, of the helper. `status`
+    gets its pid between two zero bytes; before or after it (both write) the reason of a failure, if there is one."""
     try:
         child.reset_signals()
         sc.prctl(sc.PR_SET_PDEATHSIG, 0)
         os.umask(0o022)
-        child.take_stdio(stdio, spec["tty"])
+        for target, fd in enumerate(stdio):
+            os.dup2(fd, target)
         cgroups.join(spec["cgroup"])
         child.forbid_imports()
         child.set_oom_score(spec["oomScoreAdj"])
@@ -85,7 +90,13 @@ def _enter(
         os.chdir("/")
         child.close_all_but(status)
         child.drop_privileges(spec)
-        child.exec_program(spec)
+        sc.prctl(sc.PR_SET_DUMPABLE, 0)  # a change of the user has switched it on again
+        pid = os.fork()
+        if pid == 0:
+            child.new_session(spec["tty"])
+            child.exec_program(spec)
+        os.write(status, b"\0%d\0" % pid)
+        os._exit(0)
     except BaseException as e:
         child.fail(status, e)
 

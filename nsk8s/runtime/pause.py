@@ -19,7 +19,7 @@ from nsk8s.kernel import mounts, process
 from nsk8s.kernel import syscalls as sc
 from nsk8s.kernel.cgroup import Cgroups
 from nsk8s.runtime import container as child
-from nsk8s.runtime import store, wire
+from nsk8s.runtime import rootfs, store, wire
 from nsk8s.runtime.errors import describe
 from nsk8s.runtime.logs import Framer, LogFile
 from nsk8s.runtime.loop import IN, OUT, Loop
@@ -440,7 +440,7 @@ class Pause:
         sc.unshare(sc.CLONE_NEWPID)
         pid = os.fork()
         if pid == 0:
-            shared_init_main()
+            shared_init_main(self.record["dir"])
         self.shared_init = pid
 
     def fork_into_pidns(self, spec: dict[str, Any], stdio: list[int], status: int) -> int:
@@ -497,11 +497,25 @@ class Pause:
             raise ValueError(f"unknown request {op}")
 
 
-def shared_init_main() -> NoReturn:
-    """Process 1 of a shared pid namespace: reap for ever."""
-    sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.closerange(3, 1 << 20)
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
-    while True:
-        signal.pause()
+def shared_init_main(folder: str) -> NoReturn:
+    """Process 1 of a shared pid namespace: reap for ever. The containers see it, so it has nothing: no file but an empty folder
+    (a container with CAP_SYS_PTRACE may walk /proc/1/root), no capability, no descriptor."""
+    try:
+        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.closerange(3, 1 << 20)
+        sc.unshare(sc.CLONE_NEWNS)
+        sc.mount(None, "/", None, sc.MS_REC | sc.MS_SLAVE)
+        sc.mount("empty", folder, "tmpfs", sc.MS_RDONLY | sc.MS_NODEV | sc.MS_NOSUID | sc.MS_NOEXEC, "size=4k,mode=555")
+        rootfs.enter(folder)
+        child.drop_bounding(0)
+        sc.capset(0, 0, 0)
+        sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1)
+        sc.prctl(sc.PR_SET_DUMPABLE, 0)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+        while True:
+            signal.pause()
+    except BaseException as e:
+        sys.stderr.write(f"pause: {e}\n")
+    finally:
+        os._exit(1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from pathlib import Path
 
 import pytest
-from runtime_node import RuntimeFailure
+from runtime_node import Pod, RuntimeFailure
 
 from nsk8s.kernel import capabilities
 
@@ -62,8 +64,6 @@ ESCAPES = {
 
 @pytest.fixture(scope="module")
 def shell(node):
-    from runtime_node import Pod
-
     client = node.connect()
     pod = Pod(node, client)
     container = pod.start("/bin/sleep", "1000", image="debian")
@@ -207,3 +207,69 @@ def test_nothing_is_imported_from_the_container(pod):
         with pytest.raises(RuntimeFailure):
             pod.exec(container, "nosuch")
     assert pod.exec(container, "test", "-e", "/planted")[0] == 1
+
+
+def shared_pod(node, client):
+    options = {"namespaceOptions": {"pid": "POD"}}
+    return Pod(node, client, linux={"securityContext": options})
+
+
+def test_process_1_of_a_shared_namespace_has_nothing_to_take(node, client):
+    pod = shared_pod(node, client)
+    caps = {"securityContext": {"capabilities": {"addCapabilities": ["SYS_PTRACE"]}}}
+    container = pod.start("sleep", "1000", linux=caps)
+    code, out, err = pod.exec(container, "sh", "-c", "cat /proc/1/comm && ls -A /proc/1/root/ && ls /proc/1/fd && grep -E '^Cap(Eff|Prm|Bnd)' /proc/1/status")
+    assert (code, err) == (0, "")
+    assert out.split("\n")[0] == "pause"
+    assert out.split()[1:4] == ["0", "1", "2"], "no files; descriptors 0 to 2"
+    assert out.count("0000000000000000") == 3
+    pod.remove()
+
+
+SPY = """
+import os
+seen = set()
+me = {"1", str(os.getpid())}
+end = __import__("time").monotonic() + 2
+print("ready", flush=True)
+while __import__("time").monotonic() < end:
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit() or pid in me:
+            continue
+        for what in ("root", "cwd", "exe"):
+            try:
+                fd = os.open(f"/proc/{pid}/{what}", os.O_PATH)
+            except OSError as e:
+                seen.add((what, type(e).__name__))
+                continue
+            if what == "exe":
+                try:
+                    os.close(os.open(f"/proc/self/fd/{fd}", os.O_WRONLY))
+                    seen.add((what, "WRITABLE " + os.readlink(f"/proc/{pid}/exe")))
+                except OSError:
+                    seen.add((what, "not writable"))
+            else:
+                marker = os.path.exists(f"/proc/self/fd/{fd}/" + os.environ["MARKER"])
+                seen.add((what, "THE MACHINE" if marker else "own"))
+            os.close(fd)
+print(sorted(seen), flush=True)
+"""
+
+
+def test_an_exec_is_never_seen_with_the_machine_in_its_hands(pod, tmp_path):
+    """A container with CAP_SYS_PTRACE watches every process that comes into its namespace by exec, from its first moment."""
+    (tmp_path / "marker").write_text("x")
+    caps = {"securityContext": {"capabilities": {"addCapabilities": ["SYS_PTRACE"]}}}
+    spy = pod.start(
+        "python3", "-c", SPY, linux=caps, envs=[{"key": "MARKER", "value": str(tmp_path / "marker").lstrip("/")}],
+    )  # fmt: skip
+    deadline = time.monotonic() + 10
+    while "ready" not in pod.log(spy) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    while pod.container(spy)["state"] == "CONTAINER_RUNNING":
+        with contextlib.suppress(RuntimeFailure):  # it may just have ended
+            pod.exec(spy, "true")
+    seen = pod.log(spy)
+    assert "('root', 'own')" in seen, "the spy did see processes"
+    assert "MACHINE" not in seen
+    assert "WRITABLE" not in seen

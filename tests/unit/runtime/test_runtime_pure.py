@@ -79,6 +79,8 @@ def test_filter_denies_and_allows():
     assert verdict(56, 0x10000011) == EPERM
     assert verdict(435) == ENOSYS
     assert verdict(0x40000000) == ENOSYS
+    assert [verdict(41, family) for family in (1, 2, 10, 16, 40)] == [ALLOW] * 4 + [EPERM]  # socket; 40 is AF_VSOCK
+    assert verdict(103) == EPERM  # syslog
     assert run_filter(plain, 0x40000003, 0) == EPERM  # i386
     admin = seccomp.build(capabilities.mask(["SYS_ADMIN"]), "x86_64")
     assert run_filter(admin, arch, 165) == ALLOW
@@ -88,6 +90,7 @@ def test_filter_denies_and_allows():
     assert run_filter(arm, 0xC00000B7, 40) == EPERM
     assert run_filter(arm, 0xC00000B7, 220, 0x20000000) == EPERM
     assert run_filter(arm, 0xC00000B7, 63) == ALLOW
+    assert [run_filter(arm, 0xC00000B7, 198, family) for family in (2, 40)] == [ALLOW, EPERM]
     assert seccomp.build(0, "riscv64") == b""
 
 
