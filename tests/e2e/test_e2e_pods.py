@@ -1,0 +1,114 @@
+"""Promise 6 through a whole cluster: root in a pod does not get out. Every way out is tried; a privileged pod proves that it was."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e_cluster import components, get, nsk8s, until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+SCRIPT = (Path(__file__).parent / "escape_attempts.py").read_text()
+MARKER = f"nsk8s-marker-{os.getpid()}"
+FOLDERS = ("/root", "/home", "/var", "/var/lib", "/opt", "/srv", "/run", "/tmp", "/etc", "/")
+# What a privileged pod, which is root on this machine, must be seen to do; nothing here can harm the machine.
+HARMLESS = (
+    "mknod disk", "mount tmpfs", "bind mount", "unshare user", "unshare mount", "unshare network", "set-user-id program",
+    "/proc/sys/net/ipv4/ip_forward", "device list", "keyctl", "/sys writable", "no_new_privs is off", "no system call filter",
+    "capabilities beyond the usual", "new mount API", "kernel log", "hostname",
+)  # fmt: skip
+
+
+def pod(name: str, **container: Any) -> dict[str, Any]:
+    spec = {"containers": [{"name": "main", "image": "debian", "command": ["sleep", "1000"], **container}]}
+    return {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {**spec, "nodeName": "node1", "terminationGracePeriodSeconds": 1},
+    }  # fmt: skip
+
+
+def apply(*objects: dict[str, Any]) -> None:
+    nsk8s("apply", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+
+
+def wait_ready(*names: str) -> None:
+    for name in names:
+        until(
+            f"{name} is ready",
+            lambda name=name: any(c["type"] == "Ready" and c["status"] == "True" for c in get(f"pod/{name}")["status"]["conditions"]),
+        )
+
+
+def processes_of(uid: str) -> list[int]:
+    """The machine's pids of a pod's processes, by their control groups."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if uid in Path(f"/proc/{pid}/cgroup").read_text():
+                found.append(int(pid))
+    return found
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    made = [Path(folder) / MARKER for folder in FOLDERS]
+    nsk8s("down", "-q", ok=False)
+    try:
+        for path in made:
+            path.write_text("x")
+        nsk8s("up", "-q", "--nodes", "1")
+        apply(
+            pod("jail"), pod("neighbour"),
+            pod("mighty", securityContext={"privileged": True}),
+        )  # fmt: skip
+        wait_ready("jail", "neighbour", "mighty")
+        yield
+    finally:
+        nsk8s("down", "-q", ok=False)
+        for path in made:
+            path.unlink(missing_ok=True)
+
+
+def try_escapes(name: str, only: tuple[str, ...] = ()) -> dict[str, str]:
+    neighbour = processes_of(get("pod/neighbour")["metadata"]["uid"])
+    assert len(neighbour) >= 2, "its pause and its sleep"
+    known = {"marker": MARKER, "pids": [*neighbour, *(c["pid"] for c in components().values())], "only": list(only)}
+    done = nsk8s("exec", name, "--", "/usr/bin/python3", "-c", SCRIPT, json.dumps(known))
+    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def escapes(cluster: None) -> dict[str, str]:
+    return try_escapes("jail")
+
+
+def test_root_in_a_pod_does_not_get_out(escapes: dict[str, str]) -> None:
+    assert len(escapes) > 75, "every attempt was made"
+    assert {name: evidence for name, evidence in escapes.items() if evidence} == {}
+
+
+def test_the_attempts_are_real(cluster: None) -> None:
+    """The same program in a pod that may do everything."""
+    found = try_escapes("mighty", HARMLESS)
+    assert sorted(found) == sorted(HARMLESS)
+    assert [name for name, evidence in found.items() if not evidence] == []
+
+
+def test_what_a_pod_writes_stays_in_it(cluster: None) -> None:
+    """The machine's /usr is under the pod's; what is written, replaced and removed there happens in the pod's own layer."""
+    before = os.stat("/usr/bin/env")
+    shadow = Path("/etc/shadow").read_text()
+    script = f"echo x > /usr/bin/{MARKER} && rm /usr/bin/env && echo x > /usr/bin/id && echo x > /etc/shadow && cat /usr/bin/{MARKER}"
+    assert nsk8s("exec", "jail", "--", "sh", "-c", script).stdout == "x\n"
+    assert not os.path.exists(f"/usr/bin/{MARKER}")
+    assert (os.stat("/usr/bin/env").st_ino, os.stat("/usr/bin/id").st_size > 2) == (before.st_ino, True)
+    assert Path("/etc/shadow").read_text() == shadow
+    seen = nsk8s("exec", "neighbour", "--", "sh", "-c", f"ls /usr/bin/{MARKER}; ls /usr/bin/env; cat /etc/shadow", ok=False).stdout
+    assert seen.split()[0] == "/usr/bin/env", "another pod of the node has its own"
+    assert seen.partition("\n")[2] != "x\n"
