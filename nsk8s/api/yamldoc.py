@@ -1,4 +1,4 @@
-"""YAML to JSON values, by libyaml where PyYAML was built with it: ten times as fast, and every component reads two files. Pure."""
+"""YAML to JSON values, by libyaml where PyYAML was built with it: ten times as fast. Every component reads two files. Pure."""
 
 from __future__ import annotations
 
