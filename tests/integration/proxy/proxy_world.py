@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from proxy_table import six
 
 from nsk8s.kernel import rtnl
 
@@ -181,6 +182,8 @@ class World:
         for name in self.names.values():
             run("ip", "netns", "add", name)
             run("ip", "-n", name, "link", "set", "lo", "up")
+            # Hundreds of refusals a second are what a test asks for: the kernel would tell six.
+            run("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
         self.sh("wire", "ip link add lan0 type bridge; ip link set lan0 up; sysctl -qw net.bridge.bridge-nf-call-iptables=0")
         for machine, address in (("node", self.NODE), ("node2", self.NODE2), ("outside", self.OUTSIDE)):
             self._veth("wire", f"p-{machine}", machine, "eth0")
@@ -193,11 +196,26 @@ class World:
                 self._veth(machine, f"v-{pod}", pod, "eth0")
                 self.sh(machine, f"ip link set v-{pod} master cni0; bridge link set dev v-{pod} hairpin on")
                 self.sh(pod, f"ip addr add {self.PODS[pod]}/24 dev eth0; ip route add default via {subnet}.1")
+        self._ipv6()
         self.sh("outside", f"ip route add 10.96.0.0/16 via {self.NODE}; ip route add 198.51.100.0/24 via {self.NODE}; "
                 f"sysctl -qw net.ipv4.ip_forward=0; ip addr add 203.0.113.10/32 dev lo")  # fmt: skip
         self.sh("node", f"ip route add 10.244.2.0/24 via {self.NODE2}")
         self.sh("node2", f"ip route add 10.244.1.0/24 via {self.NODE}")
         return self
+
+    def _ipv6(self) -> None:
+        """The same with the addresses' IPv6 twins (tests/proxy_table.py)."""
+        for machine, address in (("node", self.NODE), ("node2", self.NODE2), ("outside", self.OUTSIDE)):
+            self.sh(machine, f"ip addr add {six(address)}/64 dev eth0 nodad")
+        for machine, subnet, pods in (("node", "10.244.1", "ab"), ("node2", "10.244.2", "r")):
+            self.sh(machine, f"sysctl -qw net.ipv6.conf.all.forwarding=1; ip addr add {six(subnet + '.1')}/64 dev cni0 nodad; "
+                    f"ip -6 route add default via {six(self.OUTSIDE)}; sysctl -qw net.bridge.bridge-nf-call-ip6tables=1")  # fmt: skip
+            for pod in pods:
+                self.sh(pod, f"ip addr add {six(self.PODS[pod])}/64 dev eth0 nodad; ip -6 route add default via {six(subnet + '.1')}")
+        self.sh("outside", f"ip -6 route add fd00:10:96::/96 via {six(self.NODE)}; ip -6 route add 2001:db8:51::/64 via "
+                f"{six(self.NODE)}; ip addr add {six('203.0.113.10')}/128 dev lo nodad")  # fmt: skip
+        self.sh("node", f"ip -6 route add fd00:10:244:2::/64 via {six(self.NODE2)}")
+        self.sh("node2", f"ip -6 route add fd00:10:244:1::/64 via {six(self.NODE)}")
 
     def _veth(self, a: str, a_name: str, b: str, b_name: str) -> None:
         run("ip", "-n", self.names[a], "link", "add", a_name, "type", "veth", "peer", "name", b_name, "netns", self.names[b])
@@ -212,9 +230,11 @@ class World:
             run("ip", "netns", "del", name)
         Path(f"/tmp/{self.tag}.lock").unlink(missing_ok=True)
 
-    def start(self, where: str, *argv: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, where: str, *argv: str, env: dict[str, str] | None = None, stdin: int | None = None
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            ["ip", "netns", "exec", self.names[where], *argv], text=True, stdout=subprocess.PIPE,
+            ["ip", "netns", "exec", self.names[where], *argv], text=True, stdout=subprocess.PIPE, stdin=stdin,
             env={**self.env, **(env or {})},
         )  # fmt: skip
         self.processes.append(process)
@@ -237,11 +257,13 @@ class World:
         thread.join(30)
         return result[0]
 
-    def proxy(self, api: FakeApi, directory: Path, *flags: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    def proxy(
+        self, api: FakeApi, directory: Path, *flags: str, env: dict[str, str] | None = None, clusters: str = "10.244.0.0/16"
+    ) -> subprocess.Popen[str]:
         """kube-proxy on the node, named node1."""
         return self.component(
             "node", "nsk8s.proxy.main", "--kubeconfig", self.kubeconfig(api, directory), "--hostname-override", "node1",
-            "--cluster-cidr", "10.244.0.0/16", *flags, env=env,
+            "--cluster-cidr", clusters, *flags, env=env,
         )  # fmt: skip
 
     def stop(self, process: subprocess.Popen[str]) -> int:
@@ -253,6 +275,15 @@ class World:
     def component(self, where: str, module: str, *argv: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         code = f"import sys; from {module} import main; sys.exit(main(sys.argv[1:]))"
         return self.start(where, sys.executable, "-c", code, *argv, env=env)
+
+    def prober(self, where: str) -> Prober:
+        return Prober(self.start(where, sys.executable, "-S", "-u", PROBER, stdin=subprocess.PIPE))
+
+    def answerer(self, where: str, name: str, *ports: int) -> None:
+        """TCP and UDP servers on these ports, both families, that answer "name client-ip"."""
+        process = self.start(where, sys.executable, "-S", "-u", ANSWERER, name, *map(str, ports))
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
 
     def echo(self, where: str, port: int, name: str, *, udp: bool = False) -> subprocess.Popen[str]:
         """A server that answers "name client-ip"."""
@@ -276,6 +307,27 @@ class World:
             "users": [{"name": "u", "user": {}}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
         }))  # fmt: skip
         return str(path)
+
+
+PROBER, ANSWERER = (str(Path(__file__).with_name(f"proxy_{name}.py")) for name in ("prober", "answerer"))
+
+
+class Prober:
+    """A process inside a namespace that opens many connections at once, or watches what arrives."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def begin(self, **order: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+
+    def result(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "the prober ended"
+        return json.loads(line)
 
 
 ECHO = """

@@ -1,0 +1,148 @@
+"""Opens connections and tells what became of each; or watches what arrives. Runs inside a namespace, orders are JSON lines on stdin.
+
+{"ask": [[protocol, address, port, source address or ""], …], "timeout_s": 1} → [[answer, source port], …] with the answers
+"NAME client-ip", "reject" (an ICMP port unreachable came), "refused" (a reset came), "timeout", or the error's name.
+{"watch": "eth0"} → "watching", and from then on {"seen": true} → [[protocol number, destination, port, source port], …] of
+what arrived there.
+"""
+
+import errno
+import json
+import selectors
+import socket
+import struct
+import sys
+import threading
+import time
+
+PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": 132}
+Packet = tuple[int, str, int, int]
+
+
+def transport(raw: bytes) -> Packet | None:
+    """(protocol, destination, destination port, source port) of an IP packet."""
+    try:
+        if raw[0] >> 4 == 4:
+            protocol, dst, rest = raw[9], socket.inet_ntop(socket.AF_INET, raw[16:20]), raw[(raw[0] & 15) * 4 :]
+        else:
+            protocol, dst, rest = raw[6], socket.inet_ntop(socket.AF_INET6, raw[24:40]), raw[40:]
+        if protocol not in PROTOCOLS.values():
+            return None
+        sport, dport = struct.unpack_from(">HH", rest)
+    except (IndexError, struct.error, ValueError):
+        return None
+    return protocol, dst, dport, sport
+
+
+def unreachables(sockets: list[socket.socket]) -> set[Packet]:
+    """The packets of ours that were answered with "port unreachable"."""
+    found = set()
+    for s in sockets:
+        while True:
+            try:
+                raw = s.recv(2048)
+            except BlockingIOError:
+                break
+            if s.family == socket.AF_INET:
+                raw = raw[(raw[0] & 15) * 4 :]
+                wanted = (3, 3)
+            else:
+                wanted = (1, 4)
+            if len(raw) > 8 and (raw[0], raw[1]) == wanted:
+                inner = transport(raw[8:])
+                if inner:
+                    found.add(inner)
+    return found
+
+
+def ask(flows: list, timeout_s: float) -> list:
+    icmp = []
+    for family, protocol in ((socket.AF_INET, socket.IPPROTO_ICMP), (socket.AF_INET6, 58)):
+        s = socket.socket(family, socket.SOCK_RAW, protocol)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        s.setblocking(False)
+        icmp.append(s)
+    selector = selectors.DefaultSelector()
+    answers: list = [["timeout", 0] for _ in flows]
+    keys: dict[int, Packet] = {}
+    waiting = 0
+    for i, (protocol, address, port, source) in enumerate(flows):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        s = socket.socket(family, socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM, PROTOCOLS[protocol])
+        s.setblocking(False)
+        try:
+            if source:
+                s.bind((source, 0))
+            code = s.connect_ex((address, port))
+            sport = s.getsockname()[1]
+            if code not in (0, errno.EINPROGRESS):
+                raise OSError(code, "")
+            answers[i] = ["timeout", sport]
+            keys[i] = (PROTOCOLS[protocol], address, port, sport)
+            if protocol == "udp":
+                s.send(b"x")
+        except PermissionError:  # how the kernel tells who sent it that its own rules stopped a datagram
+            s.close()
+            continue
+        except OSError as e:
+            answers[i] = [errno.errorcode.get(e.errno, str(e)), 0]
+            s.close()
+            continue
+        selector.register(s, selectors.EVENT_READ, i)
+        waiting += 1
+    deadline = time.monotonic() + timeout_s
+    while waiting and time.monotonic() < deadline:
+        for key, _ in selector.select(max(0.0, deadline - time.monotonic())):
+            s, i = key.fileobj, key.data
+            try:
+                answers[i][0] = s.recv(100).decode() or "closed"
+            except BlockingIOError:
+                continue
+            except OSError as e:
+                answers[i][0] = "refused" if e.errno == errno.ECONNREFUSED else errno.errorcode.get(e.errno, str(e))
+            selector.unregister(s)
+            s.close()
+            waiting -= 1
+    for key in list(selector.get_map().values()):
+        key.fileobj.close()
+    rejected = unreachables(icmp)
+    for i, packet in keys.items():
+        if answers[i][0] in ("refused", "timeout") and packet in rejected:
+            answers[i][0] = "reject"
+    for s in icmp:
+        s.close()
+    return answers
+
+
+class Watch(threading.Thread):
+    def __init__(self, interface: str) -> None:
+        super().__init__(daemon=True)
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+        self.socket.bind((interface, 3))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self.seen: set[Packet] = set()
+
+    def run(self) -> None:
+        while True:
+            raw, where = self.socket.recvfrom(256)
+            if where[2] == 0:  # PACKET_HOST: it came to this machine
+                found = transport(raw)
+                if found:
+                    self.seen.add(found)
+
+
+def main() -> None:
+    watch = None
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "watch" in order:
+            watch = Watch(order["watch"])
+            watch.start()
+            print(json.dumps("watching"), flush=True)
+        elif "seen" in order:
+            print(json.dumps(sorted(watch.seen)), flush=True)
+        else:
+            print(json.dumps(ask(order["ask"], order["timeout_s"])), flush=True)
+
+
+main()

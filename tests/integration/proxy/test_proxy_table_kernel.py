@@ -1,0 +1,162 @@
+"""The table of services × sources (tests/proxy_table.py) as real packets: the kernel does what the table says.
+
+Together with the tracer's test of the same table: kernel, tracer and expectation agree, in every mode and both families.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from proxy_table import (
+    CASES,
+    CLIENT,
+    GATEWAY,
+    NODE,
+    PODS,
+    SECOND_ADDRESS,
+    SECOND_TARGET_PORT,
+    SOURCES,
+    TARGET_PORT,
+    UNALLOCATED,
+    Flow,
+    flows,
+    node_object,
+    objects,
+    of_family,
+    six,
+)  # fmt: skip
+from proxy_world import FakeApi, Prober, World, eventually
+
+pytestmark = pytest.mark.root
+
+MODES = {
+    "nftables": ("--proxy-mode", "nftables"),
+    "iptables-nft": ("--iptables", "nft"),
+    "iptables-legacy": ("--iptables", "legacy"),
+}
+STICKY_TRIES = 12
+PATIENCE_S = 0.9
+"""Below the second after which TCP would ask again."""
+def _has_sctp() -> bool:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132).close()
+    except OSError:
+        return False
+    return True
+
+
+HAS_SCTP = _has_sctp()
+Answers = dict[Flow, set[str]]
+
+
+@pytest.fixture(scope="module", params=list(MODES))
+def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Answers]]:
+    """(mode, what became of every flow of the table, in the table's words)."""
+    mode = request.param
+    with World() as world, FakeApi(world.names["node"]) as api:
+        world.sh("node", f"ip addr add {SECOND_ADDRESS}/24 dev eth0; "
+                 f"ip addr add {six(SECOND_ADDRESS)}/64 dev eth0 nodad preferred_lft 0")  # never the source  # fmt: skip
+        for route in ("10.96.0.0/16", "198.51.100.0/24"):
+            world.sh("node2", f"ip route add {route} via {NODE}")
+        for route in ("fd00:10:96::/96", "2001:db8:51::/64"):
+            world.sh("node2", f"ip -6 route add {route} via {six(NODE)}")
+        api.put(node_object())
+        for index, each in enumerate(CASES, 1):
+            api.put(*objects(index, each))
+        for pod in ("a", "b", "r", "node"):
+            world.answerer(pod, pod, TARGET_PORT, SECOND_TARGET_PORT)
+        world.proxy(api, tmp_path_factory.mktemp("proxy"), *MODES[mode], clusters="10.244.0.0/16,fd00:10:244::/48")
+        eventually(lambda: is_written(world, mode))
+        yield mode, observe(world)
+
+
+def is_written(world: World, mode: str) -> bool:
+    """Whether the last sync, IPv6's, is done."""
+    if mode == "nftables":
+        return "node-hints" in world.sh("node", "nft list map ip6 kube-proxy service-ips 2>/dev/null || true")
+    save = f"ip6tables-{mode.removeprefix('iptables-')}-save -t nat"
+    return "node-hints" in world.sh("node", f"[ ! -e /proc/net/ip6_tables_names ] || {save}")
+
+
+def observe(world: World) -> Answers:
+    """Send the whole table's packets at once, each family in one go."""
+    probers = {name: world.prober(name) for name in ("a", "b", "r", "node", "node2", "outside")}
+    watch = world.prober("outside")
+    watch.begin(watch="eth0")
+    assert watch.result() == "watching"
+    eventually(lambda: all(warm(probers, v) for v in (False, True)))
+    found: Answers = {}
+    for ipv6 in (False, True):
+        wanted = [f for f in flows(ipv6) if f.protocol != "sctp" or HAS_SCTP]
+        wanted = [f for f in wanted for _ in range(STICKY_TRIES if f.sticky else 1)]
+        answers = ask_all(probers, wanted, ipv6)
+        watch.begin(seen=True)
+        arrived = {tuple(p) for p in watch.result()}
+        for flow, answer, sport in answers:
+            found.setdefault(flow, set()).add(in_the_tables_words(flow, answer, sport, arrived, ipv6))
+    return found
+
+
+def warm(probers: dict[str, Prober], ipv6: bool) -> bool:
+    """Whether every machine reaches every pod: neighbours are then resolved, and no first packet is lost."""
+    for name, prober in probers.items():
+        pods = [NODE] if name == "outside" else PODS.values()  # it knows no way to pods
+        prober.begin(ask=[["tcp", of_family(ip, ipv6), TARGET_PORT, ""] for ip in pods], timeout_s=0.3)
+    answers = [answer for prober in probers.values() for answer, _ in prober.result()]
+    return "timeout" not in answers
+
+
+def ask_all(probers: dict[str, Prober], wanted: list[Flow], ipv6: bool) -> list[tuple[Flow, str, int]]:
+    by_machine: dict[str, list[Flow]] = {}
+    for flow in wanted:
+        by_machine.setdefault("outside" if flow.source == "client" else flow.source, []).append(flow)
+    for machine, mine in by_machine.items():
+        order = [[f.protocol, f.address, f.port, of_family(CLIENT, ipv6) if f.source == "client" else ""] for f in mine]
+        probers[machine].begin(ask=order, timeout_s=PATIENCE_S)
+    return [
+        (flow, answer, sport)
+        for machine, mine in by_machine.items()
+        for flow, (answer, sport) in zip(mine, probers[machine].result(), strict=True)
+    ]
+
+
+def in_the_tables_words(flow: Flow, answer: str, sport: int, arrived: set[tuple[object, ...]], ipv6: bool) -> str:
+    number = {"tcp": 6, "udp": 17, "sctp": 132}[flow.protocol]
+    if answer == "timeout":
+        return "PASS" if (number, flow.address, flow.port, sport) in arrived else "DROP"
+    if answer == "reject":
+        return "REJECT"
+    own = (*(of_family(a, ipv6) for a in (NODE, SECOND_ADDRESS)), "127.0.0.1", "::1")
+    if answer == "refused":  # a reset, not an ICMP message
+        return "PASS" if flow.address in own else "a reset"
+    pod, _, client = answer.partition(" ")
+    if pod == "node":
+        return "node"
+    nodes_own = {of_family(GATEWAY, ipv6), *own}
+    source = of_family(SOURCES[flow.source], ipv6)
+    if client == source and flow.source != "node":
+        return pod
+    return f"{pod} masq" if client in nodes_own else f"{pod} sees {client}"
+
+
+@pytest.mark.parametrize("flow", [*flows(), *flows(True)], ids=lambda f: f"{f.case}-{f.source}-{f.address}-{f.port}-{f.protocol}")
+def test_packets_go_where_the_table_says(kernel: tuple[str, Answers], flow: Flow) -> None:
+    mode, answers = kernel
+    if flow.protocol == "sctp" and not HAS_SCTP:
+        pytest.skip("this kernel has no SCTP sockets")
+    if flow.address in (UNALLOCATED, six(UNALLOCATED)) and flow.source == "outside":
+        pytest.skip("it comes straight back to who sent it")
+    seen = answers[flow]
+    allowed = flow.expected(mode).split("|")
+    if flow.sticky:
+        assert len(seen) == 1, f"one client was sent to {seen}"
+    assert seen <= set(allowed)
+
+
+def test_every_endpoint_of_a_choice_is_drawn(kernel: tuple[str, Answers]) -> None:
+    """Over all flows with a choice, each of a, b and r is met: nobody is left out."""
+    mode, answers = kernel
+    drawn = {s for f, seen in answers.items() if "|" in f.expected(mode) and not f.sticky for s in seen}
+    assert {s[0] for s in drawn} == {"a", "b", "r"}

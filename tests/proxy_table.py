@@ -1,0 +1,304 @@
+"""ONE table of services × sources with the literal expectation, for kube-proxy's tracer tests and for those with real packets.
+
+The machine that is asked about is `node`: 192.168.77.11, pods a (10.244.1.2) and b (10.244.1.3) behind cni0. Pod r (10.244.2.2) is
+on node2 (192.168.77.12), whose way to service addresses leads through `node`. `outside` is 192.168.77.1, `client` the same machine
+as 203.0.113.10. Each service has endpoints among a, b, r and `node` itself. The same table holds for IPv6: see `six`.
+
+An expectation reads: "a" (reaches pod a, which sees the client's own address), "a masq" (sees the node's address), "a|r" (one of
+both), "a|r sticky" (one of both, again and again the same), "REJECT" (an ICMP port unreachable comes back), "DROP" (silence, and
+nothing leaves), "PASS" (untouched by Services: it leaves the node, or meets a closed port of the node). Where iptables and nftables
+differ, as upstream, both are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+Object = dict[str, Any]
+
+NODE, NODE2, OUTSIDE, CLIENT, GATEWAY = "192.168.77.11", "192.168.77.12", "192.168.77.1", "203.0.113.10", "10.244.1.1"
+PODS = {"a": "10.244.1.2", "b": "10.244.1.3", "r": "10.244.2.2", "node": NODE}
+SOURCES = {"a": PODS["a"], "b": PODS["b"], "r": PODS["r"], "node": NODE, "node2": NODE2, "outside": OUTSIDE, "client": CLIENT}
+INTERFACES = {"a": "cni0", "b": "cni0", "r": "eth0", "node": "", "node2": "eth0", "outside": "eth0", "client": "eth0"}
+SECOND_ADDRESS = "192.168.77.99"
+"""Another address of `node`, which nodePortAddresses may leave out."""
+TARGET_PORT, SECOND_TARGET_PORT = 8080, 8081
+POD_CIDR, SERVICE_CIDR = "10.244.0.0/16", "10.96.0.0/16"
+ZONE = "east"
+
+Wanted = str | tuple[str, str]
+"""What happens; a pair is (iptables mode, nftables mode)."""
+
+
+def ep(pod: str, *, ready: bool | None = True, serving: bool | None = None, terminating: bool = False,
+       zones: tuple[str, ...] = (), nodes: tuple[str, ...] = ()) -> Object:  # fmt: skip
+    conditions = {"ready": ready, "serving": ready if serving is None else serving, "terminating": terminating}
+    hints = {"forZones": [{"name": z} for z in zones], "forNodes": [{"name": n} for n in nodes]}
+    return {
+        "addresses": [PODS[pod]], "nodeName": "node2" if pod == "r" else "node1",
+        "conditions": {k: v for k, v in conditions.items() if v is not None}, "hints": {k: v for k, v in hints.items() if v},
+    }  # fmt: skip
+
+
+DRAINING = {"ready": False, "serving": True, "terminating": True}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A service with its endpoints, and what becomes of packets: (source, destination, expectation).
+
+    Destinations: cluster, node (the node port), node99 (at the node's second address), localhost, vip, external; each with `:port`
+    for another port and `/udp` or `/sctp` for another protocol.
+    """
+
+    name: str
+    spec: Object
+    endpoints: tuple[Object, ...]
+    flows: tuple[tuple[str, str, Wanted], ...]
+    ports: tuple[tuple[str, int, str, int], ...] = (("", 80, "TCP", TARGET_PORT),)
+    ip_mode: str = "VIP"
+    exposed: frozenset[str] = field(default=frozenset())
+    """What it has besides a ClusterIP: node, vip, external."""
+
+
+def case(name: str, spec: Object, endpoints: tuple[Object, ...] | list[Object], *flows: tuple[str, str, Wanted], **more: Any) -> Case:
+    exposed = set()
+    if spec.get("type") in ("NodePort", "LoadBalancer"):
+        exposed.add("node")
+    if spec.get("type") == "LoadBalancer":
+        exposed.add("vip")
+    if spec.pop("external", False):
+        exposed.add("external")
+    return Case(name, spec, tuple(endpoints), flows, exposed=frozenset(exposed), **more)
+
+
+NP, LB = {"type": "NodePort"}, {"type": "LoadBalancer"}
+ET_LOCAL, IN_LOCAL = {"externalTrafficPolicy": "Local"}, {"internalTrafficPolicy": "Local"}
+A, B, R = ep("a"), ep("b"), ep("r")
+
+CASES = (
+    case("one", {}, [A],
+         ("b", "cluster", "a"), ("a", "cluster", "a masq"), ("r", "cluster", "a"), ("node", "cluster", "a masq"),
+         ("outside", "cluster", "a masq"), ("node2", "cluster", "a masq"), ("client", "cluster", "a masq"),
+         ("b", "cluster:81", ("PASS", "REJECT")), ("node", "cluster:81", ("PASS", "REJECT")),
+         ("outside", "cluster:81", ("PASS", "REJECT")), ("b", "cluster/udp", ("PASS", "REJECT"))),
+    case("remote", {}, [R],
+         ("b", "cluster", "r"), ("node", "cluster", "r masq"), ("outside", "cluster", "r masq"), ("r", "cluster", "r masq")),
+    case("three", {}, [A, B, R],
+         ("b", "cluster", "a|b masq|r"), ("node", "cluster", "a masq|b masq|r masq"), ("outside", "cluster", "a masq|b masq|r masq")),
+    case("hostnet", {}, [ep("node")],
+         ("b", "cluster", "node"), ("outside", "cluster", "node"), ("node", "cluster", "node")),
+    case("none", {**LB, "external": True}, [],
+         *((s, d, "REJECT") for s in ("b", "node", "outside") for d in ("cluster", "node")),
+         # KUBE-EXTERNAL-SERVICES hangs on INPUT and FORWARD only: the node's own packets leave.
+         ("b", "vip", "REJECT"), ("outside", "vip", "REJECT"), ("node", "vip", ("PASS", "REJECT")),
+         ("b", "external", "REJECT"), ("outside", "external", "REJECT")),
+    case("nodeport", NP, [R],
+         ("b", "node", "r masq"), ("node", "node", "r masq"), ("outside", "node", "r masq"), ("node2", "node", "r masq"),
+         ("r", "node", "r masq"), ("client", "node", "r masq"), ("node", "localhost", ("r masq", "PASS")),
+         ("outside", "node99", ("r masq", "PASS")), ("b", "node:39999", "PASS"), ("outside", "node:39999", "PASS")),
+    case("nodeport-own", NP, [A],
+         ("a", "node", "a masq"), ("b", "node", "a masq"), ("outside", "node", "a masq"), ("node", "localhost", ("a masq", "PASS"))),
+    case("local-both", NP | ET_LOCAL, [A, R],
+         ("outside", "node", "a"), ("client", "node", "a"), ("node2", "node", "a"), ("b", "node", "a|r"),
+         ("a", "node", "a masq|r"), ("node", "node", "a masq|r masq"), ("b", "cluster", "a|r")),
+    case("local-away", LB | ET_LOCAL | {"external": True}, [R],
+         ("outside", "node", "DROP"), ("client", "node", "DROP"), ("node2", "node", "DROP"), ("b", "node", "r"),
+         ("node", "node", "r masq"), ("outside", "vip", "DROP"), ("b", "vip", "r"), ("node", "vip", "r masq"),
+         ("outside", "external", "DROP"), ("b", "external", "r"), ("b", "cluster", "r")),
+    case("internal-local", IN_LOCAL, [B, R],
+         ("a", "cluster", "b"), ("b", "cluster", "b masq"), ("node", "cluster", "b masq"), ("outside", "cluster", "b masq")),
+    case("internal-away", IN_LOCAL, [R],
+         ("a", "cluster", "DROP"), ("node", "cluster", "DROP"), ("outside", "cluster", "DROP"), ("r", "cluster", "DROP")),
+    case("internal-away-exposed", NP | IN_LOCAL, [R],
+         ("a", "cluster", "DROP"), ("outside", "node", "r masq"), ("a", "node", "r masq"), ("node", "node", "r masq")),
+    case("both-local", NP | IN_LOCAL | ET_LOCAL, [A, R],
+         ("b", "cluster", "a"), ("outside", "node", "a"), ("b", "node", "a|r")),
+    case("external", {"external": True}, [A],
+         ("b", "external", "a masq"), ("outside", "external", "a masq"), ("node", "external", "a masq"), ("a", "external", "a masq")),
+    case("external-local", {"external": True} | ET_LOCAL, [A],
+         ("outside", "external", "a"), ("b", "external", "a"), ("node", "external", "a masq")),
+    case("lb", LB, [A],
+         ("outside", "vip", "a masq"), ("b", "vip", "a masq"), ("node", "vip", "a masq"), ("a", "vip", "a masq")),
+    case("lb-local", LB | ET_LOCAL, [A],
+         ("outside", "vip", "a"), ("client", "vip", "a"), ("b", "vip", "a"), ("node", "vip", "a masq")),
+    case("lb-ranges", LB | {"loadBalancerSourceRanges": [" 203.0.113.0/24 "]}, [A],
+         ("client", "vip", "a masq"), ("outside", "vip", "DROP"), ("b", "vip", "DROP"), ("node", "vip", "DROP"),
+         ("outside", "node", "a masq"), ("outside", "cluster", "a masq")),
+    case("lb-ranges-node", LB | {"loadBalancerSourceRanges": [NODE + "/32", "10.244.0.0/16"]}, [A],
+         ("b", "vip", "a masq"), ("node", "vip", "a masq"), ("outside", "vip", "DROP"), ("client", "vip", "DROP")),
+    case("lb-ranges-none", LB | {"loadBalancerSourceRanges": ["203.0.113.0/24"]}, [],
+         ("client", "vip", "REJECT"), ("outside", "vip", ("REJECT", "DROP")), ("b", "vip", ("REJECT", "DROP"))),
+    case("lb-ranges-local", LB | ET_LOCAL | {"loadBalancerSourceRanges": ["203.0.113.0/24"]}, [A],
+         ("client", "vip", "a"), ("outside", "vip", "DROP"), ("outside", "node", "a")),
+    case("lb-proxy", LB, [A],
+         ("b", "vip", "PASS"), ("node", "vip", "PASS"), ("outside", "vip", "PASS"), ("outside", "node", "a masq"),
+         ip_mode="Proxy"),
+    case("ports", NP, [A],
+         ("b", "cluster:80", "a"), ("b", "cluster:443", "a"), ("b", "cluster:53", "a"), ("b", "cluster:53/udp", "a"),
+         ("b", "cluster:53/sctp", "a"), ("outside", "node", "a masq"), ("outside", "node/udp", "a masq"),
+         ("b", "cluster:443/udp", ("PASS", "REJECT")), ("b", "cluster:444", ("PASS", "REJECT")),
+         ports=(("http", 80, "TCP", TARGET_PORT), ("https", 443, "TCP", SECOND_TARGET_PORT), ("dns-tcp", 53, "TCP", TARGET_PORT),
+                ("dns", 53, "UDP", TARGET_PORT), ("dns-sctp", 53, "SCTP", TARGET_PORT))),
+    case("udp", LB, [A, R],
+         ("b", "cluster/udp", "a|r"), ("node", "cluster/udp", "a masq|r masq"), ("outside", "vip/udp", "a masq|r masq"),
+         ("outside", "node/udp", "a masq|r masq"), ("b", "cluster", ("PASS", "REJECT")),
+         ports=(("", 80, "UDP", TARGET_PORT),)),
+    case("udp-none", NP, [],
+         ("b", "cluster/udp", "REJECT"), ("outside", "node/udp", "REJECT"), ("node", "cluster/udp", "REJECT"),
+         ports=(("", 80, "UDP", TARGET_PORT),)),
+    case("sticky", NP | {"sessionAffinity": "ClientIP"}, [A, B, R],
+         ("b", "cluster", "a|b masq|r sticky"), ("node", "cluster", "a masq|b masq|r masq sticky"),
+         ("outside", "node", "a masq|b masq|r masq sticky")),
+    case("draining", NP, [ep("a", **DRAINING), ep("r", **DRAINING)],
+         ("b", "cluster", "a|r"), ("outside", "node", "a masq|r masq")),
+    case("draining-beside-ready", {}, [ep("a", **DRAINING), R], ("b", "cluster", "r"), ("node", "cluster", "r masq")),
+    case("draining-here", LB | ET_LOCAL, [ep("a", **DRAINING), R],
+         ("b", "cluster", "r"), ("outside", "vip", "a"), ("outside", "node", "a"), ("b", "vip", "r")),
+    case("unready", NP, [ep("a", ready=False), ep("b", ready=False, serving=False, terminating=True)],
+         ("b", "cluster", "REJECT"), ("outside", "node", "REJECT")),
+    case("serving-but-unready", {}, [ep("a", ready=False, serving=True)], ("b", "cluster", "REJECT")),
+    case("publish-not-ready", {"publishNotReadyAddresses": True}, [ep("a", ready=True, serving=False, terminating=True)],
+         ("b", "cluster", "a")),
+    case("zone-hints", NP, [ep("a", zones=("west",)), ep("r", zones=(ZONE, "north"))],
+         ("b", "cluster", "r"), ("node", "cluster", "r masq"), ("outside", "node", "r masq")),
+    case("zone-hints-missing", {}, [ep("b"), ep("r", zones=(ZONE,))], ("a", "cluster", "b|r")),
+    case("zone-hints-elsewhere", {}, [ep("b", zones=("west",)), ep("r", zones=("north",))], ("a", "cluster", "b|r")),
+    case("zone-hints-local", NP | ET_LOCAL, [ep("a", zones=("west",)), ep("r", zones=(ZONE,))],
+         ("outside", "node", "a"), ("b", "node", "r"), ("b", "cluster", "r")),
+    case("node-hints", {"trafficDistribution": "PreferSameNode"},
+         [ep("b", nodes=("node1",), zones=("west",)), ep("r", nodes=("node2",), zones=(ZONE,))],
+         ("a", "cluster", "b"), ("node", "cluster", "b masq")),
+)  # fmt: skip
+
+UNALLOCATED = "10.96.200.200"
+LOOSE: tuple[tuple[str, str, int, Wanted], ...] = (
+    ("b", UNALLOCATED, 80, "PASS"), ("node", UNALLOCATED, 80, "PASS"), ("outside", UNALLOCATED, 80, "PASS"),
+    ("b", PODS["a"], TARGET_PORT, "a"), ("b", PODS["r"], TARGET_PORT, "r"),
+)  # fmt: skip
+"""Packets that are no Service's: (source, address, port, expectation)."""
+
+
+# ── the objects ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def six(address: str) -> str:
+    """The IPv6 twin of an address or network of the table."""
+    host, slash, length = address.partition("/")
+    for prefix, twin, bits in (
+        ("10.244.1.", "fd00:10:244:1::", 64), ("10.244.2.", "fd00:10:244:2::", 64), ("10.244.0.", "fd00:10:244::", 0),
+        ("10.96.", "fd00:10:96::", 96), ("192.168.77.", "fd00:192:168:77::", 64), ("203.0.113.", "2001:db8:203::", 64),
+        ("198.51.100.", "2001:db8:51::", 64),
+    ):  # fmt: skip
+        if host.startswith(prefix):
+            tail = host[len(prefix) :].replace(".", ":")
+            made = twin + (tail if tail != "0" else "")
+            if not slash:
+                return made
+            return f"{made}/128" if length == "32" else f"{made}/{bits or 48}"
+    return {"127.0.0.1": "::1"}[host]
+
+
+def of_family(address: str, ipv6: bool) -> str:
+    return six(address) if ipv6 else address
+
+
+class Addresses(NamedTuple):
+    cluster: str
+    node_port: int
+    vip: str
+    external: str
+
+
+def addresses(index: int) -> Addresses:
+    return Addresses(f"10.96.1.{index}", 30100 + index * 5, f"198.51.100.{index}", f"198.51.100.{100 + index}")
+
+
+def objects(index: int, each: Case) -> list[Object]:
+    """The dual-stack Service of a case and its EndpointSlices, as controllers would make them."""
+    at = addresses(index)
+    ports = []
+    for i, (name, number, protocol, target) in enumerate(each.ports):
+        # TCP and UDP may share a node port, as they may share a port.
+        node_port = {"nodePort": at.node_port + (0 if protocol == "UDP" else i)} if "node" in each.exposed else {}
+        ports.append({"name": name, "port": number, "protocol": protocol, "targetPort": target, **node_port})
+    spec: Object = {
+        "type": "ClusterIP", "clusterIP": at.cluster, "clusterIPs": [at.cluster, six(at.cluster)], "ports": ports,
+        "ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"], **each.spec,
+    }  # fmt: skip
+    if "external" in each.exposed:
+        spec["externalIPs"] = [at.external, six(at.external)]
+    if "loadBalancerSourceRanges" in spec:
+        spec["loadBalancerSourceRanges"] = [t for r in spec["loadBalancerSourceRanges"] for t in (r, six(r.strip()))]
+    status: Object = {}
+    if "vip" in each.exposed:
+        status = {"loadBalancer": {"ingress": [{"ip": ip, "ipMode": each.ip_mode} for ip in (at.vip, six(at.vip))]}}
+    service = {
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": each.name, "namespace": "default"},
+        "spec": spec, "status": status,
+    }  # fmt: skip
+    return [service, *(slice_of(each, ipv6) for ipv6 in (False, True))]
+
+
+def slice_of(each: Case, ipv6: bool, endpoints: tuple[Object, ...] | None = None) -> Object:
+    held = each.endpoints if endpoints is None else endpoints
+    return {
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv6" if ipv6 else "IPv4",
+        "metadata": {
+            "name": f"{each.name}-{6 if ipv6 else 4}", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": each.name},
+        },
+        "ports": [{"name": name, "port": target, "protocol": protocol} for name, _, protocol, target in each.ports],
+        "endpoints": [{**e, "addresses": [of_family(e["addresses"][0], ipv6)]} for e in held],
+    }  # fmt: skip
+
+
+def node_object() -> Object:
+    addresses_ = [{"type": "InternalIP", "address": of_family(NODE, v)} for v in (False, True)]
+    return {
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1", "labels": {"topology.kubernetes.io/zone": ZONE}},
+        "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", six("10.244.1.0/24")]},
+        "status": {"addresses": addresses_},
+    }  # fmt: skip
+
+
+# ── the flows ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Flow(NamedTuple):
+    """One connection: who asks what, and what must come of it (in iptables mode, in nftables mode)."""
+
+    case: str
+    source: str
+    protocol: str
+    address: str
+    port: int
+    wanted: tuple[str, str]
+
+    @property
+    def sticky(self) -> bool:
+        return self.wanted[0].endswith(" sticky")
+
+    def expected(self, mode: str) -> str:
+        return self.wanted[mode == "nftables"].removesuffix(" sticky")
+
+
+def flows(ipv6: bool = False) -> Iterator[Flow]:
+    for index, each in enumerate(CASES, 1):
+        at = addresses(index)
+        for source, destination, wanted in each.flows:
+            where, _, protocol = destination.partition("/")
+            where, _, port = where.partition(":")
+            protocol = protocol or "tcp"
+            address = {"cluster": at.cluster, "node": NODE, "node99": SECOND_ADDRESS, "localhost": "127.0.0.1", "vip": at.vip,
+                       "external": at.external}[where]  # fmt: skip
+            number = int(port) if port else at.node_port if where in ("node", "node99", "localhost") else 80
+            pair = (wanted, wanted) if isinstance(wanted, str) else wanted
+            if ipv6 and where == "localhost":
+                pair = ("PASS", "PASS")  # node ports never answer on ::1
+            yield Flow(each.name, source, protocol, of_family(address, ipv6), number, pair)
+    for source, address, number, wanted in LOOSE:
+        pair = (wanted, wanted) if isinstance(wanted, str) else wanted
+        yield Flow("no service", source, "tcp", of_family(address, ipv6), number, pair)
