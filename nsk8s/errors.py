@@ -40,6 +40,8 @@ class StatusError(Nsk8sError):
             "reason": self.reason,
             "code": self.code,
         }
+        if not self.reason:
+            del body["reason"]
         if self.details:
             body["details"] = self.details
         return body
@@ -103,6 +105,12 @@ class InternalError(StatusError):
     code, reason = 500, "InternalError"
 
 
+class Failed(StatusError):
+    """A failure without a reason, as a Go error becomes that is no Status: `Error from server: …` in kubectl."""
+
+    code, reason = 500, ""
+
+
 class ServiceUnavailable(StatusError):
     code, reason = 503, "ServiceUnavailable"
 
@@ -120,7 +128,7 @@ _CLASSES: Sequence[type[StatusError]] = (
 
 def from_status(body: Mapping[str, Any], http_code: int) -> StatusError:
     """The error class that a `metav1.Status` body (or, failing that, the HTTP code) stands for."""
-    reason = body.get("reason", "")
+    reason = str(body.get("reason") or "")
     code = int(body.get("code") or http_code)
     message = str(body.get("message") or f"the server answered {http_code}")
     cls = next((c for c in _CLASSES if c.reason == reason), None) or next(
@@ -128,5 +136,5 @@ def from_status(body: Mapping[str, Any], http_code: int) -> StatusError:
     )
     error = cls(message, details=body.get("details"))
     error.code = code
-    error.reason = reason or cls.reason
+    error.reason = reason if reason or body.get("kind") == "Status" else cls.reason
     return error

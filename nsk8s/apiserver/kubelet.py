@@ -26,7 +26,7 @@ from nsk8s.apiserver.call import Call
 from nsk8s.apiserver.server import Request, Server
 from nsk8s.apiserver.tunnel import Tunnel
 from nsk8s.apiserver.verbs import namespace_of
-from nsk8s.errors import BadRequest, InternalError, Nsk8sError, StatusError
+from nsk8s.errors import BadRequest, Failed, InternalError, Nsk8sError, StatusError
 
 CONNECT_S = 5.0
 """Until a kubelet that does not answer is given up."""
@@ -88,15 +88,15 @@ def go_dial_error(error: BaseException, authority: str) -> str:
 
 
 def node_target(node: Object | None, name: str) -> Target:
-    """Where the kubelet of a node listens. Raises InternalError."""
+    """Where the kubelet of a node listens. Raises Failed."""
     if node is None:
-        raise InternalError(f'error dialing backend: nodes "{name}" not found')
+        raise Failed(f'error dialing backend: nodes "{name}" not found')
     status = node.get("status") or {}
     addresses = {a.get("type"): a.get("address") for a in reversed(status.get("addresses") or [])}
     host = next((str(addresses[t]) for t in ADDRESS_ORDER if addresses.get(t)), "")
     if not host:
         known = status.get("addresses") or []
-        raise InternalError(f"error dialing backend: no preferred addresses found; known addresses: {known}")
+        raise Failed(f"error dialing backend: no preferred addresses found; known addresses: {known}")
     port = ((status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}).get("Port") or DEFAULT_PORT
     return Target(host, int(port))
 
@@ -163,7 +163,7 @@ class KubeletProxy:
             answer = await self._client().get(URL(url, encoded=True), timeout=timeout)
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
             cause = getattr(e, "os_error", None) or e.__cause__ or e
-            raise InternalError(f'Get "{url}": {go_dial_error(cause, target.authority)}') from e
+            raise Failed(f'Get "{url}": {go_dial_error(cause, target.authority)}') from e
         try:
             if answer.status >= 300:
                 raise kubelet_failure(answer.status, (await answer.content.read(64 * 1024)).decode(errors="replace"))
@@ -228,7 +228,7 @@ class KubeletProxy:
                     target.host, target.port, ssl=self._context, server_hostname=target.host, limit=256 * 1024
                 )
         except (OSError, TimeoutError) as e:
-            raise InternalError(f"error dialing backend: {go_dial_error(e, target.authority)}") from e
+            raise Failed(f"error dialing backend: {go_dial_error(e, target.authority)}") from e
         # SPDY is the kubelet's to refuse: kubectl falls back to it when a WebSocket was refused, and would else never
         # show the kubelet's own reason (container not found).
         try:

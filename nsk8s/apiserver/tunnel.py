@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from nsk8s.errors import BadRequest, InternalError, StatusError
+from nsk8s.errors import BadRequest, Failed, InternalError, StatusError
 
 HEAD_S = 30.0
 """Until a kubelet that took the connection must have answered the handshake."""
@@ -55,10 +55,10 @@ class Tunnel:
                 async with asyncio.timeout(HEAD_S):
                     answer = await self._reader.readuntil(b"\r\n\r\n")
             except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError) as e:
-                raise InternalError(f"error dialing backend: the kubelet at {authority} did not answer: {e}") from e
+                raise Failed(f"error dialing backend: the kubelet at {authority} did not answer: {e}") from e
             status = answer.split(b"\r\n", 1)[0].split(b" ")
             if len(status) < 2 or not status[1].isdigit():
-                raise InternalError(f"error dialing backend: the kubelet at {authority} does not speak HTTP")
+                raise Failed(f"error dialing backend: the kubelet at {authority} does not speak HTTP")
             if int(status[1]) != 101:
                 raise await self._refusal(int(status[1]), answer)
             return await self._join(answer)

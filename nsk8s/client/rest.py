@@ -269,17 +269,26 @@ class Client:
         """A WebSocket session (`pods/exec`). A refused handshake raises the server's StatusError."""
         assert self._session is not None, "use `async with Client(...)`"
         url = f"{self.config.server}{path}?{urlencode(query)}"
+        refusal: list[tuple[int, bytes]] = []
+
+        async def keep(session: object, context: object, params: aiohttp.TraceRequestEndParams) -> None:
+            """The library throws the body of a refused handshake away, which says why: it is read before that."""
+            if params.response.status >= 400:
+                refusal.append((params.response.status, await params.response.read()))
+
+        tracing = aiohttp.TraceConfig()
+        tracing.on_request_end.append(keep)
         try:
-            async with self._session.ws_connect(
+            async with aiohttp.ClientSession(
+                connector=self._session.connector, connector_owner=False, trace_configs=[tracing],
+                headers={"User-Agent": self._user_agent},
+            ) as session, session.ws_connect(
                 url, headers=self._headers(), protocols=[protocol], heartbeat=20, max_msg_size=0
-            ) as ws:
+            ) as ws:  # fmt: skip
                 yield ws
         except aiohttp.WSServerHandshakeError as e:
-            # The handshake's body is not handed out by the library: ask again without the upgrade, to hear why.
-            try:
-                await self.request("GET", path + "?" + urlencode(query))
-            except StatusError as status:
-                raise status from e
+            if refusal:
+                raise _failure(refusal[0][1], refusal[0][0]) from e
             raise Unreachable(f"{path}: {e.message}") from e
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
             raise Unreachable(f"{path}: {e or type(e).__name__}") from e

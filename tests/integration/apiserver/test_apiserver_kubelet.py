@@ -14,7 +14,9 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 
-from nsk8s.client import certs
+from nsk8s.client import certs, kubeconfig
+from nsk8s.client.rest import Client
+from nsk8s.errors import StatusError
 
 NS = "/api/v1/namespaces/default"
 
@@ -138,6 +140,7 @@ async def test_a_kubelet_that_is_not_there_gives_the_dial_error(server: Any) -> 
     name = await call(add_pod, server, 1, "c")
     logs = await call(server.request, "GET", f"{NS}/pods/{name}/log")
     assert logs.code == 500
+    assert "reason" not in logs.json(), "kubectl says `Error from server: Get ...`"
     assert logs.json()["message"] == (
         f'Get "https://127.0.0.1:1/containerLogs/default/{name}/c": dial tcp 127.0.0.1:1: connect: connection refused'
     )
@@ -146,6 +149,12 @@ async def test_a_kubelet_that_is_not_there_gives_the_dial_error(server: Any) -> 
         lambda: server.request("GET", f"{NS}/pods/{name}/exec?command=ls&stdout=1", headers=upgrade)
     )
     assert execute.json()["message"] == "error dialing backend: dial tcp 127.0.0.1:1: connect: connection refused"
+    assert "reason" not in execute.json()
+    async with Client(kubeconfig.load(server.kubeconfig)) as client:
+        with pytest.raises(StatusError, match=r"^error dialing backend: dial tcp 127\.0\.0\.1:1: connect: connection refused$") as e:
+            async with client.websocket(f"{NS}/pods/{name}/exec", [("command", "ls"), ("stdout", "1")], "v5.channel.k8s.io"):
+                raise AssertionError("there is no kubelet")
+    assert (e.value.code, e.value.reason) == (500, "")
 
 
 async def test_exec_is_a_byte_tunnel(server: Any, kubelet: FakeKubelet) -> None:
