@@ -164,6 +164,15 @@ def _capped(entries: list[Entry]) -> list[Entry]:
     return [*rest, *folded.values()]
 
 
+def _defaulted(kind: Kind, obj: Object) -> Object:
+    """For comparing: an atomic value that left out its defaults (fieldRef without apiVersion) is the same value."""
+    if kind.strategy.default is None:
+        return obj
+    full = copy.deepcopy(obj)
+    kind.strategy.default(full)
+    return full
+
+
 def apply(
     kind: Kind, live: Object | None, config: Object, manager: str, now: datetime, *, force: bool = False,
     subresource: str = "",
@@ -193,7 +202,7 @@ def apply(
     result: Object = merged(have, wanted, shape)
     if last is not None:
         _prune(result, shape, last.fields, mine.fields.union(*(e.fields for e in others)))
-    difference = compare(have if live is not None else {}, result, shape)
+    difference = compare(_defaulted(kind, have) if live is not None else {}, _defaulted(kind, result), shape)
     written = difference.written
     conflicts = [(e, p) for e in others for p in sorted(e.fields & written)]
     if conflicts and not force:

@@ -236,3 +236,21 @@ def test_fields_v1_round_trip(paths: frozenset[tuple[str, ...]]) -> None:
 def test_paths_as_text() -> None:
     path = ("f:spec", 'k:{"containerPort":80,"protocol":"TCP"}', 'v:"x"')
     assert shown(path) == '.spec[containerPort=80,protocol="TCP"][="x"]'
+
+
+def test_an_atomic_value_without_its_defaults_is_no_conflict() -> None:
+    kind = DEPLOYMENT
+
+    def deployment(path: str) -> dict[str, Any]:
+        reference = {"name": "N", "valueFrom": {"fieldRef": {"fieldPath": path}}}
+        template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i", "env": [reference]}]}}
+        return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "n"},
+                "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}}  # fmt: skip
+
+    live = deployment("metadata.name")
+    assert kind.strategy.default is not None
+    kind.strategy.default(live)
+    track_update(kind, None, live, "client-side", NOW)
+    apply(kind, live, deployment("metadata.name"), "me", NOW)
+    with pytest.raises(Conflict, match="fieldRef"):
+        apply(kind, live, deployment("metadata.uid"), "me", NOW)
