@@ -21,6 +21,7 @@ from nsk8s.controllers.context import Address, Context, Network, Runnable, Setti
 from nsk8s.controllers.cronjob import CronJobController
 from nsk8s.controllers.daemonset import DaemonSetController
 from nsk8s.controllers.deployment import DeploymentController
+from nsk8s.controllers.disruption import DisruptionController
 from nsk8s.controllers.endpointcontrollers import (
     EndpointsController,
     EndpointSliceController,
@@ -33,6 +34,7 @@ from nsk8s.controllers.nodeipam import NodeIpamController
 from nsk8s.controllers.nodelifecycle import NodeLifecycleController
 from nsk8s.controllers.podgc import PodGCController
 from nsk8s.controllers.replicaset import ReplicaSetController, replication_controller
+from nsk8s.controllers.resourcequota import ResourceQuotaController
 from nsk8s.controllers.serviceaccount import RootCAPublisher, ServiceAccountController
 from nsk8s.controllers.statefulset import StatefulSetController
 from nsk8s.controllers.tainteviction import TaintEvictionController
@@ -52,6 +54,8 @@ CONTROLLERS: dict[str, Callable[[Context], Runnable]] = {
     "endpointslice-controller": EndpointSliceController,
     "endpoints-controller": EndpointsController,
     "endpointslice-mirroring-controller": EndpointSliceMirroringController,
+    "disruption-controller": DisruptionController,
+    "resourcequota-controller": ResourceQuotaController,
     "node-lifecycle-controller": NodeLifecycleController,
     "taint-eviction-controller": TaintEvictionController,
     "node-ipam-controller": NodeIpamController,
@@ -68,6 +72,7 @@ ALIASES = {
     "replicationcontroller": "replicationcontroller-controller", "endpointslice": "endpointslice-controller",
     "endpoint": "endpoints-controller", "endpointslicemirroring": "endpointslice-mirroring-controller",
     "nodelifecycle": "node-lifecycle-controller", "nodeipam": "node-ipam-controller",
+    "disruption": "disruption-controller", "resourcequota": "resourcequota-controller",
     "podgc": "pod-garbage-collector-controller", "serviceaccount": "serviceaccount-controller",
     "root-ca-cert-publisher": "root-ca-certificate-publisher-controller", "namespace": "namespace-controller",
     "garbagecollector": "garbage-collector-controller",

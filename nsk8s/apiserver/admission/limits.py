@@ -6,10 +6,10 @@ Upstream: plugin/pkg/admission/limitranger.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from nsk8s.api.meta import Object
 from nsk8s.api.quantity import Quantity
+from nsk8s.api.usage import pod_resources
 from nsk8s.apiserver import failures
 from nsk8s.apiserver.cache import Cache
 from nsk8s.apiserver.call import Call
@@ -88,22 +88,3 @@ def check(kind: str, item: Object, resources: Object) -> list[str]:
             provided = f"{float(have_ratio):f}"
             problems.append(f"{name} max limit to request ratio per {kind} is {ratio}, but provided ratio is {provided}")
     return problems
-
-
-def pod_resources(spec: Object) -> Object:
-    """requests and limits of a whole pod: the sum of its containers, at least the largest init container's."""
-    out: dict[str, dict[str, Any]] = {"requests": {}, "limits": {}}
-    for field, totals in out.items():
-        sums: dict[str, Quantity] = {}
-        for container in spec.get("containers") or ():
-            for name, amount in ((container.get("resources") or {}).get(field) or {}).items():
-                parsed = Quantity.parse(amount)
-                have = sums.get(name)
-                sums[name] = Quantity(have.value + parsed.value, parsed.format) if have else parsed
-        for container in spec.get("initContainers") or ():
-            for name, amount in ((container.get("resources") or {}).get(field) or {}).items():
-                parsed = Quantity.parse(amount)
-                if name not in sums or sums[name] < parsed:
-                    sums[name] = parsed
-        totals.update({name: str(q) for name, q in sums.items()})
-    return out

@@ -5,77 +5,14 @@ The quota controller fills status; here the hard limits are enforced. Upstream: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from nsk8s.api.meta import Object
 from nsk8s.api.quantity import Quantity
+from nsk8s.api.usage import COMPUTE, in_scope, is_scoped, usage
 from nsk8s.apiserver import failures
-from nsk8s.apiserver.admission.limits import pod_resources
 from nsk8s.apiserver.cache import Cache
 from nsk8s.apiserver.call import Call
-
-_COUNTED = {
-    "pods": "pods", "services": "services", "secrets": "secrets", "configmaps": "configmaps",
-    "replicationcontrollers": "replicationcontrollers", "persistentvolumeclaims": "persistentvolumeclaims",
-    "resourcequotas": "resourcequotas",
-}  # fmt: skip
-_COMPUTE = ("cpu", "memory", "ephemeral-storage")
-
-
-def usage(group_resource: str, obj: Object) -> dict[str, Quantity]:
-    """What one object counts for, by the names that spec.hard uses."""
-    one = Quantity.parse(1)
-    used = {f"count/{group_resource}": one}
-    if group_resource in _COUNTED and group_resource != "pods":
-        used[group_resource] = one
-    spec = obj.get("spec") or {}
-    if group_resource == "pods":
-        if (obj.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
-            return used
-        used["pods"] = one
-        resources = pod_resources(spec)
-        for name, amount in resources["requests"].items():
-            quantity = Quantity.parse(amount)
-            used[f"requests.{name}"] = quantity
-            if name in _COMPUTE:
-                used[name] = quantity
-        for name, amount in resources["limits"].items():
-            used[f"limits.{name}"] = Quantity.parse(amount)
-    elif group_resource == "services":
-        if spec.get("type") == "LoadBalancer":
-            used["services.loadbalancers"] = one
-        if spec.get("type") in ("NodePort", "LoadBalancer"):
-            used["services.nodeports"] = Quantity.parse(len(spec.get("ports") or ()))
-    elif group_resource == "persistentvolumeclaims":
-        amount = ((spec.get("resources") or {}).get("requests") or {}).get("storage")
-        if amount:
-            used["requests.storage"] = Quantity.parse(amount)
-    return used
-
-
-def in_scope(quota: Object, pod: Object) -> bool:
-    """Do the quota's scopes include this pod?"""
-    spec, quota_spec = pod.get("spec") or {}, quota.get("spec") or {}
-    best_effort = (pod.get("status") or {}).get("qosClass") == "BestEffort"
-    terminating = spec.get("activeDeadlineSeconds") is not None
-    checks: dict[str, Callable[[], bool]] = {
-        "BestEffort": lambda: best_effort,
-        "NotBestEffort": lambda: not best_effort,
-        "Terminating": lambda: terminating,
-        "NotTerminating": lambda: not terminating,
-    }
-    if not all(checks.get(s, lambda: True)() for s in quota_spec.get("scopes") or ()):
-        return False
-    for term in (quota_spec.get("scopeSelector") or {}).get("matchExpressions") or ():
-        if term.get("scopeName") == "PriorityClass":
-            name, values = spec.get("priorityClassName", ""), term.get("values") or ()
-            fits = {"In": name in values, "NotIn": name not in values, "Exists": bool(name), "DoesNotExist": not name}
-            if not fits.get(term.get("operator", ""), True):
-                return False
-        elif not checks.get(term.get("scopeName", ""), lambda: True)():
-            return False
-    return True
 
 
 class ResourceQuota:
@@ -88,9 +25,13 @@ class ResourceQuota:
         if operation != "CREATE" or obj is None or not kind.namespaced or call.dry_run:
             return
         namespace = obj["metadata"]["namespace"]
-        for quota in self._quotas.values(namespace):
+        quotas = list(self._quotas.values(namespace))
+        if quotas:
+            # What was admitted just before this must be counted. From here to the store nothing is awaited that waits.
+            await self._cache.fresh()
+        for quota in quotas:
             hard = (quota.get("spec") or {}).get("hard") or {}
-            scoped = bool((quota.get("spec") or {}).get("scopes") or (quota.get("spec") or {}).get("scopeSelector"))
+            scoped = is_scoped(quota)
             if scoped and (kind.group_resource != "pods" or not in_scope(quota, obj)):
                 continue
             wanted = usage(kind.group_resource, obj)
@@ -106,7 +47,7 @@ class ResourceQuota:
         missing = set()
         for name in hard:
             field, _, resource = name.rpartition(".")
-            if (field or "requests") not in ("requests", "limits") or resource not in _COMPUTE:
+            if (field or "requests") not in ("requests", "limits") or resource not in COMPUTE:
                 continue
             for container in (obj.get("spec") or {}).get("containers") or ():
                 if resource not in ((container.get("resources") or {}).get(field or "requests") or {}):
