@@ -38,7 +38,10 @@ _LOG_FLAGS = ("follow", "previous", "timestamps")
 _LOG_OPTIONS = Kind("", "v1", "PodLogOptions", "pods", True)
 SPDY_REFUSED = (
     "SPDY is not supported by this server: use kubectl 1.30 or later, or KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true"
-    " (KUBECTL_PORT_FORWARD_WEBSOCKETS=true for port-forward)"
+)
+FORWARD_REFUSED = (
+    "port-forward is SPDY with every kubectl, which this server does not support:"
+    " reach pods and services with `nsk8s enter client|node/NAME|pod/NAME -- curl ...`"
 )
 
 
@@ -234,8 +237,8 @@ class KubeletProxy:
         try:
             return await Tunnel(request.http, reader, writer).run(url, target.authority)
         except BadRequest as e:
-            if upgrade != "websocket" and "upgrade" in e.message:
-                raise BadRequest(SPDY_REFUSED) from e
+            if upgrade != "websocket" and (e.code == 405 or "upgrade" in e.message):
+                raise BadRequest(FORWARD_REFUSED if path.startswith("/portForward") else SPDY_REFUSED) from e
             raise
 
 

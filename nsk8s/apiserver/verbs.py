@@ -21,6 +21,7 @@ from nsk8s.apiserver.call import Call
 from nsk8s.apiserver.deletion import DeleteOptions, parse_options
 from nsk8s.apiserver.forms import Form
 from nsk8s.apiserver.listing import WatchStream, error_line, list_objects, selection
+from nsk8s.apiserver.notices import notice
 from nsk8s.apiserver.respond import json_response, success
 from nsk8s.apiserver.server import Request, Server, details_of
 from nsk8s.errors import BadRequest, InternalError, StatusError, UnsupportedMediaType
@@ -132,6 +133,8 @@ async def create(request: Request, call: Call) -> web.StreamResponse:
     out = form(request, call.kind)
     obj = parse_object(call, await request.body(), request.header("Content-Type"))
     made = await request.server.registry.create(call, obj, namespace_of(call))
+    if without_effect := notice(call.kind):
+        call.warnings.append(without_effect)
     return json_response(out.one(made), 201, call.warnings)
 
 
@@ -228,6 +231,8 @@ async def _patch(request: Request, call: Call, *, status_only: bool) -> web.Stre
         from nsk8s.apiserver import apply
 
         new, created = await apply.server_side_apply(request.server.registry, call, namespace, name, raw, status=status_only)
+        if created and (without_effect := notice(call.kind)):
+            call.warnings.append(without_effect)
         return json_response(out.one(new), 201 if created else 200, call.warnings)
     new = await request.server.registry.update(
         call, namespace, name, patcher(call, content_type, raw), status=status_only, keep_version=True
