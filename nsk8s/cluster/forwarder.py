@@ -25,16 +25,25 @@ class _Pipe(asyncio.Protocol):
     def __init__(self) -> None:
         self.other: _Pipe | None = None
         self.transport: asyncio.Transport | None = None
+        self.ended = False
+        """Nothing more will come from here."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        if self.other is not None and self.other.ended:  # it hung up meanwhile
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self.other is not None and self.other.transport is not None:
             self.other.transport.write(data)
 
     def eof_received(self) -> bool:
-        if self.other is not None and self.other.transport is not None and self.other.transport.can_write_eof():
+        """Pass the half-close on; when both directions have ended, so does the connection."""
+        self.ended = True
+        if self.other is not None and self.other.transport is not None:
+            if self.other.ended:
+                self.other.transport.close()
+                return False
             self.other.transport.write_eof()
         return True
 
@@ -47,6 +56,7 @@ class _Pipe(asyncio.Protocol):
             self.other.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.ended = True
         if self.other is not None and self.other.transport is not None:
             self.other.transport.close()
 
