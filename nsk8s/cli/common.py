@@ -69,6 +69,22 @@ def with_client(cluster: str, work: Callable[[Client], Awaitable[T]]) -> T:
     return asyncio.run(body())
 
 
+def show_error(error: Nsk8sError) -> None:
+    """One line on stderr: what is wrong, and what to do about it. The API's refusals in kubectl's words."""
+    click.echo(error_line(error), err=True)
+
+
+def error_line(error: Nsk8sError) -> str:
+    """Pure."""
+    from nsk8s.errors import StatusError
+
+    prefix = "error"
+    if isinstance(error, StatusError):
+        prefix = f"Error from server ({error.reason})" if error.reason else "Error from server"
+    message = " ".join(error.message.split())
+    return f"{prefix}: {message}" + (f" → {error.remedy}" if error.remedy else "")
+
+
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 

@@ -1,78 +1,147 @@
-"""An object and its events as indented text, for every kind alike: kubectl's form for kinds it has no describer for. Pure."""
+"""describe: objects in full, with what belongs to them and their events. Touches: the API, stdout."""
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
-from nsk8s.api import meta
-from nsk8s.api.duration import human_duration
-from nsk8s.api.meta import Object
+import click
 
-HIDDEN = {"managedFields", "name", "namespace", "labels", "annotations"}
+from nsk8s.cli.common import cluster_option, show_error, with_client
+from nsk8s.cli.targets import expand_all, namespace_options, parse_targets
+from nsk8s.errors import NotFound, Nsk8sError, StatusError
 
+if TYPE_CHECKING:
+    from nsk8s.api.meta import Object
+    from nsk8s.client.resources import Resource
+    from nsk8s.client.rest import Client
 
-def title(key: str) -> str:
-    """`podIP` → `Pod IP`, `nodeName` → `Node Name`."""
-    out = ""
-    for i, c in enumerate(key):
-        if c.isupper() and i and (not key[i - 1].isupper() or (i + 1 < len(key) and key[i + 1].islower())):
-            out += " "
-        out += c
-    return out[:1].upper() + out[1:]
+WITHOUT_EVENTS = {"Namespace", "Secret"}
 
 
-def _pairs(label: str, values: dict[str, str]) -> list[str]:
-    if not values:
-        return [f"{label:<14}<none>"]
-    lines = [f"{k}: {v}" if label == "Annotations:" else f"{k}={v}" for k, v in sorted(values.items())]
-    return [f"{label if i == 0 else '':<14}{line}" for i, line in enumerate(lines)]
+@click.command(epilog="Example: sudo nsk8s describe pod/web-1 -n default")
+@click.argument("words", nargs=-1, metavar="TYPE [NAME…] | TYPE/NAME…")
+@namespace_options
+@click.option("-A", "--all-namespaces", is_flag=True, help="In every namespace.")
+@click.option("-l", "--selector", default="", help="Label selector.")
+@cluster_option
+def describe(words: tuple[str, ...], namespace: str, all_namespaces: bool, selector: str, cluster: str) -> None:
+    """Show objects in full, with their events, as `kubectl describe` does."""
+    targets = parse_targets(words)
+    if selector and any(name for _, name in targets):
+        raise Nsk8sError("selectors may not be used when resources are named", "leave out the name, or the selector")
+    where = "" if all_namespaces else namespace
+
+    async def work(client: Client) -> bool:
+        from nsk8s.client.discovery import discover
+
+        shown = 0
+        well = True
+        for resource, name in expand_all(await discover(client), targets):
+            try:
+                found, by_prefix = await _objects(client, resource, name, where, selector)
+            except StatusError as e:
+                show_error(e)
+                well = False
+                continue
+            for obj in found:
+                body = await text(client, resource, obj)
+                click.echo(f"{body}\n" if by_prefix else "\n\n" + body if shown else body, nl=False)
+                shown += 1
+        if not shown and well:
+            click.echo(f"No resources found in {where} namespace." if where else "No resources found", err=True)
+        return well
+
+    if not with_client(cluster, work):
+        sys.exit(1)
 
 
-def _tree(value: Any, indent: int) -> list[str]:
-    pad = "  " * indent
-    lines: list[str] = []
-    if isinstance(value, dict):
-        for key in sorted(value):
-            inner = value[key]
-            if isinstance(inner, dict | list):
-                lines.append(f"{pad}{title(key)}:")
-                lines += _tree(inner, indent + 1)
-            else:
-                lines.append(f"{pad}{title(key)}:  {inner}")
-    elif isinstance(value, list):
-        for item in value:
-            lines += _tree(item, indent) if isinstance(item, dict | list) else [f"{pad}{item}"]
-    return lines
+async def _objects(client: Client, resource: Resource, name: str, namespace: str, selector: str) -> tuple[list[Object], bool]:
+    """The object named; or (and True) all whose names begin so, as kubectl does when there is none of that very name."""
+    where = namespace if resource.namespaced else ""
+    if not name:
+        return (await client.list(resource, where, label_selector=selector))["items"], False
+    try:
+        return [await client.get(resource, name, where)], False
+    except NotFound:
+        found = [o for o in (await client.list(resource, where))["items"] if o["metadata"]["name"].startswith(name)]
+        if not found:
+            raise
+        return found, True
 
 
-def describe(obj: Object, events: list[Object], now: datetime | None = None) -> str:
-    """The text, ending with a line break."""
-    lines = [f"{'Name:':<14}{meta.name(obj)}"]
-    if meta.namespace(obj):
-        lines.append(f"{'Namespace:':<14}{meta.namespace(obj)}")
-    lines += _pairs("Labels:", meta.labels(obj))
-    lines += _pairs("Annotations:", meta.annotations(obj))
-    rest: Object = {k: v for k, v in obj.items() if k not in ("metadata", "apiVersion", "kind")}
-    lines += [f"{'API Version:':<14}{obj.get('apiVersion', '')}", f"{'Kind:':<14}{obj.get('kind', '')}"]
-    lines += ["Metadata:", *_tree({k: v for k, v in obj["metadata"].items() if k not in HIDDEN}, 1)]
-    lines += _tree(rest, 0)
-    lines += event_lines(events, now or datetime.now(UTC))
-    return "\n".join(lines) + "\n"
+async def text(client: Client, resource: Resource, obj: Object, now: datetime | None = None) -> str:
+    """The description of one object, ending with a line break."""
+    from nsk8s.cli.describers.events import events
+    from nsk8s.cli.describers.text import Text
+
+    out = Text()
+    now = now or datetime.now(UTC)
+    await _body(client, resource.kind if resource.group in KNOWN_GROUPS else "", out, obj, now)
+    if resource.kind not in WITHOUT_EVENTS:
+        events(out, await _events(client, resource, obj), now)
+    return out.render()
 
 
-def event_lines(events: list[Object], now: datetime) -> list[str]:
-    """kubectl's event table: Type, Reason, Age (with counts), From, Message."""
-    if not events:
-        return [f"{'Events:':<14}<none>"]
-    rows = [["Type", "Reason", "Age", "From", "Message"], ["----", "------", "----", "----", "-------"]]
-    for e in sorted(events, key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or ""):
-        last = e.get("lastTimestamp") or e.get("eventTime")
-        age = human_duration(now - meta.parse_time(last)) if last else "<unknown>"
-        count = e.get("count") or 1
-        if count > 1 and e.get("firstTimestamp"):
-            age = f"{age} (x{count} over {human_duration(now - meta.parse_time(e['firstTimestamp']))})"
-        source = (e.get("source") or {}).get("component") or e.get("reportingComponent") or ""
-        rows.append([e.get("type", ""), e.get("reason", ""), age, source, e.get("message", "").strip()])
-    widths = [max(len(r[i]) for r in rows) for i in range(4)]
-    return ["Events:", *("  " + "  ".join([*(c.ljust(w) for c, w in zip(r[:4], widths, strict=True)), r[4]]) for r in rows)]
+KNOWN_GROUPS = {"", "apps", "batch", "discovery.k8s.io", "scheduling.k8s.io"}
+
+
+async def _body(client: Client, kind: str, out: object, obj: Object, now: datetime) -> None:
+    from nsk8s.api.selectors import from_label_selector
+    from nsk8s.cli.describers import generic, jobs, network, node, others, pod, workloads
+    from nsk8s.cli.describers.text import Text
+    from nsk8s.client import resources
+
+    assert isinstance(out, Text)
+    name, namespace, uid = obj["metadata"]["name"], obj["metadata"].get("namespace", ""), obj["metadata"]["uid"]
+
+    async def owned(resource: Resource) -> list[Object]:
+        selector = str(from_label_selector(obj["spec"].get("selector")))
+        listed = (await client.list(resource, namespace, label_selector=selector))["items"]
+        return [o for o in listed if any(r["uid"] == uid for r in o["metadata"].get("ownerReferences") or [])]
+
+    if kind == "Pod":
+        pod.pod(out, obj, now)
+    elif kind == "Node":
+        try:
+            lease: Object | None = await client.get(resources.LEASES, name, "kube-node-lease")
+        except NotFound:
+            lease = None
+        fields = f"spec.nodeName={name},status.phase!=Succeeded,status.phase!=Failed"
+        node.node(out, obj, lease, (await client.list(resources.PODS, field_selector=fields))["items"], now)
+    elif kind == "Service":
+        labels = f"kubernetes.io/service-name={name}"
+        network.service(out, obj, (await client.list(resources.ENDPOINTSLICES, namespace, label_selector=labels))["items"])
+    elif kind == "Deployment":
+        workloads.deployment(out, obj, await owned(resources.REPLICASETS))
+    elif kind in ("ReplicaSet", "DaemonSet", "StatefulSet"):
+        render = {"ReplicaSet": workloads.replica_set, "DaemonSet": workloads.daemon_set, "StatefulSet": workloads.stateful_set}
+        render[kind](out, obj, await owned(resources.PODS))
+    elif kind == "ServiceAccount":
+        secrets = (await client.list(resources.SECRETS, namespace, field_selector="type=kubernetes.io/service-account-token"))
+        tokens = [s["metadata"]["name"] for s in secrets["items"]
+                  if (s["metadata"].get("annotations") or {}).get("kubernetes.io/service-account.uid") == uid]  # fmt: skip
+        others.service_account(out, obj, tokens)
+    else:
+        plain = {
+            "Endpoints": network.endpoints, "EndpointSlice": network.endpoint_slice, "Namespace": others.namespace,
+            "ConfigMap": others.config_map, "Secret": others.secret, "PriorityClass": others.priority_class,
+            "Job": jobs.job, "CronJob": jobs.cron_job,
+        }  # fmt: skip
+        plain.get(kind, generic.generic)(out, obj)
+
+
+async def _events(client: Client, resource: Resource, obj: Object) -> list[Object]:
+    """What was recorded about the object. About a Node also what its kubelet says, which knows the name only."""
+    from nsk8s.client.resources import EVENTS
+
+    metadata = obj["metadata"]
+    about = f"involvedObject.name={metadata['name']},involvedObject.kind={resource.kind}"
+    if resource.namespaced:
+        about += f",involvedObject.namespace={metadata['namespace']}"
+    found: list[Object] = []
+    for uid in [metadata["uid"], *([metadata["name"]] if resource.kind == "Node" else [])]:
+        selector = f"{about},involvedObject.uid={uid}"
+        found += (await client.list(EVENTS, metadata.get("namespace", ""), field_selector=selector))["items"]
+    return found

@@ -24,11 +24,11 @@ COMMANDS = {
     "doctor": ("status", "Cluster"),
     "kubeconfig": ("kubeconfig", "Cluster"),
     "node": ("node", "Cluster"),
-    "get": ("objects", "Objects"),
-    "describe": ("objects", "Objects"),
-    "apply": ("objects", "Objects"),
-    "delete": ("objects", "Objects"),
-    "scale": ("objects", "Objects"),
+    "get": ("get", "Objects"),
+    "describe": ("describe", "Objects"),
+    "apply": ("apply", "Objects"),
+    "delete": ("delete", "Objects"),
+    "scale": ("delete", "Objects"),
     "logs": ("pods", "Objects"),
     "exec": ("pods", "Objects"),
     "enter": ("machines", "Network"),
@@ -92,7 +92,9 @@ def main() -> None:
         e.show()
         sys.exit(e.exit_code)
     except Nsk8sError as e:
-        click.echo(f"error: {e.message}" + (f"\n  → {e.remedy}" if e.remedy else ""), err=True)
+        from nsk8s.cli.common import show_error
+
+        show_error(e)
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nsk8s.cli.common import cluster_option, with_client
-from nsk8s.cli.objects import namespace_options
+from nsk8s.cli.targets import namespace_options
 from nsk8s.errors import Nsk8sError
 
 if TYPE_CHECKING:
