@@ -5,7 +5,7 @@ Upstream: client-go/discovery, restmapper. Touches: the API.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nsk8s.client.resources import Resource
@@ -48,7 +48,7 @@ def _found(group: str, version: str, r: dict[str, object]) -> Found:
     )
 
 
-def lookup(found: Iterable[Found], word: str) -> Resource:
+def lookup(found: Sequence[Found], word: str) -> Resource:
     """The resource that `word` (plural, singular, short name, `deployments.apps`) means. Raises Nsk8sError."""
     name, _, suffix = word.lower().partition(".")
     for f in found:
@@ -56,7 +56,11 @@ def lookup(found: Iterable[Found], word: str) -> Resource:
         qualified = not suffix or suffix in (r.group, f"{r.version}.{r.group}") or (suffix == f"{r.version}." and not r.group)
         if name in f.words and qualified:
             return r
-    raise Nsk8sError(f'the server doesn\'t have a resource type "{word}"', "kubectl api-resources lists them")
+    import difflib
+
+    near = difflib.get_close_matches(name, sorted({w for f in found for w in f.words}), 1, 0.7)
+    remedy = f"did you mean {near[0]}?" if near else "kubectl api-resources lists them"
+    raise Nsk8sError(f'the server doesn\'t have a resource type "{word}"', remedy)
 
 
 def by_kind(found: Iterable[Found], api_version: str, kind: str) -> Resource:

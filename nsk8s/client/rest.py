@@ -216,6 +216,7 @@ class Client:
         label_selector: str = "",
         field_selector: str = "",
         timeout_s: int = WATCH_TIMEOUT_S,
+        accept: str = "application/json",
     ) -> AsyncIterator[WatchEvent]:
         """Changes after `resource_version`, until the server ends the watch. Raises Gone, StatusError, Unreachable."""
         assert self._session is not None, "use `async with Client(...)`"
@@ -227,7 +228,7 @@ class Client:
         path = self.config.server + resource.path(namespace)
         try:
             async with self._session.get(
-                path, params=params, headers=self._headers(), timeout=timeout,
+                path, params=params, headers=self._headers({"Accept": accept}), timeout=timeout,
                 server_hostname=self.config.tls_server_name or None,
             ) as response:  # fmt: skip
                 if response.status >= 400:
