@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     Runner = Callable[[str, Mapping[str, str], bytes], tuple[int, bytes]]
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_OURS = ("bridge", "host-local", "loopback")
+_OURS = (
+    "bandwidth", "bridge", "firewall", "host-local", "loopback", "portmap", "ptp", "static", "tuning",
+)  # fmt: skip
 _TEXT_BUSY_RETRIES = 5
-
-_delegate_in_process = False
 
 
 def find_in_path(plugin: str, path: str) -> str:
@@ -54,12 +54,7 @@ def own_main(path: str) -> Main | None:
             return None
     except OSError:
         return None
-    if name == "bridge":
-        from cni.bridge import main
-    elif name == "host-local":
-        from cni.host_local import main
-    else:
-        from cni.loopback import main
+    main: Main = __import__(f"cni.{name.replace('-', '_')}", fromlist=["main"]).main
     return main
 
 
@@ -73,12 +68,7 @@ def run_here(path: str, env: Mapping[str, str], stdin: bytes) -> tuple[int, byte
     main = own_main(path)
     if main is None:
         return run_exec(path, env, stdin)
-    global _delegate_in_process
-    before, _delegate_in_process = _delegate_in_process, True
-    try:
-        return main(env, stdin)
-    finally:
-        _delegate_in_process = before
+    return main(env, stdin)
 
 
 def run_fork(path: str, env: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
@@ -229,11 +219,13 @@ def _is_error(stdout: bytes) -> bool:
 
 
 def delegate(args: Args, plugin: str, command: str) -> bytes:
-    """Call another plugin (IPAM) with this call's environment and configuration; its stdout. Raises CniError."""
+    """Call another plugin (IPAM) with this call's environment and configuration; its stdout. Raises CniError.
+
+    One of ours is a function call also in an executed plugin: that saves half of its time.
+    """
     path = find_in_path(plugin, args.path)
     env = {**args.env, "CNI_COMMAND": command}
-    run: Runner = run_here if _delegate_in_process else run_exec
-    return outcome(*run(path, env, args.stdin))
+    return outcome(*run_here(path, env, args.stdin))
 
 
 def decode_result(stdout: bytes, plugin: str) -> dict[str, Any]:

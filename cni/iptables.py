@@ -96,19 +96,20 @@ class Tables:
 
     def ensure(
         self, table: str, shared: Sequence[Shared], lines: Sequence[str], what: str,
-        retry: Callable[[], Sequence[str]] | None = None,
+        retry: Callable[[], Sequence[str]] | None = None, chains: Sequence[str] = (),
     ) -> None:
         """The shared rules are there, and `lines` are committed with them, once. Raises CniError, nothing half done.
 
+        `chains` are shared chains that may be empty. The first attempt takes their existence from the rules that jump there.
         `retry` may give other lines for the case that they were refused (a chain left by an ADD that was killed).
         """
         if not self.attempt(table, [*(f"-C {s.chain} {s.rule}" for s in shared), *lines]):
             return
         with _NamespaceLock():
-            chains = {s.chain: self.rules(table, s.chain) is not None for s in shared}
-            todo = [f"-N {chain}" for chain, exists in chains.items() if not exists]
+            exists = {chain: self.rules(table, chain) is not None for chain in (*chains, *(s.chain for s in shared))}
+            todo = [f"-N {chain}" for chain in exists if not exists[chain]]
             for s in shared:
-                if not chains[s.chain] or not self.holds(table, s.chain, s.rule):
+                if not exists[s.chain] or not self.holds(table, s.chain, s.rule):
                     todo.append(f"-I {s.chain} 1 {s.rule}" if s.first else f"-A {s.chain} {s.rule}")
             self.commit(table, [*todo, *(retry() if retry else lines)], what)
 
@@ -143,6 +144,7 @@ def after(words: Sequence[str], option: str) -> str:
 
 
 def quoted(text: str) -> str:
+    """As iptables-restore reads it. Pure."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

@@ -434,13 +434,18 @@ def attachments(network: str, cache_dir: str = DEFAULT_CACHE_DIR) -> list[Attach
     return found
 
 
-def all_ours(network: NetworkList, cni_path: str) -> bool:
-    """Whether `run_here` would call every plugin of the network, IPAM included, and execute nothing."""
+def all_ours(network: NetworkList, cni_path: str, capability_args: Mapping[str, Any] | None = None) -> bool:
+    """Whether `run_here` would call every plugin of the network, IPAM included, and execute nothing.
+
+    portmap executes nothing for a container without portMappings: `capability_args` are the container's, None is any.
+    """
+    ports = capability_args is None or bool(capability_args.get("portMappings"))
     for plugin in network.plugins:
         ipam = plugin.get("ipam")
         delegate = ipam.get("type") if isinstance(ipam, dict) else None
+        programs = plugin.get("ipMasq") or plugin.get("macspoofchk") or plugin["type"] == "firewall"
         try:
-            if own_main(find_in_path(plugin["type"], cni_path)) is None or plugin.get("ipMasq"):
+            if own_main(find_in_path(plugin["type"], cni_path)) is None or programs or (plugin["type"] == "portmap" and ports):
                 return False
             if delegate and own_main(find_in_path(delegate, cni_path)) is None:
                 return False

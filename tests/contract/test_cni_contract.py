@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +18,13 @@ import pytest
 
 import cni
 from cni import invoke, libcni
-from nsk8s.kernel import syscalls
+from nsk8s.kernel import syscalls, tcmsg
 from nsk8s.kernel.rtnl import Rtnl
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
+PLUGINS = ("bandwidth", "bridge", "firewall", "host-local", "loopback", "portmap", "ptp", "static", "tuning")
+PATH = "/usr/sbin:/usr/bin"
 RUNNERS = {"exec": invoke.run_exec, "fork": invoke.run_fork, "here": invoke.run_here}
 
 
@@ -46,6 +50,7 @@ class World:
         self.dir = directory / how
         self.dir.mkdir()
         self.seen: list[Any] = []
+        self.with_rules = False
 
     def close(self) -> None:
         os.close(self.node)
@@ -60,7 +65,7 @@ class World:
 
     def call(self, plugin: str, stdin: bytes, **env: str) -> tuple[int, str]:
         path = os.path.join(cni.BIN_DIR, plugin)
-        full = {"PATH": "/usr/sbin:/usr/bin", "CNI_PATH": cni.BIN_DIR, **env}
+        full = {"PATH": PATH, "XTABLES_LOCKFILE": f"{self.dir}.lock", "CNI_PATH": cni.BIN_DIR, **env}
         full = {k: v.replace("POD", f"/proc/{os.getpid()}/fd/{self.pod}") for k, v in full.items()}
 
         def run() -> list[Any]:
@@ -70,6 +75,10 @@ class World:
         code, stdout = self.in_node(run)
         self.seen.append((plugin, env.get("CNI_COMMAND"), code, self.neutral(stdout), self.state()))
         return code, stdout
+
+    def forget_random_parts(self) -> None:
+        """The last call's answer is a result: names and MACs in it are replaced."""
+        self.seen[-1] = (*self.seen[-1][:3], neutral_result(self.seen[-1][3]), self.seen[-1][4])
 
     def neutral(self, text: str) -> str:
         return text.replace(f"/proc/{os.getpid()}/fd/{self.pod}", "POD").replace(str(self.dir), "DIR")
@@ -86,8 +95,18 @@ class World:
                 )
                 picture.append(sorted((names[a.index], a.cidr) for a in rt.addrs(family=2) if a.index in names))
                 picture.append(sorted((r.dst, r.gateway, names.get(r.index)) for r in rt.routes(2)))
+                picture.append(sorted(str(tcmsg.parse_qdisc(body)[1:]) for body in rt.dump(tcmsg.qdisc_dump())))
         files = {str(p.relative_to(self.dir)): p.read_bytes() for p in self.dir.rglob("*") if p.is_file()}
-        return picture, files
+        return picture, files, self.in_node(self.rules) if self.with_rules else []
+
+    def rules(self) -> list[str]:
+        """Both families' iptables, and nftables' own tables, without handles and the host's random names."""
+        env = {"PATH": PATH, "XTABLES_LOCKFILE": f"{self.dir}.lock"}
+        found = []
+        for argv in (["iptables-save"], ["ip6tables-save"], ["nft", "list", "tables"], ["nft", "list", "ruleset", "bridge"]):
+            text = subprocess.run(argv, env=env, capture_output=True, text=True, check=True).stdout
+            found += [re.sub(r"veth[0-9a-f]{8}", "vethX", line) for line in text.splitlines() if not line.startswith(("#", ":"))]
+        return [re.sub(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", "MAC", line) for line in found]
 
 
 def neutral_result(text: str) -> str:
@@ -113,9 +132,13 @@ def conf(**changes: Any) -> bytes:
     return json.dumps({**BRIDGE, **changes}).encode()
 
 
+def stdin(body: dict[str, Any]) -> bytes:
+    return json.dumps(body).encode()
+
+
 def scenario(world: World) -> None:
     """One life of an attachment, and every kind of failure on the way."""
-    for plugin in ("bridge", "host-local", "loopback"):
+    for plugin in PLUGINS:
         world.call(plugin, b"", CNI_COMMAND="VERSION", CNI_PATH="")
         world.call(plugin, conf(), CNI_COMMAND="")
         world.call(plugin, conf(), CNI_COMMAND="JUMP", **ATTACH)
@@ -132,7 +155,7 @@ def scenario(world: World) -> None:
         world.call(plugin, conf(cniVersion="1.1.0"), CNI_COMMAND="STATUS")
     world.call("loopback", conf(), CNI_COMMAND="ADD", **ATTACH)
     _, text = world.call("bridge", conf(), CNI_COMMAND="ADD", **ATTACH)
-    world.seen[-1] = (*world.seen[-1][:3], neutral_result(world.seen[-1][3]), world.seen[-1][4])
+    world.forget_random_parts()
     with_result = conf(prevResult=json.loads(text))
     world.call("bridge", conf(), CNI_COMMAND="ADD", **ATTACH)
     world.call("bridge", conf(), CNI_COMMAND="CHECK", **ATTACH)
@@ -147,12 +170,50 @@ def scenario(world: World) -> None:
     world.call("loopback", conf(), CNI_COMMAND="DEL", **ATTACH)
 
 
-def test_exec_fork_and_call_cannot_be_told_apart(tmp_path: Path) -> None:
+def chain(world: World) -> None:
+    """A list of every plugin that can be in one, through its life; then ptp with static."""
+    world.with_rules = True
+    rich = {"ipMasq": True, "macspoofchk": True, "cniVersion": "1.1.0"}
+    _, text = world.call("bridge", conf(**rich), CNI_COMMAND="ADD", **ATTACH)
+    world.forget_random_parts()
+    chained = {
+        "tuning": {"mtu": 1300, "txQLen": 77, "sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}, "dataDir": "DIR/tuning"},
+        "bandwidth": {"ingressRate": 8000000, "ingressBurst": 80000, "egressRate": 8000000, "egressBurst": 80000},
+        "firewall": {"ingressPolicy": "same-bridge", "dataDir": "DIR/firewall"},
+        "portmap": {
+            "runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]},
+        },
+    }  # fmt: skip
+    base = {"cniVersion": "1.1.0", "name": "net1"}
+    for plugin, own in chained.items():
+        _, text = world.call(plugin, stdin({**base, **own, "prevResult": json.loads(text)}), CNI_COMMAND="ADD", **ATTACH)
+        world.forget_random_parts()
+    result = json.loads(text)
+    world.call("bridge", conf(**rich, mtu=1300, prevResult=result), CNI_COMMAND="CHECK", **ATTACH)
+    for plugin, own in chained.items():
+        world.call(plugin, stdin({**base, **own, "prevResult": result}), CNI_COMMAND="CHECK", **ATTACH)
+        world.call(plugin, stdin({**base, **own}), CNI_COMMAND="ADD", **ATTACH)
+        world.call(plugin, stdin({**base, **own}), CNI_COMMAND="STATUS")
+    for plugin, own in reversed(chained.items()):
+        for _ in range(2):
+            world.call(plugin, stdin({**base, **own, "prevResult": result}), CNI_COMMAND="DEL", **ATTACH)
+        world.call(plugin, stdin({**base, **own, "cni.dev/valid-attachments": []}), CNI_COMMAND="GC")
+    for _ in range(2):
+        world.call("bridge", conf(**rich), CNI_COMMAND="DEL", **ATTACH)
+    static = {"type": "static", "addresses": [{"address": "10.7.0.9/24", "gateway": "10.7.0.1"}]}
+    _, text = world.call("ptp", conf(ipam=static, ipMasq=True), CNI_COMMAND="ADD", **ATTACH)
+    world.forget_random_parts()
+    world.call("ptp", conf(ipam=static, ipMasq=True, prevResult=json.loads(text)), CNI_COMMAND="CHECK", **ATTACH)
+    world.call("ptp", conf(ipam=static, ipMasq=True), CNI_COMMAND="DEL", **ATTACH)
+
+
+@pytest.mark.parametrize("life", [scenario, chain])
+def test_exec_fork_and_call_cannot_be_told_apart(tmp_path: Path, life: Callable[[World], None]) -> None:
     pictures = {}
     for how in RUNNERS:
         world = World(tmp_path, how)
         try:
-            scenario(world)
+            life(world)
         finally:
             world.close()
         pictures[how] = world.seen
@@ -161,8 +222,11 @@ def test_exec_fork_and_call_cannot_be_told_apart(tmp_path: Path) -> None:
             if executed[1] == "" and executed[2] == 0:
                 continue  # without CNI_COMMAND the executable prints its usage; a runtime always sets it
             assert other == executed
-    codes = {entry[2] for entry in pictures["exec"]}
-    assert codes == {0, 1}
+    codes = [entry[2] for entry in pictures["exec"]]
+    assert set(codes) == {0, 1}
+    if life is chain:
+        failed = [entry[:3] for entry in pictures["exec"] if entry[2] and entry[1] != "ADD"]
+        assert failed == []
 
 
 def test_a_file_that_is_not_ours_is_executed(tmp_path: Path) -> None:
@@ -186,7 +250,7 @@ def test_another_host_local_on_the_path_is_used_by_the_forked_bridge(tmp_path: P
 
 
 def test_own_files_are_recognised_by_inode(tmp_path: Path) -> None:
-    for name in ("bridge", "host-local", "loopback"):
+    for name in PLUGINS:
         link = tmp_path / name
         link.symlink_to(os.path.join(cni.BIN_DIR, name))
         assert invoke.own_main(str(link)) is not None
@@ -203,6 +267,11 @@ def test_all_ours(tmp_path: Path) -> None:
     ours = {"type": "bridge", "ipam": {"type": "host-local"}}
     assert libcni.all_ours(network(ours, {"type": "loopback"}), cni.BIN_DIR)
     assert not libcni.all_ours(network(ours, {"type": "portmap"}), cni.BIN_DIR)
-    assert not libcni.all_ours(network({**ours, "ipMasq": True}), cni.BIN_DIR)  # runs iptables
+    for more in ({**ours, "ipMasq": True}, {**ours, "macspoofchk": True}, {"type": "firewall"}):
+        assert not libcni.all_ours(network(ours, more), cni.BIN_DIR)  # these run iptables or nft
+    ports = network(ours, {"type": "portmap"})
+    assert libcni.all_ours(ports, cni.BIN_DIR, {})
+    assert not libcni.all_ours(ports, cni.BIN_DIR, {"portMappings": [{"hostPort": 1}]})
+    assert libcni.all_ours(network(ours, {"type": "tuning"}, {"type": "bandwidth"}), cni.BIN_DIR)
     (tmp_path / "host-local").touch()
     assert not libcni.all_ours(network(ours), f"{tmp_path}:{cni.BIN_DIR}")
