@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ ASK_DNS = (
     "from dnslib import DNSRecord;"
     "print(DNSRecord.question('hello.default.svc.cluster.local').send('10.96.0.10', timeout=3).hex())"
 )
+NODES = ("control-plane", "node1", "node2", "node3")
 HELLO = Path(__file__).parents[2] / "examples" / "hello.yaml"
 
 
@@ -119,12 +122,107 @@ def test_dns_answers_on_every_node(cluster: None) -> None:
         assert str(reply.rr[0].rdata) == get("service/hello")["spec"]["clusterIP"]
 
 
-def test_components_are_processes_of_their_own_in_their_nodes_namespace(cluster: None) -> None:
+def test_ps_shows_each_component_by_name_and_node(cluster: None) -> None:
     seen = components()
     assert len({c["pid"] for c in seen.values()}) == len(seen)
-    for component in seen.values():
-        wanted = os.stat(f"/run/netns/{NAME}-{component['machine']}").st_ino
-        assert os.stat(f"/proc/{component['pid']}/ns/net").st_ino == wanted, component["id"]
+    per_node = {"kubelet", "kube-proxy", "node-network", "runtime"}
+    control = {"kube-apiserver", "kube-scheduler", "kube-controller-manager", "apiserver-forwarder"}
+    assert set(seen) == {f"{n}/{c}" for n in NODES for c in per_node} | {f"control-plane/{c}" for c in control}
+    listed = subprocess.run(["ps", "-e", "-ww", "-o", "pid=,comm=,args="], capture_output=True, text=True, check=True).stdout
+    by_pid = {int(fields[0]): fields[1:] for fields in (line.split(None, 4) for line in listed.splitlines())}
+    for c in seen.values():
+        comm, *args = by_pid[c["pid"]]
+        assert comm == c["name"][:15]
+        assert args[:2] == [c["name"], f"{NAME}-{c['machine']}"]
+
+
+def processes_of(machine: str) -> list[int]:
+    """Every process in a machine's control group: its components, and pause and containers of its pods."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cgroup"):
+        try:
+            groups = path.read_text()
+        except OSError:
+            continue
+        if f"/nsk8s/{NAME}/{machine}/" in groups:
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_components_are_in_the_namespaces_of_their_node(cluster: None) -> None:
+    nodes: dict[str, set[tuple[int, ...]]] = {}
+    for component in components().values():
+        own = f"/proc/{component['pid']}/ns"
+        assert os.stat(f"{own}/net").st_ino == os.stat(f"/run/netns/{NAME}-{component['machine']}").st_ino, component["id"]
+        if component["name"] != "apiserver-forwarder":
+            nodes.setdefault(component["machine"], set()).add(tuple(os.stat(f"{own}/{n}").st_ino for n in ("net", "mnt", "uts")))
+    assert all(len(each) == 1 for each in nodes.values()), "the four of a node share its namespaces"
+    assert len({inode for each in nodes.values() for one in each for inode in one}) == 3 * len(NODES), "and no other node has one of them"
+
+
+def test_between_nodes_there_are_only_packets(cluster: None) -> None:
+    """No process of a node has another node's (or the machine's) sockets, files, mounts or working directory."""
+    forwarder = components()["control-plane/apiserver-forwarder"]["pid"]
+    for machine in NODES:
+        pids = processes_of(machine)
+        assert len(pids) >= 4
+        others = [n for n in NODES if n != machine]
+        foreign = re.compile("|".join([*(rf"/{n}/|[/.]{n}\." for n in others), *(rf"{NAME}-{n}\b" for n in others), "supervisor"]))
+        for pid in pids:
+            who = f"{machine}: {pid} {Path(f'/proc/{pid}/comm').read_text().strip()}"
+            assert not [link for link in _links(pid) if foreign.search(link)], who
+            mounts = Path(f"/proc/{pid}/mountinfo").read_text()
+            if pid != forwarder:  # it lives in the machine's mount namespace: it opens nothing there
+                assert not foreign.search(mounts), who
+        # A socket shows up in the tables of the namespace where it was made; those that come and go are not there a second time.
+        foreign_sockets = _held(pids) - _sockets(pids)
+        foreign_sockets &= _held(pids) - _sockets(pids)
+        if machine == "control-plane":
+            foreign_sockets -= _held([forwarder]) & _sockets([os.getpid()])  # its side towards the machine
+        assert not foreign_sockets, machine
+    assert _held(processes_of("node1")) - _sockets(processes_of("node2")), "the comparison can fail"
+
+
+def _links(pid: int) -> list[str]:
+    """What a process's descriptors and its working directory are."""
+    found = []
+    for path in [*Path(f"/proc/{pid}/fd").iterdir(), Path(f"/proc/{pid}/cwd")]:
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(path))
+    return found
+
+
+def _held(pids: list[int]) -> set[int]:
+    return {int(link[8:-1]) for pid in pids for link in _links(pid) if link.startswith("socket:[")}
+
+
+def _sockets(pids: list[int]) -> set[int]:
+    """Inodes of all sockets in these processes' network namespaces whose unix peer, if they have one, is there too."""
+    found: set[int] = set()
+    unix: dict[int, int] = {}
+    for pid in {os.readlink(f"/proc/{pid}/ns/net"): pid for pid in pids}.values():
+        for table, column in (("tcp", 9), ("tcp6", 9), ("udp", 9), ("udp6", 9), ("raw", 9), ("netlink", 9), ("packet", 8)):
+            path = Path(f"/proc/{pid}/net/{table}")
+            if path.exists():
+                found |= {int(line.split()[column]) for line in path.read_text().splitlines()[1:]}
+        listed = subprocess.run(["nsenter", f"--net=/proc/{pid}/ns/net", "ss", "-Hxan"], capture_output=True, text=True, check=True)
+        unix |= {int(f[5]): int(f[7]) for f in (line.split() for line in listed.stdout.splitlines())}
+    return found | {inode for inode, peer in unix.items() if peer == 0 or peer in unix}
+
+
+def test_a_nodes_own_files_hide_the_machines_and_the_other_nodes(cluster: None) -> None:
+    for path in (f"/var/lib/nsk8s/{NAME}", f"/run/nsk8s/{NAME}", f"/run/netns/{NAME}-node2"):
+        assert Path(path).exists()
+        assert nsk8s("enter", "node1", "--", "ls", "-d", path, ok=False).returncode == 2, path
+    assert nsk8s("enter", "node1", "--", "hostname").stdout == "node1\n"
+
+
+def test_one_iptables_variant_is_used(cluster: None) -> None:
+    if "nf_tables" not in json.loads(nsk8s("status", "-o", "json").stdout)["iptables"]:
+        pytest.skip("this machine's iptables is the legacy one: tests/e2e/test_e2e_legacy.py")
+    for node in NODES:
+        assert netns(node, "cat", "/proc/net/ip_tables_names").stdout == "", f"{node} holds legacy tables besides"
+        assert "KUBE-SERVICES" in netns(node, "iptables-nft-save", "-t", "nat").stdout
 
 
 def test_a_killed_app_is_restarted(cluster: None) -> None:
