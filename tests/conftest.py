@@ -9,8 +9,13 @@ from pathlib import Path
 
 import machine_state
 import pytest
+from hypothesis import HealthCheck, settings
 
 SESSION_MARK = "NSK8S_TEST_SESSION"
+# A busy machine is no defect: examples may take what they take.
+settings.register_profile("nsk8s", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("nsk8s")
+
 TOUCHES_THE_MACHINE = ("integration", "e2e")
 
 
