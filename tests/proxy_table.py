@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 Object = dict[str, Any]
@@ -194,7 +195,7 @@ def six(address: str) -> str:
     ):  # fmt: skip
         if host.startswith(prefix):
             tail = host[len(prefix) :].replace(".", ":")
-            made = twin + (tail if tail != "0" else "")
+            made = str(ip_address(twin + tail))
             if not slash:
                 return made
             return f"{made}/128" if length == "32" else f"{made}/{bits or 48}"

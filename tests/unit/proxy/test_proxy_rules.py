@@ -6,8 +6,6 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from proxy_rules_kit import CONTEXT, HOST, NODE_IP, Kit, ep, service, slice_of
 
 from nsk8s.net import chainset
@@ -228,62 +226,3 @@ def test_unchanged_objects_ask_for_nothing() -> None:
     one = slice_of("s", ep("10.244.2.2"))
     assert kit.proxier.slice_changed(None, one)
     assert not kit.proxier.slice_changed(one, {**one, "metadata": {**one["metadata"], "annotations": {"x": "y"}}})
-
-
-# ── any services, any endpoints ─────────────────────────────────────────────────────────────────────────────────────────
-
-_endpoint = st.builds(
-    ep, st.integers(1, 250).map(lambda i: f"10.244.{i % 2 + 1}.{i}"), st.sampled_from(["node1", "node2"]),
-    ready=st.booleans(), serving=st.booleans(), terminating=st.booleans(),
-)  # fmt: skip
-_spec = st.fixed_dictionaries(
-    {"type": st.sampled_from(["NodePort", "LoadBalancer"]), "externalTrafficPolicy": st.sampled_from(["Local", "Cluster"]),
-     "internalTrafficPolicy": st.sampled_from(["Local", "Cluster"])}
-)  # fmt: skip
-_endpoints = st.lists(_endpoint, max_size=6, unique_by=lambda e: e["addresses"][0])
-_world = st.lists(st.tuples(_spec, _endpoints), min_size=1, max_size=4)
-
-
-def put_world(kit: Kit, world: list) -> None:
-    for i, (spec, endpoints) in enumerate(world):
-        kit.put(service(f"s{i}", f"10.96.0.{i + 1}", node_port=30000 + i, vips=(f"198.51.100.{i}",), **spec),
-                slice_of(f"s{i}", *endpoints))  # fmt: skip
-
-
-@settings(max_examples=60, deadline=None)
-@given(before=_world, after=_world)
-def test_every_flow_lands_on_a_valid_endpoint_and_shares_are_fair(before: list, after: list) -> None:
-    """Whatever was there before, after a partial sync the rules are those of a fresh start, and flows land where they may."""
-    kit = Kit()
-    put_world(kit, before)
-    kit.sync()
-    for i in range(len(after), len(before)):
-        kit.delete("Service", f"s{i}").delete("EndpointSlice", f"s{i}-x")
-    put_world(kit, after)
-    kit.sync()
-    fresh = Kit()
-    put_world(fresh, after)
-    fresh.sync()
-    assert {t: dict(c) for t, c in kit.held.tables.items()} == {t: dict(c) for t, c in fresh.held.tables.items()}
-    for i, (spec, endpoints) in enumerate(after):
-        ready = [e for e in endpoints if e["conditions"]["ready"]]
-        leaving = {"ready": False, "serving": True, "terminating": True}
-        draining = [e for e in endpoints if e["conditions"] == leaving]
-        cluster = ready or draining
-        local = [e for e in ready if e["nodeName"] == "node1"] or [e for e in draining if e["nodeName"] == "node1"]
-        internal = local if spec["internalTrafficPolicy"] == "Local" else cluster
-        external = local if spec["externalTrafficPolicy"] == "Local" else cluster
-        for packet, wanted in (
-            (from_pod(f"10.96.0.{i + 1}"), internal), (from_outside(NODE_IP, 30000 + i), external),
-            (from_outside(f"198.51.100.{i}"), external), (from_pod(NODE_IP, 30000 + i), cluster),
-        ):  # fmt: skip
-            found = outcomes(kit.held, packet, HOST)
-            assert sum(found.values()) == pytest.approx(1)
-            shares: dict[str, float] = {}
-            for verdict, chance in found.items():
-                shares[verdict.to or verdict.action] = shares.get(verdict.to or verdict.action, 0) + chance
-            if wanted:
-                fair = {f"{e['addresses'][0]}:80": pytest.approx(1 / len(wanted)) for e in wanted}
-                assert shares == fair
-            else:
-                assert shares == {DROP if cluster else REJECT: pytest.approx(1)}
