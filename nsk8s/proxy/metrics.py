@@ -34,14 +34,18 @@ _COUNTERS = {
     "proxy_livez_total": "Answers of /livez",
 }
 
+_OTHER_MODES = {"iptables": "_nftables_", "nftables": "_iptables_"}
+"""Metrics with this in their name are only there in another mode."""
+
 Labels = tuple[tuple[str, str], ...]
 
 
 class Metrics:
-    """Values by name (without the prefix kubeproxy_) and labels; an unknown name is a KeyError."""
+    """Values by name (without the prefix kubeproxy_) and labels; an unknown name, or another mode's, is a KeyError."""
 
-    def __init__(self) -> None:
-        self._values: dict[str, dict[Labels, float]] = {name: {} for name in (*_GAUGES, *_COUNTERS)}
+    def __init__(self, mode: str = "iptables") -> None:
+        others = _OTHER_MODES[mode]
+        self._values: dict[str, dict[Labels, float]] = {n: {} for n in (*_GAUGES, *_COUNTERS) if others not in n}
         self._buckets: dict[str, dict[Labels, list[int]]] = {name: {} for name in _HISTOGRAMS}
         self._sums: dict[tuple[str, Labels], float] = {}
 
@@ -69,6 +73,8 @@ class Metrics:
         lines: list[str] = []
         for kind, table in (("gauge", _GAUGES), ("counter", _COUNTERS)):
             for name, text in table.items():
+                if name not in self._values:
+                    continue
                 lines += [f"# HELP kubeproxy_{name} {text}", f"# TYPE kubeproxy_{name} {kind}"]
                 for labels, value in sorted(self._values[name].items()):
                     lines.append(f"kubeproxy_{name}{_braces(labels)} {value:.17g}")

@@ -86,7 +86,7 @@ class Server:
         self._config = config
         self._name = config.hostname_override or socket.gethostname().lower()
         self._variant = variant
-        self._metrics = Metrics()
+        self._metrics = Metrics(config.mode)
         self._health = health.ProxyHealth(2 * config.sync_period_s)
         self._facts = NodeFacts()
         self._proxiers: list[tuple[bool, Proxier]] = []

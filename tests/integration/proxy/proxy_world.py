@@ -45,7 +45,7 @@ class FakeApi:
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result(10)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
         self.loop.close()
@@ -57,6 +57,13 @@ class FakeApi:
 
     def delete(self, kind: str, name: str, namespace: str = "") -> None:
         asyncio.run_coroutine_threadsafe(self._delete(kind, name, namespace), self.loop).result(10)
+
+    async def _stop(self) -> None:
+        await self._runner.cleanup()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
     async def _start(self) -> None:
         self.changed = asyncio.Condition()

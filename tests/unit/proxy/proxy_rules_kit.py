@@ -87,7 +87,7 @@ class Kit:
 
     def __init__(self, context: Context = CONTEXT, addresses: tuple[str, ...] = (), zone: str = "", mode: str = "iptables") -> None:
         self.mode = mode
-        self.metrics = Metrics()
+        self.metrics = Metrics(mode)
         self.iptables, self.nft = FakeIptables(), FakeNft()
         self.iptables.ipv6 = context.ipv6
         if mode == "nftables":

@@ -1,0 +1,162 @@
+"""nftables mode in the kernel: increments, recovery, restarts, and switching modes, which leaves nothing of the old one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from proxy_table import CASES, node_object, objects, slice_of
+from proxy_world import FakeApi, World, endpoint_slice, eventually, node, service
+
+from nsk8s.net import chainset
+
+pytestmark = pytest.mark.root
+
+A, B = World.PODS["a"], World.PODS["b"]
+NFT = ("--proxy-mode", "nftables")
+BOTH = "10.244.0.0/16,fd00:10:244::/48"
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World() as world:
+        for pod in "ab":
+            world.answerer(pod, pod, 8080)
+        yield world
+
+
+@pytest.fixture
+def api(world: World) -> Iterator[FakeApi]:
+    with FakeApi(world.names["node"]) as api:
+        api.put(node("node1", world.NODE, "10.244.1.0/24"))
+        yield api
+
+
+def table(world: World, family: str = "ip") -> str:
+    """The table as nft lists it, sorted: the order of creation does not count."""
+    listed = world.sh("node", f"nft -s list table {family} kube-proxy 2>/dev/null || true")
+    blocks = [" ".join(b.split()) for b in listed.replace("elements = {", "elements = {\n").split("\n\t}\n")]
+    return "\n".join(sorted(" ".join(sorted(b.replace(",", " , ").split())) if "elements" in b else b for b in blocks))
+
+
+def test_after_increments_the_kernel_holds_what_a_fresh_start_writes(world: World, api: FakeApi, tmp_path: Path) -> None:
+    api.put(node_object())
+    for index, each in enumerate(CASES, 1):
+        api.put(*objects(index, each))
+    first = world.proxy(api, tmp_path, *NFT, clusters=BOTH)
+    eventually(lambda: "node-hints" in world.sh("node", "nft list map ip6 kube-proxy service-ips 2>/dev/null || true"))
+    wanted = table(world), table(world, "ip6")
+    for each in CASES[::3]:  # every third loses its endpoints, and gets them back
+        api.put(*(slice_of(each, v, ()) for v in (False, True)))
+    eventually(lambda: table(world) != wanted[0])
+    for each in CASES[::3]:
+        api.put(*(slice_of(each, v) for v in (False, True)))
+    for each in CASES[1::3]:
+        api.delete("Service", each.name, "default")
+    eventually(lambda: "service-ips" in table(world) and CASES[1].name + "/tcp" not in table(world, "ip6"))
+    for index, each in enumerate(CASES, 1):
+        api.put(objects(index, each)[0])
+    eventually(lambda: (table(world), table(world, "ip6")) == wanted)
+    world.stop(first)
+    world.sh("node", "nft flush ruleset")
+    world.proxy(api, tmp_path, *NFT, clusters=BOTH)
+    eventually(lambda: (table(world), table(world, "ip6")) == wanted)
+
+
+@pytest.mark.parametrize("damage", ["flush ruleset", "delete table ip kube-proxy", "flush table ip kube-proxy"])
+def test_someone_takes_the_rules_away(world: World, api: FakeApi, tmp_path: Path, damage: str) -> None:
+    api.put(service("web", "10.96.0.50"), endpoint_slice("web", (A, "node1")))
+    config = tmp_path / "config.yaml"
+    config.write_text("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n"
+                      "clusterCIDR: 10.244.0.0/16\nnftables: {syncPeriod: 1s, minSyncPeriod: 100ms}\n")  # fmt: skip
+    world.proxy(api, tmp_path, "--config", str(config))
+    eventually(lambda: world.ask("b", "10.96.0.50", 80, timeout_s=0.3).startswith("a"))
+    before = table(world)
+    world.sh("node", f"nft {damage}")
+    assert table(world) != before
+    eventually(lambda: table(world) == before)
+    assert world.ask("b", "10.96.0.50", 80) == f"a {B}"
+
+
+def test_a_restart_keeps_what_affinity_remembers_and_removes_what_is_stale(world: World, api: FakeApi, tmp_path: Path) -> None:
+    api.put(service("web", "10.96.0.50", sessionAffinity="ClientIP"), endpoint_slice("web", (A, "node1"), (B, "node1")))
+    first = world.proxy(api, tmp_path, *NFT)
+    eventually(lambda: world.ask("node", "10.96.0.50", 80, timeout_s=0.3)[0] in "ab")
+    chosen = world.ask("node", "10.96.0.50", 80).split()[0]
+    first.kill()
+    first.wait()
+    world.sh("node", "nft add chain ip kube-proxy service-STALE/x; nft add set ip kube-proxy affinity-STALE/x '{ type ipv4_addr; }'")
+    world.proxy(api, tmp_path, *NFT)
+    eventually(lambda: "STALE" not in world.sh("node", "nft list table ip kube-proxy"))
+    assert {world.ask("node", "10.96.0.50", 80).split()[0] for _ in range(8)} == {chosen}
+    # Another time-out means another set: the memory goes, the service stays.
+    api.put(service("web", "10.96.0.50", sessionAffinity="ClientIP",
+                    sessionAffinityConfig={"clientIP": {"timeoutSeconds": 77}}))  # fmt: skip
+    eventually(lambda: "timeout 1m17s" in world.sh("node", "nft list table ip kube-proxy"))
+    assert world.ask("node", "10.96.0.50", 80).split()[0] in "ab"
+
+
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+def test_switching_modes_leaves_nothing_of_the_old_one(world: World, api: FakeApi, tmp_path: Path, variant: str) -> None:
+    def saved() -> str:
+        nft = world.sh("node", "iptables-nft-save; ip6tables-nft-save")
+        legacy = world.sh("node", "for f in ip ip6; do [ -z \"$(cat /proc/net/${f}_tables_names 2>&1)\" ] || ${f}tables-legacy-save; done")
+        return nft + legacy
+
+    world.sh("node", f"iptables-{variant} -t nat -N OTHERS; iptables-{variant} -A INPUT -s 192.0.2.1 -j DROP")
+    before = chainset.parse(world.sh("node", f"iptables-{variant}-save"))
+    web = service("web", "10.96.0.50", type="NodePort", port_fields={"nodePort": 30050})
+    web["spec"]["clusterIPs"].append("fd00:10:96::50")
+    api.put(web, endpoint_slice("web", (A, "node1")))
+    first = world.proxy(api, tmp_path, "--iptables", variant)
+    eventually(lambda: world.ask("b", "10.96.0.50", 80, timeout_s=0.3).startswith("a"))
+    eventually(lambda: "fd00:10:96::50" in saved())
+    assert world.stop(first) == 0
+    second = world.proxy(api, tmp_path, *NFT)
+    eventually(lambda: "KUBE-" not in saved())
+    assert world.ask("outside", World.NODE, 30050).startswith("a")
+    after = chainset.parse(world.sh("node", f"iptables-{variant}-save"))
+    assert {t: after.tables[t] for t in before.tables} == dict(before.tables), "others' rules stay"
+    assert world.sh("node", "cat /proc/sys/net/ipv4/conf/all/route_localnet").strip() == "0"
+    assert world.stop(second) == 0
+    world.proxy(api, tmp_path, "--iptables", variant)
+    eventually(lambda: "kube-proxy" not in world.sh("node", "nft list tables"))
+    assert world.ask("outside", World.NODE, 30050).startswith("a")
+
+
+def test_connections_go_on_while_the_mode_is_switched(world: World, api: FakeApi, tmp_path: Path) -> None:
+    """The new mode's rules are there before the old one's go."""
+    api.put(service("web", "10.96.0.50"), endpoint_slice("web", (A, "node1")))
+    first = world.proxy(api, tmp_path)
+    eventually(lambda: world.ask("b", "10.96.0.50", 80, timeout_s=0.3).startswith("a"))
+    world.stop(first)
+    world.proxy(api, tmp_path, *NFT)
+    deadline = time.monotonic() + 10
+    while "KUBE-" in world.sh("node", "iptables-nft-save"):
+        assert world.ask("b", "10.96.0.50", 80, timeout_s=0.5) == f"a {B}"
+        assert time.monotonic() < deadline
+    assert world.ask("b", "10.96.0.50", 80, timeout_s=0.5) == f"a {B}"
+
+
+def test_clean_up_deletes_the_tables(world: World, api: FakeApi, tmp_path: Path) -> None:
+    api.put(service("web", "10.96.0.50"), endpoint_slice("web", (A, "node1")))
+    process = world.proxy(api, tmp_path, *NFT)
+    eventually(lambda: world.ask("b", "10.96.0.50", 80, timeout_s=0.3).startswith("a"))
+    assert world.stop(process) == 0
+    assert "kube-proxy" in world.sh("node", "nft list tables"), "rules stay when kube-proxy ends"
+    assert world.component("node", "nsk8s.proxy.main", "--cleanup").wait(20) == 0
+    assert "kube-proxy" not in world.sh("node", "nft list tables")
+
+
+def test_proxy_mode_metrics_and_counting_of_failures(world: World, api: FakeApi, tmp_path: Path) -> None:
+    api.put(service("web", "10.96.0.50"), endpoint_slice("web", (A, "node1")))
+    world.proxy(api, tmp_path, *NFT)
+    eventually(lambda: world.ask("b", "10.96.0.50", 80, timeout_s=0.3).startswith("a"))
+    get = "curl -s --noproxy '*' -m 3 127.0.0.1:10249"
+    assert world.sh("node", f"{get}/proxyMode") == "nftables"
+    metrics = world.sh("node", f"{get}/metrics")
+    assert 'kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv4"} 1' in metrics
+    assert "kubeproxy_sync_proxy_rules_nftables_sync_failures_total" in metrics
+    assert "iptables" not in metrics, "metrics of the other mode"
