@@ -6,6 +6,7 @@ Touches: the API, iptables, sysctls of its own namespace, TCP servers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from dataclasses import dataclass, replace
@@ -16,9 +17,9 @@ from nsk8s.api.meta import Object
 from nsk8s.client import kubeconfig
 from nsk8s.client.component import until
 from nsk8s.client.informer import Informer, wait_synced
-from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES
-from nsk8s.client.rest import Client
-from nsk8s.errors import Nsk8sError
+from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES, Resource
+from nsk8s.client.rest import Client, Unreachable
+from nsk8s.errors import Forbidden, NotFound, Nsk8sError
 from nsk8s.kernel import iptables, nft
 from nsk8s.kernel.iptables import IptablesError
 from nsk8s.proxy import health, sysctls
@@ -35,6 +36,7 @@ from nsk8s.proxy.sync import FULL_SYNC_PERIOD_S, Proxier
 
 log = logging.getLogger("proxy")
 
+SERVICE_CIDRS = Resource("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", namespaced=False)
 ZONE_LABEL = "topology.kubernetes.io/zone"
 DELETION_TAINT = "ToBeDeletedByClusterAutoscaler"
 NODE_WAIT_S = 2.0
@@ -118,7 +120,7 @@ class Server:
             try:
                 await until(
                     stop, services.run(), slices.run(), node.run(), self._start_syncing(services, slices, node),
-                    self._watch_canaries(), *self._servers(),
+                    self._watch_canaries(), self._watch_service_cidrs(client), *self._servers(),
                 )  # fmt: skip
             finally:
                 await self._service_health.close()
@@ -185,6 +187,28 @@ class Server:
             ips = (self._facts.ip(ipv6),) if self._facts.ip(ipv6) else ()
             changed |= proxier.node_changed(zone=self._facts.zone, context=context, node_ips=ips)
         if changed:
+            self._queue()
+
+    async def _watch_service_cidrs(self, client: Client) -> None:
+        """nftables mode drops what goes to unallocated ClusterIPs, if the API tells which those are."""
+        if self._config.mode == "nftables":
+            with contextlib.suppress(NotFound, Forbidden):
+                while True:
+                    try:
+                        await client.list(SERVICE_CIDRS)
+                        break
+                    except Unreachable:
+                        await asyncio.sleep(1)
+                informer = Informer(client, SERVICE_CIDRS)
+                informer.add_handler(lambda old, new: self._service_cidrs_changed(informer))
+                await informer.run()
+        await asyncio.Event().wait()
+
+    def _service_cidrs_changed(self, informer: Informer) -> None:
+        cidrs = {c for each in informer.items() for c in (each.get("spec") or {}).get("cidrs") or []}
+        held = [p for _, p in self._proxiers if isinstance(p, NftablesProxier)]
+        changed = [p.service_cidrs_changed(cidrs) for p in held]  # each must see them
+        if any(changed):
             self._queue()
 
     def _queue(self) -> None:
