@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sys
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,18 +31,26 @@ class Node(_Model):
     """A worker: its name, and labels and taints (kubelet's --node-labels, --register-with-taints) it registers with."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=15)]
+    """Its host name and the Node's: a-z, 0-9 and -, at most 15."""
     labels: dict[str, str] = {}
+    """Labels it registers with."""
     taints: list[Annotated[str, Field(pattern=r"^[^=:\s]+(=[^:\s]*)?:(NoSchedule|PreferNoSchedule|NoExecute)$")]] = []
+    """Taints it registers with: KEY=VALUE:EFFECT or KEY:EFFECT."""
 
 
 class Subnets(_Model):
     """The address plan. Ranges must not overlap one another; nothing of them reaches the host."""
 
     nodes: Network = IPv4Network("192.168.56.0/24")
+    """The network of the machines: router .1, control plane .10, workers from .11. At least a /27."""
     pods: Network = IPv4Network("10.244.0.0/16")
+    """All pods; each node gets a part."""
     node_mask: Annotated[int, Field(ge=16, le=29)] = 24
+    """The prefix length of a node's part of `pods`."""
     services: Network = IPv4Network("10.96.0.0/16")
+    """ClusterIPs: `kubernetes` has the first address, the DNS the tenth. At least a /28."""
     outside: Network = IPv4Network("203.0.113.0/24")
+    """The world outside: router .1, client .10. At least a /28."""
 
     @model_validator(mode="after")
     def _fit(self) -> Subnets:
@@ -64,19 +73,28 @@ class Timing(_Model):
     """Upstream's defaults, in seconds. A class or a test may shorten them; everything that depends on them follows."""
 
     node_lease_duration: Annotated[int, Field(ge=1)] = 40
+    """How long a kubelet's Lease holds; it is renewed four times as often."""
     node_status_update_frequency: Annotated[float, Field(gt=0)] = 10
+    """How often a kubelet looks at its node's state."""
     node_monitor_period: Annotated[float, Field(gt=0)] = 5
+    """How often the controller manager looks at the nodes."""
     node_monitor_grace_period: Annotated[float, Field(gt=0)] = 50
+    """How long a silent node stays Ready."""
     not_ready_toleration: Annotated[int, Field(ge=0)] = 300
+    """How long pods stay on a node that is NotReady."""
     unreachable_toleration: Annotated[int, Field(ge=0)] = 300
+    """How long pods stay on a node that is not heard of."""
 
 
 class Proxy(_Model):
     """kube-proxy's settings that a class changes; `config` is merged into its KubeProxyConfiguration."""
 
     mode: Literal["iptables", "nftables"] = "iptables"
+    """How Services are made."""
     masquerade_all: bool = False
+    """Masquerade all traffic to ClusterIPs."""
     config: dict[str, Any] = {}
+    """More of a KubeProxyConfiguration, merged in."""
 
 
 PARTS = ("kube-proxy", "kube-scheduler", "kube-controller-manager", "node-network", "dns", "kubelet")
@@ -87,16 +105,23 @@ class ClusterConfig(_Model):
     """A whole cluster."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*$", max_length=MAX_NAME)] = "nsk8s"
+    """A letter, then letters and digits, at most 7. Its namespaces are called NAME-node1 and so on."""
     nodes: list[Node] = [Node(name=f"node{i}") for i in (1, 2, 3)]
+    """The workers; a number N is short for node1 to nodeN."""
     subnets: Subnets = Subnets()
+    """The address plan."""
     api_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """The loopback port of the API on this machine; None takes 6443 or the next free one."""
     iptables: Literal["auto", "nft", "legacy"] = "auto"
+    """Which iptables the nodes use; auto is what this machine's `iptables` is."""
     proxy: Proxy = Proxy()
+    """kube-proxy's settings."""
     timing: Timing = Timing()
+    """How soon a dead node is noticed, in seconds."""
     without: list[Part] = []
     """Parts that `up` leaves out, to be replaced by the real ones or one's own."""
     cluster_domain: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")] = "cluster.local"
+    """The DNS domain of Services."""
 
     @field_validator("nodes", mode="before")
     @classmethod
@@ -155,18 +180,26 @@ FIRST_NODE = 10
 
 
 def load(path: str | Path) -> ClusterConfig:
-    """Read a cluster.yaml. Raises Nsk8sError with one line per mistake."""
+    """Read a cluster.yaml; `-` is standard input. Raises Nsk8sError: one line that names every mistake."""
     try:
-        document = yaml.safe_load(Path(path).read_text())
+        raw = sys.stdin.buffer.read(MAX_BYTES) if str(path) == "-" else Path(path).read_bytes()
+        document = yaml.safe_load(raw.decode())
     except OSError as e:
-        raise Nsk8sError(f"cannot read {path}: {e.strerror}") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise Nsk8sError(f"{path} is not YAML: {' '.join(str(e).split())}") from e
+        raise Nsk8sError(f"cannot read {path}: {e.strerror}", "-f takes a file; docs/cluster-yaml.md says what it holds") from e
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        problem = getattr(e, "problem", None) or " ".join(str(e).split())
+        raise Nsk8sError(f"{where}: not valid YAML: {problem}", REMEDY) from e
     if document is None:
         document = {}
     if not isinstance(document, dict):
-        raise Nsk8sError(f"{path} must hold a mapping (name: …, nodes: …)")
+        raise Nsk8sError(f"{path} must hold a mapping (name: …, nodes: …)", REMEDY)
     return parse(document, str(path))
+
+
+MAX_BYTES = 2**20
+REMEDY = "see docs/cluster-yaml.md, or nsk8s up --print-schema"
 
 
 def parse(document: dict[str, Any], origin: str) -> ClusterConfig:
@@ -174,8 +207,27 @@ def parse(document: dict[str, Any], origin: str) -> ClusterConfig:
     try:
         return ClusterConfig.model_validate(document)
     except ValidationError as e:
-        mistakes = "; ".join(
-            f"{'.'.join(str(p) for p in err['loc'])}: {err['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-            for err in e.errors()
-        )
-        raise Nsk8sError(f"{origin}: {mistakes}") from e
+        raise Nsk8sError(f"{origin}: {'; '.join(dict.fromkeys(map(_mistake, e.errors())))}", REMEDY) from e
+
+
+def _mistake(error: Any) -> str:
+    """`subnets.pods: what is wrong, not 'value'`; an unknown key with the one that was meant. Pure."""
+    where = ".".join(str(p) for p in error["loc"])
+    if error["type"] == "extra_forbidden":
+        import difflib
+
+        near = difflib.get_close_matches(str(error["loc"][-1]), _known_keys(error["loc"]), 1, 0.5)
+        return f"{where}: there is no such setting" + (f", did you mean {near[0]}?" if near else "")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    value = error.get("input")
+    shown = f", not {value!r}" if isinstance(value, str | int | float | bool) and error["type"] != "value_error" else ""
+    return f"{where}: {message}{shown}".removeprefix(": ")
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """The settings that exist beside the one at `location`."""
+    model: type[BaseModel] = ClusterConfig
+    children: dict[str, type[BaseModel]] = {"subnets": Subnets, "timing": Timing, "proxy": Proxy, "nodes": Node}
+    for part in location[:-1]:
+        model = children.get(str(part), model)
+    return [f.alias or n for n, f in model.model_fields.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,8 +24,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 def cluster_option(function: F) -> F:
     """`--name CLUSTER`, also from $NSK8S_CLUSTER."""
     return click.option(
-        "--name", "cluster", default="nsk8s", envvar="NSK8S_CLUSTER", show_default=True, metavar="CLUSTER", help="The cluster."
-    )(function)
+        "--name", "cluster", default="nsk8s", envvar="NSK8S_CLUSTER", show_default=True, metavar="CLUSTER", help="The cluster.",
+        callback=_cluster_name,
+    )(function)  # fmt: skip
+
+
+def _cluster_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """A name becomes part of paths that `down` removes: nothing but a name gets through."""
+    if not re.fullmatch(r"[a-z][a-z0-9]{0,6}", value):
+        raise click.BadParameter(f"{value!r} is not a cluster's name: a letter, then letters and digits, at most 7", ctx, param)
+    return value
 
 
 def output_option(*formats: str) -> Callable[[F], F]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 
@@ -44,24 +47,30 @@ class Progress:
 
 @click.command(epilog="Example: sudo nsk8s up --nodes 5 --without kube-proxy")
 @cluster_option
-@click.option("-f", "--file", "path", metavar="CLUSTER.YAML", help="What the cluster should be (see docs/cluster-yaml.md).")
+@click.option("-f", "--file", "path", metavar="FILE", help="What the cluster should be (docs/cluster-yaml.md); - is stdin.")
 @click.option("--nodes", type=click.IntRange(0, 500), help="Number of workers (default 3).")
 @click.option("--api-port", type=click.IntRange(1, 65535), help="Port of the API on 127.0.0.1 (default: 6443 or the next free).")
 @click.option("--iptables", type=click.Choice(["auto", "nft", "legacy"]), help="Which iptables the nodes use.")
 @click.option("--without", multiple=True, metavar="PART", help="Leave a part out (kube-proxy, dns, …); may be repeated.")
+@click.option("--print-schema", is_flag=True, help="Print the JSON schema of such a file, and do nothing else.")
 @click.option("--wait/--no-wait", default=True, help="Wait until every node is Ready and DNS answers on each.")
 @click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress lines, no summary.")
 @click.option("-o", "--output", type=click.Choice(["json"]), help="Print the result as JSON.")
 def up(
     cluster: str, path: str | None, nodes: int | None, api_port: int | None, iptables: str | None, without: tuple[str, ...],
-    wait: bool, timeout: float, quiet: bool, output: str | None,
+    print_schema: bool, wait: bool, timeout: float, quiet: bool, output: str | None,
 ) -> None:  # fmt: skip
     """Start a cluster (or what is missing of one), and say what runs.
 
     Repeating it is harmless: a running cluster is left as it is, a stopped or half-started one is completed.
     """
     from nsk8s import config as config_module
+    if print_schema:
+        from nsk8s.cli.schema import schema
+
+        print_json(schema())
+        return
     from nsk8s.cluster import lifecycle
 
     document: dict[str, Any] = {}
@@ -81,6 +90,9 @@ def up(
             from nsk8s.cluster import ready
 
             ready.wait(result.paths, result.state, timeout, progress)
+    except KeyboardInterrupt:
+        progress.failed()
+        _interrupted(f"`nsk8s up{_named(config.name)}` goes on from here, `nsk8s down{_named(config.name)}` removes it")
     except BaseException:
         progress.failed()
         raise
@@ -89,6 +101,16 @@ def up(
         print_json(_summary(result, seconds))
     elif not quiet:
         _print_summary(result, seconds)
+
+
+def _named(cluster: str) -> str:
+    """How a command says which cluster it means. Pure."""
+    return "" if cluster == "nsk8s" else f" --name {cluster}"
+
+
+def _interrupted(remedy: str) -> NoReturn:
+    click.echo(f"error: interrupted → {remedy}", err=True)
+    sys.exit(130)
 
 
 def _summary(result: Any, seconds: float) -> dict[str, Any]:
@@ -110,7 +132,8 @@ def _print_summary(result: Any, seconds: float) -> None:
     word = "was running already" if result.already else f"is up after {seconds:.1f} s"
     running = [n for n in state.nodes if not n.stopped]
     worker = running[1] if len(running) > 1 else running[0]
-    name = "" if paths.name == "nsk8s" else f" --name {paths.name}"
+    name = _named(paths.name)
+    sudo = "sudo " if "SUDO_UID" in os.environ else ""
     lines = [
         f"Cluster {paths.name} {word}: {len(running)} nodes, API on 127.0.0.1:{state.api_port}.",
         f"Nodes {config.subnets.nodes}, pods {config.subnets.pods}, services {config.subnets.services}; see ip netns list.",
@@ -121,13 +144,31 @@ def _print_summary(result: Any, seconds: float) -> None:
     lines += [
         "",
         "Try:",
-        f"  sudo nsk8s get nodes -o wide{name}",
-        f"  sudo nsk8s apply -f examples/hello.yaml{name}",
-        f"  sudo nsk8s enter client{name} -- curl -s http://{worker.ip}:30080   (not reachable from this shell itself)",
-        f"  sudo ip netns exec {paths.name}-{worker.name} tcpdump -ni cni0",
-        f"  sudo nsk8s kubeconfig --export{name} && kubectl get pods -A",
+        f"  {sudo}nsk8s get nodes -o wide{name}",
+        f"  {sudo}nsk8s apply -f {example('hello.yaml')}{name}",
+        f"  {sudo}nsk8s enter client{name} -- curl -s http://{worker.ip}:30080   (not reachable from this shell itself)",
+        f"  {sudo}ip netns exec {paths.name}-{worker.name} tcpdump -ni cni0",
+        f"  {sudo}nsk8s kubeconfig --export{name} && kubectl get pods -A",
     ]
     click.echo("\n".join(lines))
+
+
+def example(name: str) -> str:
+    """Where the examples are, seen from here: below the current folder, or in the checkout that scripts/setup installed from."""
+    for root in (Path.cwd(), *Path.cwd().parents, *_checkouts()):
+        file = root / "examples" / name
+        if file.is_file() and (root / "nsk8s" / "config.py").is_file():
+            near = os.path.relpath(file)
+            return near if len(near) <= len(str(file)) else str(file)
+    return f"examples/{name}"
+
+
+def _checkouts() -> list[Path]:
+    """The folder this package is in, and the one that scripts/setup noted beside the environment it made."""
+    out = [Path(__file__).parents[2]]
+    with contextlib.suppress(OSError):
+        out.append(Path(Path(sys.prefix, "nsk8s-checkout").read_text().strip()))
+    return out
 
 
 @click.command(epilog="Example: sudo nsk8s down --all")
@@ -149,6 +190,9 @@ def down(cluster: str, every: bool, keep_state: bool, quiet: bool) -> None:
         progress = Progress(quiet)
         try:
             found = lifecycle.down(name, keep_state, progress)
+        except KeyboardInterrupt:
+            progress.failed()
+            _interrupted(f"repeat `nsk8s down{_named(name)}`: it goes on from here")
         except BaseException:
             progress.failed()
             raise

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from nsk8s.cli.common import cluster_option, loaded, print_json, with_client
+from nsk8s.cli.common import cluster_option, invoking_user, loaded, print_json, with_client
 from nsk8s.cluster.state import ClusterState, Paths
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel import machine, probe
@@ -27,18 +27,24 @@ class Target:
     label: str
     netns: str
     mnt: str = ""
+    interface: str = ""
+    """Where to listen unless told otherwise; "" for all interfaces."""
     pod_netns: str = ""
     """The pod's network namespace as seen inside the node's mount namespace."""
 
 
 def find(cluster: str, text: str) -> Target:
-    """`node/NAME`, `NAME`, `router`, `client`, `switch`, `pod/NAME`, `pod/NS/NAME`. Raises Nsk8sError."""
+    """`node/NAME`, `NAME`, `router`, `client`, `switch[/NODE]`, `pod/NAME`, `pod/NS/NAME`. Raises Nsk8sError."""
     paths, state = loaded(cluster)
     kind, _, rest = text.partition("/")
     if kind == "pod" and rest:
         namespace, _, name = rest.rpartition("/")
         return _pod(cluster, paths, state, namespace or "default", name)
     name = rest if kind == "node" and rest else text
+    if kind == SWITCH and rest:
+        if rest != ROUTER:
+            state.node(rest)
+        return Target(text, str(machine.netns_path(f"{cluster}-{SWITCH}")), interface=rest[:15])
     if name in (SWITCH, ROUTER, CLIENT):
         return Target(name, str(machine.netns_path(f"{cluster}-{name}")))
     if any(n.name == name for n in state.nodes):
@@ -68,7 +74,7 @@ def _pod(cluster: str, paths: Paths, state: ClusterState, namespace: str, name: 
     found = pod_netns(outer, pod["metadata"]["uid"])
     if not found:
         raise Nsk8sError(f"pod {namespace}/{name} has no running sandbox", f"nsk8s describe pod {name} -n {namespace}")
-    return Target(f"{namespace}/{name}", outer.netns, outer.mnt, found)
+    return Target(f"{namespace}/{name}", outer.netns, outer.mnt, pod_netns=found)
 
 
 def pod_netns(node: Target, uid: str) -> str:
@@ -166,7 +172,7 @@ def enter(target: str, argv: tuple[str, ...], cluster: str) -> None:
 @click.command(epilog="Example: sudo nsk8s capture client node1 pod/web-1 -w lab.pcap --filter 'tcp port 80'")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
 @click.option("-w", "--write", "path", metavar="FILE", help="Write a pcap; with several targets FILE becomes FILE-TARGET.pcap.")
-@click.option("-i", "--interface", default="any", show_default=True, help="The interface to listen on.")
+@click.option("-i", "--interface", default="", help="The interface to listen on (default: all, or the switch's port).")
 @click.option("--filter", "expression", default="", help="A tcpdump filter expression.")
 @click.option("-c", "--count", type=click.IntRange(1), help="Stop each capture after so many packets.")
 @click.option("--duration", type=click.FloatRange(0.1), help="Stop after so many seconds.")
@@ -177,33 +183,52 @@ def capture(
 ) -> None:  # fmt: skip
     """Capture packets on machines and pods at once (tcpdump in each), until Ctrl-C.
 
-    Without -w the packets are printed, each line with its target's name.
+    TARGET: node/NAME (or just NAME), pod/[NAMESPACE/]NAME, router, client, switch, switch/NODE (the port that the node is plugged
+    into). Without -w the packets are printed, each line with its target's name; files are read with `tcpdump -r` or Wireshark.
     """
     if probe.which("tcpdump") is None:
         raise Nsk8sError("tcpdump is missing", "apt-get install tcpdump")
     places = [find(cluster, t) for t in targets]
-    base = Path(path).resolve() if path else None
+    base = Path(path) if path else None
     children: list[int] = []
+    files: list[Path] = []
     for place in places:
-        argv = ["tcpdump", "-n", "-i", interface, "--immediate-mode"]
+        argv = ["tcpdump", "-n", "-i", interface or place.interface or "any", "--immediate-mode"]
+        argv += ["-U", "-w", "-"] if base is not None else ["-l"]
+        argv += ["-c", str(count)] if count else []
+        out = None
         if base is not None:
-            name = base if len(places) == 1 else base.with_name(f"{base.stem}-{place.label.replace('/', '-')}.pcap")
-            argv += ["-U", "-w", str(name)]
-            click.echo(f"{place.label} → {name}", err=True)
-        else:
-            argv.append("-l")
-        if count:
-            argv += ["-c", str(count)]
-        children.append(_spawn(place, f"{Paths(cluster).cgroup}/enter", argv + expression.split(), prefix=base is None))
-    sys.exit(_wait_for(children, duration))
+            files.append(base if len(places) == 1 else base.with_name(f"{base.stem}-{place.label.replace('/', '-')}.pcap"))
+            out = _open(files[-1])
+            click.echo(f"{place.label} → {files[-1]}", err=True)
+        children.append(_spawn(place, f"{Paths(cluster).cgroup}/enter", argv + expression.split(), out))
+    code = _wait_for(children, duration)
+    for file in files:
+        if code and file.stat().st_size == 0:
+            file.unlink()
+    sys.exit(code)
 
 
-def _spawn(place: Target, cgroup: str, argv: list[str], prefix: bool) -> int:
-    """Fork a tcpdump; with `prefix` each line it prints gets the target's name in front."""
-    if not prefix:
+def _open(path: Path) -> int:
+    """A new file of the user behind sudo. Opened here, since a node's own /run and /var are others. Raises Nsk8sError."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        user = invoking_user()
+        if user is not None:
+            os.fchown(fd, user[0], user[1])
+    except OSError as e:
+        raise Nsk8sError(f"cannot write {path}: {e.strerror}") from e
+    return fd
+
+
+def _spawn(place: Target, cgroup: str, argv: list[str], out: int | None) -> int:
+    """Fork a tcpdump that writes to `out`; without it each line it prints gets the target's name in front."""
+    if out is not None:
         pid = os.fork()
         if pid == 0:
+            os.dup2(out, 1)
             run_in(place, cgroup, argv)
+        os.close(out)
         return pid
     read, write = os.pipe()
     pid = os.fork()
@@ -216,7 +241,7 @@ def _spawn(place: Target, cgroup: str, argv: list[str], prefix: bool) -> int:
     if printer == 0:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with os.fdopen(read, "r", errors="replace") as lines:
-            for line in lines:
+            for line in filter(str.strip, lines):  # tcpdump ends with an empty one
                 sys.stdout.write(f"{place.label}: {line}")
                 sys.stdout.flush()
         os._exit(0)
@@ -247,6 +272,9 @@ def _wait_for(children: list[int], duration: float | None) -> int:
             return worst
         if pid in children:
             worst = max(worst, abs(os.waitstatus_to_exitcode(status)))
+            children.remove(pid)
+            if worst:
+                stop(0, None)  # one that cannot listen: the others have no reason to go on
 
 
 @click.group(epilog="Example: CNI_BIN_DIR=$(nsk8s cni path)")

@@ -1,11 +1,10 @@
-"""The `nsk8s` command. Each noun has a file; a file is imported when its command is used, so that `--help` is quick.
-
-Exit codes: 0 done, 1 an error (one line on stderr with the remedy), 2 wrong usage, 3 `status` of a cluster that is not well.
-"""
+"""The `nsk8s` command. Each noun has a file; a file is imported when its command is used, so that `--help` is quick."""
 
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 
 import click
@@ -35,6 +34,7 @@ COMMANDS = {
     "capture": ("machines", "Network"),
     "cni": ("machines", "Network"),
     "component": ("component", "Development"),
+    "completion": ("completion", "Development"),
 }
 
 
@@ -67,7 +67,12 @@ _RENAMED = {"list": "list_", "exec": "exec_"}
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.command(cls=Nsk8s, context_settings=SETTINGS)
+EXIT_CODES = """Exit codes: 0 done; 1 an error: one line on stderr with the remedy; 2 wrong usage; 3 `status` of a cluster that is
+not well; 126 and 127 `enter` found no program to run; 130 interrupted. `exec` and `enter` end with their command's own code.
+"""
+
+
+@click.command(cls=Nsk8s, context_settings=SETTINGS, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="nsk8s")
 def cli() -> None:
     """A whole Kubernetes cluster on this machine: every node a network namespace, every packet real.
@@ -82,14 +87,21 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the `nsk8s` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets ? for ✓, not an error
     try:
         cli.main(prog_name="nsk8s", standalone_mode=False)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.Abort:
         sys.exit(130)
+    except click.UsageError as e:
+        command = e.ctx.command_path if e.ctx else "nsk8s"
+        click.echo(f"error: {e.format_message()} → see {command} --help", err=True)
+        sys.exit(e.exit_code)
     except click.ClickException as e:
-        e.show()
+        click.echo(f"error: {e.format_message()}", err=True)
         sys.exit(e.exit_code)
     except Nsk8sError as e:
         from nsk8s.cli.common import show_error
@@ -97,13 +109,13 @@ def main() -> None:
         show_error(e)
         sys.exit(1)
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it flushes at its end
         sys.exit(141)
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as e:
         where = f" {e.filename}" if e.filename else ""
-        click.echo(f"error:{where} {e.strerror or e}", err=True)
+        click.echo(f"error:{where}: {e.strerror or e}" if where else f"error: {e.strerror or e}", err=True)
         sys.exit(1)
 
 

@@ -6,42 +6,77 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import struct
 import sys
+import threading
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsk8s.cli.common import cluster_option, with_client
+from nsk8s.cli.common import cluster_option, show_error, with_client
 from nsk8s.cli.targets import namespace_options
-from nsk8s.errors import Nsk8sError
+from nsk8s.errors import Nsk8sError, StatusError
 
 if TYPE_CHECKING:
+    from nsk8s.api.meta import Object
     from nsk8s.client.rest import Client
 
 STDIN, STDOUT, STDERR, STATUS, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 
 
-async def pod_name(client: Client, word: str, namespace: str) -> str:
-    """`POD`, `pod/POD`, or the first pod of `deploy/X`, `svc/X` … Raises Nsk8sError."""
+async def find_pod(client: Client, word: str, namespace: str) -> Object:
+    """`POD`, `pod/POD`, or a pod of `deploy/X`, `svc/X` …: one that runs, if any does. Raises Nsk8sError."""
+    from nsk8s.api.selectors import from_label_selector
     from nsk8s.client.discovery import discover, lookup
     from nsk8s.client.resources import PODS
 
     kind, _, name = word.rpartition("/")
     if not kind or kind in ("pod", "pods", "po"):
-        return name
+        return await client.get(PODS, name, namespace)
     resource = lookup(await discover(client), kind)
-    obj = await client.get(resource, name, namespace)
-    selector: Any = (obj.get("spec") or {}).get("selector") or {}
-    labels = selector.get("matchLabels", selector) if isinstance(selector, dict) else {}
-    if not labels:
-        raise Nsk8sError(f"{word} has no selector")
-    listed = await client.list(PODS, namespace, label_selector=",".join(f"{k}={v}" for k, v in labels.items()))
-    items = sorted(listed["items"], key=lambda p: (p.get("status", {}).get("phase") != "Running", p["metadata"]["name"]))
+    obj = await client.get(resource, name, namespace if resource.namespaced else "")
+    selector: Any = (obj.get("spec") or {}).get("selector")
+    if isinstance(selector, dict) and not {"matchLabels", "matchExpressions"} & set(selector):
+        selector = {"matchLabels": selector}
+    if not selector:
+        raise Nsk8sError(f"{word} selects no pods", "name a pod, a workload or a Service")
+    listed = await client.list(PODS, namespace, label_selector=str(from_label_selector(selector)))
+    items: list[Object] = listed["items"]
     if not items:
-        raise Nsk8sError(f"{word} has no pods")
-    return str(items[0]["metadata"]["name"])
+        raise Nsk8sError(f"{word} has no pods", f"nsk8s describe {word} -n {namespace}")
+    return min(items, key=lambda p: (p.get("status", {}).get("phase") != "Running", p["metadata"]["name"]))
+
+
+DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
+
+
+def container_names(pod: Object) -> list[str]:
+    """Those that `logs --all-containers` prints, in the order they start. Pure."""
+    return [c["name"] for part in ("initContainers", "containers") for c in pod["spec"].get(part) or []]
+
+
+def default_container(pod: Object) -> tuple[str, str]:
+    """(the container that is meant when none is named, what kubectl says about it: "" when there is no other). Pure."""
+    wanted = (pod["metadata"].get("annotations") or {}).get(DEFAULT_CONTAINER, "")
+    if wanted in container_names(pod):
+        return wanted, ""
+    own = [c["name"] for c in pod["spec"]["containers"]]
+    init = [f"{c['name']} (init)" for c in pod["spec"].get("initContainers") or []]
+    if len(own) + len(init) < 2:
+        return own[0], ""
+    return own[0], f'Defaulted container "{own[0]}" out of: {", ".join([*own, *init])}'
+
+
+def seconds(text: str) -> int:
+    """`90`, `90s`, `5m`, `1h30m` as seconds. Pure. Raises click.BadParameter."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
+    value = sum(int(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+    if not value:
+        raise click.BadParameter(f"{text!r} is no duration: 90, 30s, 5m or 1h30m")
+    return value
 
 
 @click.command(epilog="Example: sudo nsk8s logs -f deploy/hello")
@@ -49,28 +84,63 @@ async def pod_name(client: Client, word: str, namespace: str) -> str:
 @click.argument("container", required=False, default="", metavar="[CONTAINER]")
 @namespace_options
 @click.option("-c", "--container", "chosen", default="", help="The container.")
-@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows.")
+@click.option("--all-containers", is_flag=True, help="Of every container of the pod.")
+@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows, until the container ends or Ctrl-C.")
 @click.option("-p", "--previous", is_flag=True, help="Of the container's previous run.")
-@click.option("--tail", type=int, default=-1, help="Only the last lines.")
-@click.option("--since", type=int, default=None, metavar="SECONDS", help="Only the last seconds.")
+@click.option("--tail", type=click.IntRange(-1), default=-1, help="Only the last lines; -1: all.")
+@click.option("--since", default=None, metavar="DURATION", help="Only what is younger: 30s, 5m, 1h.")
 @click.option("--timestamps", is_flag=True, help="Each line with its time.")
+@click.option("--prefix", is_flag=True, help="Each line with its pod and container.")
 @cluster_option
 def logs(
-    pod: str, container: str, namespace: str, chosen: str, follow: bool, previous: bool, tail: int, since: int | None,
-    timestamps: bool, cluster: str,
+    pod: str, container: str, namespace: str, chosen: str, all_containers: bool, follow: bool, previous: bool, tail: int,
+    since: str | None, timestamps: bool, prefix: bool, cluster: str,
 ) -> None:  # fmt: skip
     """Print a container's log."""
-    params = {"container": chosen or container, "tailLines": str(tail) if tail >= 0 else "", "sinceSeconds": str(since or "")}
+    if all_containers and (chosen or container):
+        raise click.UsageError("give either a container or --all-containers")
+    params = {"tailLines": str(tail) if tail >= 0 else "", "sinceSeconds": str(seconds(since)) if since else ""}
     params |= {k: "true" for k, on in (("follow", follow), ("previous", previous), ("timestamps", timestamps)) if on}
+    params = {k: v for k, v in params.items() if v}
 
-    async def work(client: Client) -> None:
-        name = await pod_name(client, pod, namespace)
+    async def work(client: Client) -> bool:
+        found = await find_pod(client, pod, namespace)
+        name = found["metadata"]["name"]
+        names = container_names(found) if all_containers else [chosen or container]
+        if not names[0]:
+            names[0], remark = default_container(found)
+            if remark:
+                click.echo(remark, err=True)
         path = f"/api/v1/namespaces/{namespace}/pods/{name}/log"
-        async for chunk in client.stream(path, {k: v for k, v in params.items() if v}):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
 
-    with_client(cluster, work)
+        async def one(container: str) -> bool:
+            head = f"[pod/{name}/{container}] ".encode() if prefix else b""
+            try:
+                await _print(client.stream(path, {**params, "container": container}), head, whole_lines=len(names) > 1)
+            except StatusError as e:
+                show_error(e)
+                return False
+            return True
+
+        if follow:
+            return all(await asyncio.gather(*map(one, names)))
+        return all([await one(c) for c in names])
+
+    if not with_client(cluster, work):
+        sys.exit(1)
+
+
+async def _print(chunks: AsyncIterator[bytes], head: bytes, whole_lines: bool) -> None:
+    """Bytes as they come; or, with several logs or a head, line by line."""
+    rest = b""
+    async for chunk in chunks:
+        if head or whole_lines:
+            *lines, rest = (rest + chunk).split(b"\n")
+            chunk = b"".join(head + line + b"\n" for line in lines)
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+    if rest:
+        sys.stdout.buffer.write(head + rest + b"\n")
 
 
 @click.command(
@@ -87,14 +157,21 @@ def exec_(
     pod: str, argv: tuple[str, ...], namespace: str, container: str, with_stdin: bool, tty: bool, cluster: str
 ) -> None:
     """Run a command inside a container. The exit code is the command's."""
+    if tty and with_stdin and not sys.stdin.isatty():
+        click.echo("Unable to use a TTY - input is not a terminal or the right kind of file", err=True)
 
     async def work(client: Client) -> int:
-        name = await pod_name(client, pod, namespace)
-        query = [("command", a) for a in argv] + [("stdout", "true")]
-        query += [("container", container)] if container else []
+        found = await find_pod(client, pod, namespace)
+        chosen = container
+        if not chosen:
+            chosen, remark = default_container(found)
+            if remark:
+                click.echo(remark, err=True)
+        query = [("command", a) for a in argv] + [("stdout", "true"), ("container", chosen)]
         query += [("stdin", "true")] if with_stdin else []
         query += [("tty", "true")] if tty else [("stderr", "true")]
-        return await _session(client, f"/api/v1/namespaces/{namespace}/pods/{name}/exec", query, with_stdin, tty)
+        path = f"/api/v1/namespaces/{namespace}/pods/{found['metadata']['name']}/exec"
+        return await _session(client, path, query, with_stdin, tty)
 
     sys.exit(with_client(cluster, work))
 
@@ -107,12 +184,10 @@ async def _session(client: Client, path: str, query: list[tuple[str, str]], with
             if tty:
                 await _send_size(ws)
                 loop.add_signal_handler(signal.SIGWINCH, lambda: asyncio.ensure_future(_send_size(ws)))
-            feeder = asyncio.ensure_future(_feed(ws)) if with_stdin else None
-            try:
-                return await _receive(ws)
-            finally:
-                if feeder is not None:
-                    feeder.cancel()
+            if with_stdin:
+                # A thread of its own that nobody waits for: it may sit in a read long after the command has ended.
+                threading.Thread(target=_feed, args=(ws, loop), daemon=True).start()
+            return await _receive(ws)
 
 
 async def _receive(ws: Any) -> int:
@@ -149,15 +224,15 @@ async def _send_size(ws: Any) -> None:
         await ws.send_bytes(bytes([RESIZE]) + json.dumps({"Width": columns, "Height": rows}).encode())
 
 
-async def _feed(ws: Any) -> None:
-    """Standard input, then its half-close."""
-    loop = asyncio.get_running_loop()
-    while True:
-        data = await loop.run_in_executor(None, os.read, 0, 32768)
-        if not data:
-            await ws.send_bytes(bytes([CLOSE, STDIN]))
-            return
-        await ws.send_bytes(bytes([STDIN]) + data)
+def _feed(ws: Any, loop: asyncio.AbstractEventLoop) -> None:
+    """Standard input, then its half-close; as fast as the other side takes it."""
+    with contextlib.suppress(OSError, RuntimeError, asyncio.CancelledError):  # the session has ended meanwhile
+        while True:
+            data = os.read(0, 32768)
+            message = bytes([STDIN]) + data if data else bytes([CLOSE, STDIN])
+            asyncio.run_coroutine_threadsafe(ws.send_bytes(message), loop).result()
+            if not data:
+                return
 
 
 @contextlib.contextmanager

@@ -1,14 +1,18 @@
-"""status, list, doctor: what runs, which clusters there are, whether this machine can."""
+"""status, list, doctor: what runs, which clusters there are, whether this machine can. Touches: state files, the supervisor."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nsk8s.cli.common import cluster_option, heal, output_option, print_json, table
 from nsk8s.errors import Nsk8sError
+
+if TYPE_CHECKING:
+    from nsk8s.cluster.state import ClusterState, Paths, Record
+    from nsk8s.config import ClusterConfig
 
 UNWELL = 3
 
@@ -17,121 +21,174 @@ UNWELL = 3
 @cluster_option
 @output_option("json")
 def status(cluster: str, output: str | None) -> None:
-    """Show a cluster's machines and processes. Exit code 0: all well; 3: something is not running."""
-    from nsk8s.cluster import lifecycle, supervise
+    """Show a cluster's machines and processes. Exit code 0: all well; 3: something is not running.
+
+    A supervisor that has died is started again, as by every command; it takes over what runs.
+    """
+    from nsk8s.cluster import lifecycle
     from nsk8s.cluster.preflight import require_root
     from nsk8s.cluster.state import Paths, load_record, load_state
-    from nsk8s.kernel import probe
 
     require_root()
     paths = Paths(cluster)
     state = load_state(paths)
     if state is None:
+        if paths.run.exists() or paths.state.exists():
+            raise half_made(cluster)
         raise lifecycle.no_such_cluster(cluster)
-    config = state.cluster_config()
-    if state.stopped:
-        if output:
-            print_json({"name": cluster, "state": "stopped", "machines": [], "components": []})
-        else:
-            click.echo(f"Cluster {cluster} is stopped; `nsk8s start` brings it back.")
-        sys.exit(UNWELL)
-    stale = lifecycle.record_is_stale(load_record(paths), config, state)
-    if not stale:
-        heal(paths)
-    answer = supervise.call(paths, {"op": "status"}) or {"components": [], "pid": 0}
-    components: list[dict[str, Any]] = sorted(answer["components"], key=lambda c: (c["machine"] != "control-plane", c["id"]))
-    well = not stale and bool(components) and all(c["state"] == "running" for c in components)
-    variant = probe.iptables_version() if config.iptables == "auto" else config.iptables
+    found = examine(paths, state, load_record(paths))
     if output:
-        print_json(
-            {
-                "name": cluster,
-                "state": "running" if well else "degraded",
-                "server": f"https://127.0.0.1:{state.api_port}",
-                "iptables": variant,
-                "supervisor": answer["pid"],
-                "machines": [
-                    {"name": n.name, "netns": f"{cluster}-{n.name}", "ip": n.ip, "stopped": n.stopped} for n in state.nodes
-                ],
-                "components": components,
-            }
-        )
-        sys.exit(0 if well else UNWELL)
-    word = "running" if well else "degraded"
-    click.echo(f"Cluster {cluster}: {word}, API https://127.0.0.1:{state.api_port}, iptables {variant}")
-    if stale:
-        click.echo(f"Machines are missing (after a reboot?): `nsk8s up --name {cluster}` makes them again.")
+        print_json(found)
+    else:
+        _show(found)
+    sys.exit(0 if found["state"] == "running" else UNWELL)
+
+
+def half_made(cluster: str) -> Nsk8sError:
+    return Nsk8sError(
+        f"cluster {cluster} was begun and not finished",
+        f"`nsk8s up --name {cluster}` makes it, `nsk8s down --name {cluster}` removes it",
+    )
+
+
+def examine(paths: Paths, state: ClusterState, record: Record) -> dict[str, Any]:
+    """What `status -o json` prints. Its keys stay; new ones may come."""
+    from nsk8s.cluster import lifecycle, supervise
+    from nsk8s.kernel import probe
+
+    config = state.cluster_config()
+    answer: dict[str, Any] = {"components": [], "pid": 0}
+    machines = [] if state.stopped else machine_list(config, state, record)
+    if not state.stopped and not lifecycle.record_is_stale(record, config, state):
+        heal(paths)
+        answer = supervise.call(paths, {"op": "status"}) or answer
+    return {
+        "name": paths.name,
+        "state": word_for(state.stopped, [m["state"] for m in machines], [c["state"] for c in answer["components"]]),
+        "server": f"https://127.0.0.1:{state.api_port}",
+        "iptables": probe.iptables_version() if config.iptables == "auto" else config.iptables,
+        "supervisor": answer["pid"],
+        "machines": machines,
+        "components": sorted(answer["components"], key=lambda c: (c["machine"] != "control-plane", c["id"])),
+    }
+
+
+def word_for(stopped: bool, machines: list[str], components: list[str]) -> str:
+    """stopped, off (no machine is there: this computer was rebooted), degraded or running. Pure."""
+    if stopped:
+        return "stopped"
+    if all(m == "missing" for m in machines):
+        return "off"
+    well = "missing" not in machines and bool(components) and all(c == "running" for c in components)
+    return "running" if well else "degraded"
+
+
+def machine_list(config: ClusterConfig, state: ClusterState, record: Record) -> list[dict[str, Any]]:
+    """Every machine: on, off (`node stop`), or missing though it should be on."""
+    from nsk8s.kernel import machine
+    from nsk8s.net.topology import CLIENT, ROUTER, SWITCH, netns_name
+
+    rows: list[tuple[str, str, list[str], bool]] = [(n.name, "node", [n.ip], n.stopped) for n in state.nodes]
+    rows += [
+        (SWITCH, "switch", [], False),
+        (ROUTER, "router", [str(config.router_ip), str(config.router_outside_ip)], False),
+        (CLIENT, "client", [str(config.client_ip)], False),
+    ]
+    out = []
+    for name, role, addresses, off in rows:
+        netns = netns_name(config, name)
+        known = record.namespaces.get(netns)
+        there = known is not None and machine.inode(machine.netns_path(netns)) == known["net"]
+        word = "off" if off else "on" if there else "missing"
+        out.append({"name": name, "role": role, "netns": netns, "addresses": addresses, "state": word})
+    return out
+
+
+def _show(found: dict[str, Any]) -> None:
+    name = found["name"]
+    if found["state"] == "stopped":
+        click.echo(f"Cluster {name} is stopped; `nsk8s start --name {name}` brings it back.")
+        return
+    click.echo(f"Cluster {name}: {found['state']}, API {found['server']}, iptables {found['iptables']}")
+    if any(m["state"] == "missing" for m in found["machines"]):
+        click.echo(f"Machines are missing (after a reboot?): `nsk8s up --name {name}` makes them again.")
     click.echo()
     table(
         ["MACHINE", "NAMESPACE", "ADDRESS", "STATE"],
-        [[n.name, f"{cluster}-{n.name}", n.ip, "off" if n.stopped else "on"] for n in state.nodes]
-        + [["router", f"{cluster}-router", f"{config.router_ip}, {config.router_outside_ip}", "on"],
-           ["client", f"{cluster}-client", str(config.client_ip), "on"]],
-    )  # fmt: skip
-    click.echo()
-    table(
-        ["MACHINE", "COMPONENT", "PID", "STATE", "RESTARTS", "LAST EXIT"],
-        [
-            [c["machine"], c["name"], str(c["pid"] or "-"), c["state"], str(c["restarts"]), c["lastExit"] or "-"]
-            for c in components
-        ]
-        + [["-", "supervisor", str(answer["pid"] or "-"), "running" if answer["pid"] else "gone", "", ""]],
+        [[m["name"], m["netns"], ", ".join(m["addresses"]) or "-", m["state"]] for m in found["machines"]],
     )
-    sys.exit(0 if well else UNWELL)
+    click.echo()
+    rows = [
+        [c["machine"], c["name"], str(c["pid"] or "-"), c["state"], str(c["restarts"]), c["lastExit"] or "-"]
+        for c in found["components"]
+    ]
+    rows.append(["-", "supervisor", str(found["supervisor"] or "-"), "running" if found["supervisor"] else "gone", "-", "-"])
+    table(["MACHINE", "COMPONENT", "PID", "STATE", "RESTARTS", "LAST EXIT"], rows)
+    unwell = next((c for c in found["components"] if c["state"] != "running"), None)
+    if unwell:
+        click.echo(f"\n{unwell['id']} is {unwell['state']}: see {unwell['log']}")
 
 
 @click.command(epilog="Example: sudo nsk8s list -o json")
 @output_option("json")
 def list_(output: str | None) -> None:
-    """List the clusters of this machine."""
-    from nsk8s.cluster import supervise
+    """List the clusters of this machine.
+
+    States: running; degraded (its supervisor is gone: any command brings it back); off (the machine was rebooted: `up`);
+    stopped (`start`); damaged or half-made (`down` removes it).
+    """
     from nsk8s.cluster.preflight import require_root
-    from nsk8s.cluster.state import Paths, clusters, load_state
+    from nsk8s.cluster.state import clusters
 
     require_root()
-    rows: list[dict[str, Any]] = []
-    for name in clusters():
-        paths = Paths(name)
-        try:
-            state = load_state(paths)
-        except Nsk8sError:
-            state = None
-        if state is None:
-            rows.append({"name": name, "state": "damaged", "nodes": 0, "server": ""})
-            continue
-        running = not state.stopped and supervise.call(paths, {"op": "status"}) is not None
-        rows.append(
-            {
-                "name": name,
-                "state": "stopped" if state.stopped else "running" if running else "half-started",
-                "nodes": len(state.nodes),
-                "server": f"https://127.0.0.1:{state.api_port}",
-            }
-        )
+    rows = [_row(name) for name in clusters()]
     if output:
         print_json(rows)
     elif rows:
-        table(["NAME", "STATE", "NODES", "SERVER"], [[str(v) for v in r.values()] for r in rows])
+        table(["NAME", "STATE", "NODES", "SERVER"], [[str(v or "-") for v in r.values()] for r in rows])
     else:
         click.echo("There is no cluster on this machine; `nsk8s up` makes one.")
 
 
+def _row(name: str) -> dict[str, Any]:
+    from nsk8s.cluster import supervise
+    from nsk8s.cluster.state import Paths, load_record, load_state
+
+    paths = Paths(name)
+    try:
+        state = load_state(paths)
+        config = state.cluster_config() if state else None
+    except Nsk8sError:
+        return {"name": name, "state": "damaged", "nodes": 0, "server": ""}
+    if state is None or config is None:
+        return {"name": name, "state": "half-made", "nodes": 0, "server": ""}
+    try:
+        answers = not state.stopped and supervise.call(paths, {"op": "status"}, 5) is not None
+    except Nsk8sError:
+        answers = False
+    machines = [] if state.stopped else [m["state"] for m in machine_list(config, state, load_record(paths))]
+    word = word_for(state.stopped, machines, ["running"] if answers else [])
+    return {"name": name, "state": word, "nodes": len(state.nodes), "server": f"https://127.0.0.1:{state.api_port}"}
+
+
 @click.command(epilog="Example: sudo nsk8s doctor --nodes 20 --pods 500")
-@click.option("--nodes", default=4, show_default=True, help="Check the limits for so many nodes …")
-@click.option("--pods", default=110, show_default=True, help="… and so many pods.")
+@click.option("--nodes", default=4, show_default=True, type=click.IntRange(1), help="Check the limits for so many nodes …")
+@click.option("--pods", default=110, show_default=True, type=click.IntRange(0), help="… and so many pods.")
 @output_option("json")
 def doctor(nodes: int, pods: int, output: str | None) -> None:
-    """Check this machine: kernel features, tools, iptables variant, limits; with the fix for each.
+    """Check this machine: kernel, tools, iptables, limits, each with the fix.
 
-    Changes nothing. Exit code 1 when something needed is missing.
+    Changes nothing. Exit code 1 when something needed is missing (✗); what is only useful (!) does not count.
     """
     from nsk8s.cluster import preflight
 
     checks = preflight.checks(nodes, pods)
+    well = all(c.ok or not c.required for c in checks)
     if output:
         print_json([vars(c) for c in checks])
     else:
         for check in checks:
             mark = "✓" if check.ok else "✗" if check.required else "!"
-            click.echo(f"{mark} {check.name}: {check.found}" + (f"\n    → {check.fix}" if check.fix else ""))
-    sys.exit(0 if all(c.ok or not c.required for c in checks) else 1)
+            click.echo(f"{mark} {check.name}: {check.found}" + (f" → {check.fix}" if check.fix else ""))
+        click.echo("\nThis machine can run nsk8s." if well else "\nWhat is marked ✗ is needed.")
+    sys.exit(0 if well else 1)

@@ -42,6 +42,8 @@ def tools() -> list[Check]:
         ("ip", "iproute2", True),
         ("tcpdump", "tcpdump", False),
         ("conntrack", "conntrack", False),
+        ("curl", "curl", False),
+        ("ping", "iputils-ping", False),
         ("kubectl", "", False),
     )
     out = []
