@@ -69,7 +69,12 @@ def main(argv: list[str]) -> int:
         os.makedirs("/run/netns", mode=0o755, exist_ok=True)
         node = Node(loop, flags["--root-dir"], flags["--state-dir"], flags["--cgroup-parent"], network)
         lock = take_lock(flags["--state-dir"] + "/lock")
+        syscalls.prepare_argv()
         service = Service(node)
+        # Forks should find nothing to collect: a collection would touch, and so copy, every object.
+        gc.collect()
+        gc.freeze()
+        service.sandboxes.nursery.start()
         service.sandboxes.recover()
         listener = wire.listen(flags["--listen"])
     except BlockingIOError:
@@ -78,10 +83,6 @@ def main(argv: list[str]) -> int:
     except OSError as e:
         sys.stderr.write(f"Error: {e}\n")
         return 1
-    syscalls.prepare_argv()
-    # Forks should find nothing to collect: a collection would touch, and so copy, every object.
-    gc.collect()
-    gc.freeze()
     wire.serve(loop, listener, service.accepted)
     loop.on_signals({signal.SIGTERM: loop.stop, signal.SIGINT: loop.stop})
     loop.run()

@@ -58,6 +58,8 @@ class Sandbox:
         self.pause: dict[str, Any] | None = None
         """pid, start, boot of the sandbox process while it lives."""
         self.peer: wire.Connection | None = None
+        self.on_outlive: Callable[[], None] | None = None
+        """Called when a new sandbox process has answered (or died)."""
         self.containers: dict[str, Container] = {}
         self.stopping: list[Callable[[CriError | None], None]] = []
 

@@ -1,21 +1,21 @@
 """The sandbox process, one a pod: holds the namespaces, parents the containers, writes their logs, records how they end.
 
 It survives the runtime, the kubelet and the supervisor; a restarted runtime finds it through its socket and its record. When it
-dies, its containers die (PDEATHSIG). Touches: namespaces, processes, files. Upstream: the pause container and containerd-shim.
+dies, its containers die (PDEATHSIG). Touches: processes, files. Upstream: the pause container and containerd-shim.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import gc
 import os
 import signal
+import socket
 import sys
 import termios
 import time
 
-from nsk8s.kernel import mounts, process
+from nsk8s.kernel import process
 from nsk8s.kernel import syscalls as sc
 from nsk8s.kernel.cgroup import Cgroups
 from nsk8s.runtime import container as child
@@ -26,7 +26,6 @@ from nsk8s.runtime.loop import IN, OUT, Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
     from typing import Any, NoReturn
 
@@ -35,68 +34,30 @@ _MAX_QUEUE = 256 * 1024
 START_ERROR_EXIT = 128
 
 
-def main(record: dict[str, Any], state_dir: str, cgroups: Cgroups, ready: int, parent: int) -> NoReturn:
-    """In the runtime's fork. `ready` gets `ok` or the reason of the failure; then this process serves until it is killed."""
+def main(raw: bytes, fds: list[int], state_dir: str, cgroups: Cgroups, parent: int) -> NoReturn:
+    """In the nursery's fork: enter what the runtime has made, then serve until killed. It does as little as can be: every page
+    that it touches is a page of its own, once a pod.
+
+    `raw`: the sandbox's folder, its control group, its pid mode and what `ps` shall show, separated by zero bytes. `fds`: the
+    listening socket, then namespaces to enter.
+    """
     try:
-        gc.disable()  # a collection would touch, and so copy, everything inherited
-        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)  # until somebody could find us by our record
+        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)  # until the runtime has written down who we are and says so
         if os.getppid() != parent:
             os._exit(1)
-        child.close_all_but(ready)
-        child.reset_signals()
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        folder, cgroup, pid_mode, title = raw.decode().split("\0")
         os.setsid()
-        null = os.open("/dev/null", os.O_RDWR)
-        os.dup2(null, 0)
-        os.dup2(null, 1)
-        os.close(null)
-        cgroups.join(record["cgroup"])
+        cgroups.join(cgroup)
         sc.prctl(sc.PR_SET_CHILD_SUBREAPER, 1)
-        make_namespaces(record)
-        metadata = record["config"]["metadata"]
-        process.set_title(f"pause {metadata['namespace']}/{metadata['name']}", "pause")
-        listener = wire.listen(record["dir"] + "/sock")
-        store.write_json(record["dir"] + "/pause.json", process.identity(os.getpid()))
-        os.chdir("/")
-        sc.prctl(sc.PR_SET_PDEATHSIG, 0)
-        os.write(ready, b"ok")
-        os.close(ready)
-        Pause(record, state_dir, cgroups, listener).serve()
+        for fd in fds[1:]:
+            sc.setns(fd, 0)
+            os.close(fd)
+        process.set_title(title, "pause")
+        Pause(folder, pid_mode, state_dir, cgroups, socket.socket(fileno=fds[0])).serve()
     except BaseException as e:
-        try:
-            os.write(ready, describe(e).encode())
-        except OSError:
-            sys.stderr.write(f"pause: {e}\n")
+        sys.stderr.write(f"pause: {describe(e)}\n")
     finally:
         os._exit(1)
-
-
-def make_namespaces(record: dict[str, Any]) -> None:
-    """The pod's network, UTS and IPC namespaces, the network one bound to its path; sysctls; shared memory."""
-    flags = 0 if record["hostIpc"] else sc.CLONE_NEWIPC
-    if not record["hostNetwork"]:
-        flags |= sc.CLONE_NEWNET | sc.CLONE_NEWUTS
-    if flags:
-        sc.unshare(flags)
-    if not record["hostNetwork"]:
-        sc.sethostname(record["hostname"])
-        mounts.make_mountpoint(record["netns"], "/proc/self/ns/net")
-        sc.mount("/proc/self/ns/net", record["netns"], None, sc.MS_BIND)
-    for path, value in record["sysctls"]:
-        try:
-            fd = os.open("/proc/sys/" + path, os.O_WRONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            if path not in record["sysctlsAsked"]:
-                continue
-            raise
-        try:
-            os.write(fd, value.encode())
-        finally:
-            os.close(fd)
-    if not record["hostIpc"]:
-        shm = record["dir"] + "/shm"
-        os.makedirs(shm, exist_ok=True)
-        sc.mount("shm", shm, "tmpfs", sc.MS_NODEV | sc.MS_NOSUID | sc.MS_NOEXEC, "mode=1777,size=65536k")
 
 
 class Attached:
@@ -395,8 +356,9 @@ def copy_window_size(source: int, target: int) -> None:
 class Pause:
     """The loop of a sandbox."""
 
-    def __init__(self, record: dict[str, Any], state_dir: str, cgroups: Cgroups, listener: socket.socket) -> None:
-        self.record = record
+    def __init__(self, folder: str, pid_mode: str, state_dir: str, cgroups: Cgroups, listener: socket.socket) -> None:
+        self.folder = folder
+        self.pid_mode = pid_mode
         self.state_dir = state_dir
         self.cgroups = cgroups
         self.loop = Loop()
@@ -410,7 +372,7 @@ class Pause:
         self.loop.on_signals({signal.SIGCHLD: self.reap})
 
     def serve(self) -> None:
-        if self.record["pidMode"] == "POD":
+        if self.pid_mode == "POD":
             self.start_shared_pidns()
         self.loop.run()
 
@@ -440,7 +402,7 @@ class Pause:
         sc.unshare(sc.CLONE_NEWPID)
         pid = os.fork()
         if pid == 0:
-            shared_init_main(self.record["dir"])
+            shared_init_main(self.folder)
         self.shared_init = pid
 
     def fork_into_pidns(self, spec: dict[str, Any], stdio: list[int], status: int) -> int:
@@ -471,7 +433,10 @@ class Pause:
         peer.send(answer)
 
     def handle(self, message: dict[str, Any], fds: list[int]) -> None:
-        op, container_id = message["op"], message["id"]
+        op, container_id = message["op"], message.get("id", "")
+        if op == "outlive":
+            sc.prctl(sc.PR_SET_PDEATHSIG, 0)
+            return
         if op == "start":
             folder = f"{self.state_dir}/containers/{container_id}"
             record = store.read_json(folder + "/container.json")

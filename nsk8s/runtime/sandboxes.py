@@ -11,9 +11,11 @@ import os
 import time
 
 from nsk8s.kernel import mounts, process
-from nsk8s.runtime import pause, spec, store, wire
+from nsk8s.runtime import spec, store, wire
 from nsk8s.runtime.errors import CriError, InvalidArgument, Unavailable, describe
+from nsk8s.runtime.namespaces import Namespaces
 from nsk8s.runtime.node import KILLED_EXIT, RUNNING, Container, Node, Request, Sandbox
+from nsk8s.runtime.nursery import Nursery
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ class Sandboxes:
     def __init__(self, node: Node, on_event: Callable[[dict[str, Any]], None]) -> None:
         self.node = node
         self.on_event = on_event
+        self.nursery = Nursery(node.state_dir, node.cgroups)
+        self.namespaces = Namespaces()
         self.in_flight = 0
         self.waiting: list[Callable[[], None]] = []
         self.verbs = {
@@ -108,34 +112,30 @@ class Sandboxes:
             self.write_files(sandbox)
             self.node.cgroups.create(record["cgroup"])
             self.node.cgroups.limit(record["cgroup"].rpartition("/")[0], spec.limits(record["config"]))
-            ready = self.fork_pause(sandbox)
+            self.start_pause(sandbox)
         except OSError as e:
             self.abandon(sandbox, request, CriError(f"failed to create sandbox: {describe(e)}"))
             return
+        ended: list[tuple[Any, CriError | None]] = []
 
-        def pause_ready(_events: int) -> None:
-            answer = os.read(ready, 4096)
-            self.node.loop.unwatch(ready)
-            os.close(ready)
-            if answer != b"ok":
-                text = answer.decode("utf-8", "replace") or "the sandbox process was killed"
-                self.abandon(sandbox, request, CriError(f"failed to start sandbox: {text}"))
-                return
-            if sandbox.pause is None:
-                self.abandon(sandbox, request, CriError("failed to start sandbox: the sandbox process was killed"))
-                return
-            if record["hostNetwork"]:
-                self.finish_run(sandbox, request, {"ips": []})
-                return
-            self.network_run(lambda: self.node.network.set_up(record), network_ready)
+        def one_done() -> None:
+            """The sandbox process has answered, the network is there: the last of the two goes on."""
+            if ended and sandbox.on_outlive is None:
+                result, error = ended[0]
+                if error is not None:
+                    self.abandon(sandbox, request, error)
+                else:
+                    self.finish_run(sandbox, request, result)
 
         def network_ready(result: Any, error: CriError | None) -> None:
-            if error is not None:
-                self.abandon(sandbox, request, error)
-            else:
-                self.finish_run(sandbox, request, result)
+            ended.append((result, error))
+            one_done()
 
-        self.node.loop.watch(ready, pause_ready)
+        sandbox.on_outlive = one_done
+        if record["hostNetwork"]:
+            network_ready({"ips": []}, None)
+        else:
+            self.network_run(lambda: self.node.network.set_up(record), network_ready)
 
     def network_run(self, work: Callable[[], Any], done: Callable[[Any, CriError | None], None]) -> None:
         run = self.node.pod_workers.run_here if self.node.network.is_quick() else self.node.pod_workers.run
@@ -164,27 +164,34 @@ class Sandboxes:
             finally:
                 os.close(fd)
 
-    def fork_pause(self, sandbox: Sandbox) -> int:
-        """A descriptor that tells `ok` or what went wrong."""
-        read, write = os.pipe2(os.O_CLOEXEC)
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            pause.main(sandbox.record, self.node.state_dir, self.node.cgroups, write, parent)
-        os.close(write)
+    def start_pause(self, sandbox: Sandbox) -> None:
+        """Make the namespaces and the process that holds them; tell it to outlive us once it is written down. Raises OSError."""
+        record, metadata = sandbox.record, sandbox.record["config"]["metadata"]
+        listener = wire.listen(sandbox.dir + "/sock")
+        fds = [listener.fileno()]
+        try:
+            fds += self.namespaces.make(record)
+            title = f"pause {metadata['namespace']}/{metadata['name']}"
+            pid = self.nursery.fork([sandbox.dir, record["cgroup"], record["pidMode"], title], fds)
+            pidfd = os.pidfd_open(pid)
+        finally:
+            listener.close()
+            for fd in fds[1:]:
+                os.close(fd)
         sandbox.pause = {"pid": pid, "start": process.start_time(pid) or -1, "boot": process.boot_id()}
-        self.watch_pause(sandbox, os.pidfd_open(pid))
-        return read
+        self.watch_pause(sandbox, pidfd)
+        store.write_json(sandbox.dir + "/pause.json", sandbox.pause)
+        self.connect(sandbox)
+        assert sandbox.peer is not None
+        sandbox.peer.send({"op": "outlive", "seq": 0})
 
     def watch_pause(self, sandbox: Sandbox, pidfd: int) -> None:
         def ended() -> None:
-            assert sandbox.pause is not None
-            with contextlib.suppress(ChildProcessError):  # a sandbox of an earlier runtime: somebody else's child
-                os.waitpid(sandbox.pause["pid"], os.WNOHANG)
             sandbox.pause = None
             if sandbox.peer is not None:
                 sandbox.peer.close()
                 sandbox.peer = None
+            self.outlives(sandbox)
             self.pause_died(sandbox)
 
         self.node.loop.watch_process(pidfd, ended)
@@ -192,14 +199,27 @@ class Sandboxes:
     def connect(self, sandbox: Sandbox) -> None:
         """Talk to the sandbox process. Raises OSError."""
         peer = wire.connect(sandbox.dir + "/sock")
-        sandbox.peer = wire.Connection(self.node.loop, peer, lambda _c, event: self.on_event(event))
+
+        def told(_peer: wire.Connection, event: dict[str, Any]) -> None:
+            if event.get("seq") == 0:
+                self.outlives(sandbox)
+            else:
+                self.on_event(event)
+
+        sandbox.peer = wire.Connection(self.node.loop, peer, told)
+
+    @staticmethod
+    def outlives(sandbox: Sandbox) -> None:
+        """The sandbox process has said that it will outlive us, or has died: either way, nobody need wait for it."""
+        callback, sandbox.on_outlive = sandbox.on_outlive, None
+        if callback is not None:
+            callback()
 
     def finish_run(self, sandbox: Sandbox, request: Request, result: dict[str, Any]) -> None:
         if sandbox.pause is None:
             self.abandon(sandbox, request, CriError("failed to start sandbox: the sandbox process was killed"))
             return
         try:
-            self.connect(sandbox)
             sandbox.save(phase="READY", ips=result["ips"], networkName=result.get("network", ""))
         except OSError as e:
             self.abandon(sandbox, request, CriError(f"failed to start sandbox: {describe(e)}"))

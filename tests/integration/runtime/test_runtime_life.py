@@ -523,3 +523,54 @@ def test_bad_requests(node):
     client = node.connect()
     assert client.call("Version")["runtimeApiVersion"] == "v1"
     client.close()
+
+
+def rollup(pid: int) -> dict[str, int]:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {line.split(":")[0]: int(line.split()[1]) for line in lines}
+
+
+def children(pid: int, comm: str) -> list[int]:
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        if Path(f"/proc/{child}/comm").read_text() == comm + "\n":
+            found.append(int(child))
+    return found
+
+
+def test_sandbox_processes_are_small(node, client):
+    pods = [Pod(node, client) for _ in range(10)]
+    for pod in pods:
+        pod.start("sleep", "100")
+    sizes = [rollup(pod.status()["pid"])["Private_Dirty"] for pod in pods]
+    assert sum(sizes) / len(sizes) < 2700, f"kB of each sandbox process's own: {sizes}"
+    for pod in pods:
+        pod.remove()
+
+
+def test_the_process_that_forks_sandboxes_is_replaced_and_dies_with_the_runtime(node):
+    client = node.connect()
+    own = os.readlink(f"/proc/{node.runtime}/ns/net")
+    before = Pod(node, client)
+    container = before.start("sleep", "100")
+    (nursery,) = children(node.runtime, "pause-nursery")
+    fd = os.pidfd_open(nursery)
+    os.kill(nursery, signal.SIGKILL)
+    assert select.select([fd], [], [], 10)[0]
+    os.close(fd)
+    after = Pod(node, client)
+    assert after.exec(after.start("sleep", "100"), "true")[0] == 0
+    assert before.exec(container, "true")[0] == 0, "sandboxes outlive it"
+    assert os.readlink(f"/proc/{node.runtime}/ns/net") == own, "the runtime is back where it was"
+    assert os.readlink(f"/proc/{after.status()['pid']}/ns/net") not in (own, os.readlink(f"/proc/{before.status()['pid']}/ns/net"))
+    (nursery,) = children(node.runtime, "pause-nursery")
+    fd = os.pidfd_open(nursery)
+    node.restart_runtime()
+    assert select.select([fd], [], [], 10)[0]
+    os.close(fd)
+    client = node.connect()
+    before.client = after.client = client
+    assert before.exec(container, "true")[0] == 0
+    before.remove()
+    after.remove()
+    client.close()
