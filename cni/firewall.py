@@ -161,14 +161,15 @@ def check(args: Args) -> None:
     if result is None:
         raise CniError("missing prevResult from earlier plugin")
     ips = _addresses(result)
-    shared = shared_rules(c.admin_chain)
     bridge = _bridge(result, c.policy)
-    if bridge:
-        shared += isolation_rules(bridge, c.policy)
+    isolation = isolation_rules(bridge, c.policy) if bridge else []
     for family in _families(ips):
         tables = Tables(args.env, family)
-        for line in [f"{s.chain} {s.rule}" for s in shared] + [r for ip in ips if ip.family == family for r in own_rules(ip)]:
-            if tables.attempt("filter", [f"-C {line}"]):
+        wanted = [f"{s.chain} {s.rule}" for s in shared_rules(c.admin_chain)]
+        wanted += [line for ip in ips if ip.family == family for line in own_rules(ip)]
+        for line in wanted + [f"{s.chain} {s.rule}" for s in isolation]:
+            older = line.replace("same-bridge|isolated", "same-bridge")  # the real plugin's comment before it knew isolated
+            if all(tables.attempt("filter", [f"-C {text}"]) for text in dict.fromkeys((line, older))):
                 raise CniError(f"expected rule {line} not found")
 
 
