@@ -1,0 +1,424 @@
+"""The command as its user has it: what it prints beside what the real kubectl prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e_cluster import NAME, get, nsk8s, pods, until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ODD = Path(__file__).parent / "data" / "cli-odd.yaml"
+KUBECTL = shutil.which("kubectl")
+COMMAND = [sys.executable, "-m", "nsk8s.cli.main"]
+ENVIRONMENT = {**os.environ, "NSK8S_CLUSTER": NAME, "KUBECONFIG": f"/var/lib/nsk8s/{NAME}/admin.conf"}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    nsk8s("down", "-q", ok=False)
+    try:
+        nsk8s("up", "-q")
+        nsk8s("apply", "-f", str(EXAMPLES / "hello.yaml"), "-f", str(EXAMPLES / "debug-pod.yaml"), "-f", str(ODD))
+        until("three ready pods", lambda: len(pods()) == 3)
+        until("a ready debug pod", lambda: len(pods("app=debug")) == 1)
+        until("a finished job", lambda: get("job/odd")["status"].get("completionTime"))
+        until("a failing container", lambda: _waiting("odd", "failing") == "CrashLoopBackOff")
+        until("an image that is not there", lambda: _waiting("odd-image", "main") in ("ErrImagePull", "ImagePullBackOff"))
+        yield
+    finally:
+        nsk8s("down", "-q", ok=False)
+
+
+def _waiting(pod: str, container: str) -> str:
+    statuses = get(f"pod/{pod}")["status"].get("containerStatuses") or []
+    found = [s["state"].get("waiting") or {} for s in statuses if s["name"] == container]
+    return str(found[0].get("reason", "")) if found else ""
+
+
+def run(*words: str, text: str | None = None) -> tuple[int, str, str]:
+    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, env=ENVIRONMENT, timeout=60, input=text, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def kubectl(*words: str) -> tuple[int, str, str]:
+    assert KUBECTL is not None
+    done = subprocess.run([KUBECTL, *words], capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+SAME_AS_KUBECTL = [
+    "get pods",
+    "get pods -o wide",
+    "get nodes -o wide --show-labels",
+    "get deploy,svc,pods",
+    "get all -A",
+    "get po,nodes -A",
+    "get nodes,po -A",
+    "get pods --no-headers",
+    "get pods -o name",
+    "get svc hello -o name",
+    "get pod/debug svc/hello",
+    "get endpointslices,leases -A",
+    "get pods -l app=hello --show-labels",
+    "get pods --field-selector spec.nodeName=node1",
+    "get cm odd -o yaml",
+    "get cm odd -o json",
+    "get pod odd -o yaml",
+    "get pod odd -o json",
+    "get pods,svc -o yaml",
+    "get pods -A -o json",
+    "get nodes -o yaml",
+    "get pods nosuch odd",
+    "get cm odd nosuch -o yaml",
+    "get pods nosuch -o yaml",
+    "get pods -n nosuch",
+    "get pods -l a=b=c",
+    "get pods --field-selector foo=bar",
+    "get crd -A",
+    "describe pod debug",
+    "describe pod hello-",
+    "describe pod odd-image",
+    "describe nodes",
+    "describe svc",
+    "describe deploy hello",
+    "describe rs -l app=hello",
+    "describe sts odd",
+    "describe job odd",
+    "describe ep hello",
+    "describe endpointslice",
+    "describe ns default",
+    "describe secret odd",
+    "describe sa odd",
+    "describe lease -n kube-node-lease node1",
+    "describe priorityclass",
+    "describe svc nosuch",
+]
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="no kubectl on PATH to compare with")
+@pytest.mark.parametrize("line", SAME_AS_KUBECTL)
+def test_prints_what_kubectl_prints(cluster: None, line: str) -> None:
+    words = line.split()
+    for attempt in range(6):  # an age or a heartbeat may change between the two
+        theirs = kubectl(*words)
+        ours = run(*words)
+        if ours == theirs:
+            return
+        time.sleep(0.3 + attempt * 0.17)
+    assert ours == theirs
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="no kubectl on PATH to compare with")
+def test_describes_a_pod_with_everything_as_kubectl_does(cluster: None) -> None:
+    """Without its events: of more than twelve in one second kubectl's sort does not keep the order."""
+
+    def body(answer: tuple[int, str, str]) -> tuple[int, str]:
+        return answer[0], answer[1].partition("\nEvents:")[0]
+
+    ours, theirs = until("a moment without a restart between the two", lambda: _equal(body, "describe", "pod", "odd"))
+    assert ours == theirs
+
+
+def _equal(body: object, *words: str) -> object:
+    ours, theirs = body(run(*words)), body(kubectl(*words))  # type: ignore[operator]
+    return (ours, theirs) if ours == theirs else None
+
+
+def test_watch_prints_a_line_a_change(cluster: None) -> None:
+    watch = subprocess.Popen([*COMMAND, "get", "pods", "-l", "app=watched", "-w"], stdout=subprocess.PIPE, env=ENVIRONMENT, text=True)
+    assert watch.stdout is not None
+    try:
+        manifest = (EXAMPLES / "debug-pod.yaml").read_text().replace("name: debug", "name: watched").replace("app: debug", "app: watched")
+        nsk8s("apply", "-f", "-", text=manifest)
+        lines = [watch.stdout.readline().split() for _ in range(2)]
+        assert lines[0] == ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]
+        assert lines[1][:3] == ["watched", "0/1", "Pending"]
+        while lines[-1][1:3] != ["1/1", "Running"]:
+            lines.append(watch.stdout.readline().split())
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(10) == 130
+    finally:
+        watch.kill()
+        watch.wait()
+        nsk8s("delete", "pod", "watched", "--ignore-not-found")
+
+
+def test_apply_says_what_it_did_and_does_it_once(cluster: None, tmp_path: Path) -> None:
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "applied"}, "data": {"a": "1", "b": "2"}}
+    first = run("apply", "-f", "-", text=json.dumps(config))
+    again = run("apply", "-f", "-", text=json.dumps(config))
+    del config["data"]["b"]  # type: ignore[attr-defined]
+    changed = run("apply", "-f", "-", text=json.dumps(config))
+    words = [out.split()[-1] for _, out, _ in (first, again, changed)]
+    assert words == ["created", "unchanged", "configured"]
+    assert get("cm/applied")["data"] == {"a": "1"}, "a field that is no longer applied goes"
+
+    folder = tmp_path / "manifests"
+    (folder / "below").mkdir(parents=True)
+    for name, where in (("one", folder / "one.yaml"), ("two", folder / "below" / "two.json")):
+        where.write_text(json.dumps({**config, "metadata": {"name": name}}))
+    (folder / "README.txt").write_text("not a manifest")
+    (folder / "cluster.yaml").write_text("name: demo\n")
+    code, out, err = run("apply", "-f", str(folder), "-o", "name")
+    assert (code, out) == (0, "configmap/one\n")
+    assert "skipped" in err
+    assert run("apply", "-Rf", str(folder))[1] == "configmap/two created\nconfigmap/one unchanged\n"
+    code, out, _ = run("delete", "-Rf", str(folder), "-f", "-", text="{apiVersion: v1, kind: ConfigMap, metadata: {name: applied}}")
+    assert (code, out.count("deleted")) == (0, 3)
+
+
+def test_apply_goes_on_after_a_refusal_and_fails_in_the_end(cluster: None) -> None:
+    """The API refuses what only it can know; what cannot be read at all stops everything before it begins."""
+    good = "{apiVersion: v1, kind: ConfigMap, metadata: {name: good}}"
+    unknown_field = "{apiVersion: v1, kind: ConfigMap, metadata: {name: bad}, dada: {a: b}}"
+    code, out, err = run("apply", "-f", "-", text=f"{unknown_field}\n---\n{good}")
+    assert (code, out) == (1, "configmap/good created\n")
+    assert len(err.splitlines()) == 1
+    assert "dada" in err
+    assert run("delete", "cm", "good")[0] == 0
+    code, out, err = run("apply", "-f", "-", text=f"{good}\n---\n{{apiVersion: v1, kind: Nonesuch, metadata: {{name: x}}}}")
+    assert (code, out) == (1, "configmap/good created\n")
+    assert 'no matches for kind "Nonesuch" in version "v1"' in err
+    assert run("delete", "cm", "good")[0] == 0
+    code, out, err = run("apply", "-f", "-", text=f"{good}\n---\na: b: c")
+    assert (code, out) == (1, "")
+    assert "standard input:3:5: not valid YAML" in err
+    assert run("get", "cm", "good")[0] == 1, "nothing was applied"
+
+
+def test_logs_of_a_container_its_past_and_its_future(cluster: None) -> None:
+    manifest = """
+    {apiVersion: v1, kind: Pod, metadata: {name: talker}, spec: {terminationGracePeriodSeconds: 0, containers: [
+      {name: a, image: busybox, command: [sh, -c, 'for i in 1 2 3; do echo a$i; done; while [ ! -e /go ]; do sleep 0.1; done; echo after; sleep 600']},
+      {name: b, image: busybox, command: [sh, -c, 'echo b; [ -e /seen ] && sleep 600; exit 1']}]}}"""
+    nsk8s("apply", "-f", "-", text=manifest)
+    try:
+        until("b has been restarted", lambda: [s for s in get("pod/talker")["status"].get("containerStatuses") or []
+                                               if s["name"] == "b" and s["restartCount"] > 0])  # fmt: skip
+        code, out, err = run("logs", "talker")
+        assert (code, out) == (0, "a1\na2\na3\n")
+        assert "a, b" in err, "which container was taken, and which others there are"
+        assert run("logs", "talker", "-c", "a", "--tail", "1")[1] == "a3\n"
+        assert run("logs", "talker", "-c", "b", "--previous")[1] == "b\n"
+        assert run("logs", "talker", "a", "--since", "1h")[1] == "a1\na2\na3\n"
+        assert run("logs", "talker", "a", "--timestamps", "--tail", "1")[1].endswith("Z a3\n")
+        everything = run("logs", "talker", "--all-containers", "--prefix")[1]
+        assert "[pod/talker/a] a3\n" in everything
+        assert "[pod/talker/b] b\n" in everything
+        code, out, err = run("logs", "talker", "-c", "none")
+        assert (code, len(err.splitlines())) == (1, 1)
+        assert run("logs", "nosuch")[0] == 1
+        assert run("logs", "talker", "--since", "soon")[0] == 2
+        follow = subprocess.Popen([*COMMAND, "logs", "-f", "talker", "-c", "a", "--tail", "1"], stdout=subprocess.PIPE, env=ENVIRONMENT, text=True)
+        try:
+            assert follow.stdout is not None
+            assert follow.stdout.readline() == "a3\n"
+            assert run("exec", "talker", "-c", "a", "--", "touch", "/go")[0] == 0
+            assert follow.stdout.readline() == "after\n"
+        finally:
+            follow.kill()
+            follow.wait()
+    finally:
+        nsk8s("delete", "pod", "talker", "--force", ok=False)
+
+
+def test_exec_passes_input_output_and_exit_code(cluster: None) -> None:
+    assert run("exec", "debug", "--", "sh", "-c", "echo out; echo err >&2; exit 7") == (7, "out\n", "err\n")
+    assert run("exec", "-i", "debug", "--", "cat", text="there and back\n") == (0, "there and back\n", "")
+    assert run("exec", "deploy/hello", "--", "true")[0] == 0
+    code, out, err = run("exec", "debug", "--", "nosuchprogram")
+    assert (code != 0, out, len(err.splitlines())) == (True, "", 1)
+    code, out, err = run("exec", "nosuch", "--", "true")
+    assert (code, out) == (1, "")
+    assert "not found" in err
+
+
+def test_exec_with_a_terminal_is_one(cluster: None) -> None:
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, [*COMMAND, "exec", "-it", "debug", "--", "sh"], ENVIRONMENT)
+    seen = b""
+    deadline = time.monotonic() + 20
+
+    def expect(what: bytes) -> None:
+        nonlocal seen
+        while what not in seen:
+            assert time.monotonic() < deadline, seen
+            if select.select([fd], [], [], 0.5)[0]:
+                seen += os.read(fd, 4096)
+
+    try:
+        import fcntl
+        import struct
+        import termios
+
+        expect(b"#")
+        fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 111, 0, 0))
+        os.kill(pid, signal.SIGWINCH)
+        os.write(fd, b"test -t 0 && until [ \"$(stty size)\" = '33 111' ]; do sleep 0.1; done; echo size-$((1+1))\n")
+        expect(b"size-2")
+        os.write(fd, b"exit 5\n")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+        pid = 0
+    finally:
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        os.close(fd)
+
+
+def test_scale_and_delete(cluster: None) -> None:
+    assert run("scale", "deploy/hello", "--replicas", "1") == (0, "deployment.apps/hello scaled\n", "")
+    until("one pod", lambda: len(pods()) == 1)
+    assert run("scale", "deploy", "hello", "--replicas", "3")[0] == 0
+    code, _, err = run("scale", "svc/hello", "--replicas", "3")
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert run("scale", "deploy/nosuch", "--replicas", "3")[0] == 1
+    until("three pods", lambda: len(pods()) == 3)
+    nsk8s("apply", "-f", "-", text=(EXAMPLES / "debug-pod.yaml").read_text().replace("name: debug", "name: gone"))
+    assert run("delete", "pod/gone") == (0, 'pod "gone" deleted\n', "")
+    assert run("get", "pod/gone")[0] == 1, "it waited until it was gone"
+    code, out, err = run("delete", "pod", "gone")
+    assert (code, out) == (1, "")
+    assert err == 'Error from server (NotFound): pods "gone" not found\n'
+    assert run("delete", "pod", "gone", "--ignore-not-found")[0] == 0
+    assert run("delete", "pods", "-l", "app=none") == (0, "No resources found\n", "")
+    assert run("delete", "pods")[0] == 1
+
+
+@pytest.mark.skipif(shutil.which("tcpdump") is None, reason="no tcpdump on PATH")
+def test_capture_at_several_places_into_files(cluster: None, tmp_path: Path) -> None:
+    hello = sorted(pods(), key=lambda p: str(p["spec"]["nodeName"]))[0]
+    ip, name, node = hello["status"]["podIP"], hello["metadata"]["name"], hello["spec"]["nodeName"]
+    places = [f"node/{node}", f"pod/default/{name}", "router", "client", f"switch/{node}"]
+    capture = subprocess.Popen(
+        [*COMMAND, "capture", *places, "-w", str(tmp_path / "lab.pcap"), "--filter", "tcp port 8080 or tcp port 30080"],
+        stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert capture.stderr is not None
+    try:
+        while "listening" not in (line := capture.stderr.readline()):
+            assert line, "the capture ended"
+        assert run("enter", "client", "--", "curl", "-s", f"http://192.168.56.1{node[-1]}:30080/")[0] == 0
+        assert run("exec", "debug", "--", "wget", "-qO-", f"http://{ip}:8080/")[0] == 0
+        time.sleep(0.3)
+        capture.send_signal(signal.SIGINT)
+        assert capture.wait(15) == 0
+    finally:
+        capture.kill()
+        capture.wait()
+    files = sorted(p.name for p in tmp_path.iterdir())
+    assert files == sorted(f"lab-{p.replace('/', '-')}.pcap" for p in (node, f"default/{name}", "router", "client", f"switch/{node}"))
+    for file in tmp_path.iterdir():
+        read = subprocess.run(["tcpdump", "-nr", str(file)], capture_output=True, text=True, check=False)
+        assert read.returncode == 0, read.stderr
+        assert read.stdout.count(" > "), f"{file.name} holds packets"
+
+
+def test_capture_counts_and_prints(cluster: None) -> None:
+    ping = subprocess.Popen([*COMMAND, "enter", "client", "--", "sh", "-c", "while :; do curl -s -m 1 http://192.168.56.11:30080 >/dev/null; sleep 0.05; done"],
+                            env=ENVIRONMENT, start_new_session=True)  # fmt: skip
+    try:
+        code, out, _ = run("capture", "client", "node1", "-c", "3", "--filter", "tcp")
+    finally:
+        os.killpg(ping.pid, signal.SIGKILL)
+        ping.wait()
+    assert code == 0
+    lines = out.splitlines()
+    assert [sum(line.startswith(f"{place}: ") for line in lines) for place in ("client", "node1")] == [3, 3]
+
+
+def test_capture_refuses_what_it_cannot_do(cluster: None) -> None:
+    for words in (["nowhere"], ["client", "--filter", "this is no filter"], ["client", "-i", "nosuch0"], ["switch/nosuch"]):
+        code, _, err = run("capture", *words, "--duration", "3")
+        assert code != 0, words
+        assert err.strip(), words
+
+
+def test_enter_runs_there_and_passes_the_exit_code_on(cluster: None) -> None:
+    assert run("enter", "router", "--", "sh", "-c", "exit 9")[0] == 9
+    assert "203.0.113.10" in run("enter", "client", "--", "ip", "-4", "addr")[1]
+    assert "192.168.56.12" in run("enter", "node2", "--", "ip", "-4", "addr")[1]
+    assert run("enter", "node/node1", "--", "cat", "/etc/hostname")[1] == "node1\n"
+    debug = get("pod/debug")["status"]["podIP"]
+    assert debug in run("enter", "pod/debug", "--", "ip", "-4", "addr", "show", "eth0")[1]
+    assert debug in run("enter", "pod/default/debug", "--", "ip", "-4", "addr", "show", "eth0")[1]
+    assert run("enter", "client", "--", "nosuchprogram")[0] == 127
+    for nowhere in ("nowhere", "pod/nosuch", "node/nosuch", "pod/odd-pending"):
+        code, out, err = run("enter", nowhere, "--", "true")
+        assert (code, out, len(err.splitlines())) == (1, "", 1), nowhere
+
+
+def test_status_and_list_as_json_and_text(cluster: None) -> None:
+    code, out, _ = run("status", "-o", "json")
+    status = json.loads(out)
+    assert code == 0
+    assert set(status) == {"name", "state", "server", "iptables", "supervisor", "machines", "components"}
+    assert {m["name"] for m in status["machines"]} == {"control-plane", "node1", "node2", "node3", "router", "client", "switch"}
+    assert all(set(m) == {"name", "role", "netns", "addresses", "state"} for m in status["machines"])
+    assert all({"id", "machine", "name", "pid", "state", "restarts", "lastExit", "log"} <= set(c) for c in status["components"])
+    code, out, _ = run("list", "-o", "json")
+    mine = [c for c in json.loads(out) if c["name"] == NAME]
+    assert (code, mine) == (0, [{"name": NAME, "state": "running", "nodes": 4, "server": status["server"]}])
+    assert NAME in run("list")[1]
+
+
+def test_a_second_up_changes_nothing(cluster: None) -> None:
+    before = json.loads(run("status", "-o", "json")[1])
+    code, out, err = run("up")
+    assert code == 0
+    assert "was running already" in out
+    assert json.loads(run("status", "-o", "json")[1])["components"] == before["components"]
+    code, _, err = run("up", "--nodes", "7")
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "other settings (nodes)" in err
+
+
+def test_a_closed_pipe_is_no_error(cluster: None) -> None:
+    done = subprocess.run(
+        ["bash", "-c", 'set -o pipefail; "$@" get pods -A -o yaml | head -1', "-", *COMMAND],
+        capture_output=True, text=True, env=ENVIRONMENT, timeout=30, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("apiVersion: v1\n", "")
+    assert done.returncode in (0, 141)
+
+
+def test_without_kubectl_on_the_path_all_works(cluster: None, tmp_path: Path) -> None:
+    path = tmp_path / "bin"
+    path.mkdir()
+    for program in ("iptables-restore", "ip", "cat"):
+        path.joinpath(program).symlink_to(str(shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin")))
+    done = subprocess.run(
+        [*COMMAND, "get", "pods"], capture_output=True, text=True, env={**ENVIRONMENT, "PATH": str(path)}, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_kubeconfig_is_exported_and_taken_back(cluster: None, tmp_path: Path) -> None:
+    environment = {**ENVIRONMENT, "HOME": str(tmp_path)}
+    environment.pop("SUDO_UID", None)
+    file = tmp_path / ".kube" / "config"
+    file.parent.mkdir()
+    file.write_text("apiVersion: v1\nkind: Config\nclusters: []\ncontexts:\n- {name: mine, context: {cluster: x, user: y}}\nusers: []\ncurrent-context: mine\n")
+    for _ in range(2):
+        done = subprocess.run([*COMMAND, "kubeconfig", "--export"], capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+    text = file.read_text()
+    assert text.count(f"{NAME}-admin@{NAME}") >= 2
+    assert "name: mine" in text
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert run("kubeconfig", "--path")[1] == f"/var/lib/nsk8s/{NAME}/admin.conf\n"
+    assert run("kubeconfig")[1].startswith("apiVersion: v1\n")
