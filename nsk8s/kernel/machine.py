@@ -127,8 +127,14 @@ def _pin(source: str, target: Path) -> None:
     os.close(os.open(target, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
     try:
         sc.mount(source, str(target), None, sc.MS_BIND)
-    except OSError:
+    except OSError as e:
         target.unlink()
+        if e.errno == errno.EINVAL and source.endswith("/mnt"):
+            # A mount namespace may be pinned only in an older one. Linux 6.18 tells age by an identity that is drawn per processor.
+            raise Nsk8sError(
+                "the kernel refuses to keep a node's mount namespace in this one, which it takes for the younger",
+                "run nsk8s in the machine's own mount namespace: nsenter --target 1 --mount nsk8s up",
+            ) from e
         raise
 
 
