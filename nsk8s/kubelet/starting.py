@@ -6,6 +6,7 @@ Upstream: kuberuntime_container.go startContainer and generateContainerConfig.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from nsk8s.errors import StatusError
 from nsk8s.kubelet import dns
 from nsk8s.kubelet.backoff import Backoff, duration
 from nsk8s.kubelet.config import Config
-from nsk8s.kubelet.containerconfig import container_config
+from nsk8s.kubelet.containerconfig import container_config, log_directory
 from nsk8s.kubelet.cri import RuntimeClient, RuntimeFailure
 from nsk8s.kubelet.env import ConfigError, make_environment, references
 from nsk8s.kubelet.images import ImageManager
@@ -29,6 +30,8 @@ from nsk8s.kubelet.podruntime import EXITED, PodRuntime, container_hash, field_p
 from nsk8s.kubelet.problems import StartProblem
 from nsk8s.kubelet.services import ServiceCache
 from nsk8s.kubelet.volumes import VolumeManager, freshness
+
+LOG_NAME = re.compile(r"(\d+)\.log")
 
 
 def next_attempt(container: Object, runtime: PodRuntime, old: Object | None) -> int:
@@ -42,6 +45,18 @@ def next_attempt(container: Object, runtime: PodRuntime, old: Object | None) -> 
         if status.get("name") == container["name"] and status.get("containerID"):
             return int(status.get("restartCount") or 0) + 1
     return 0
+
+
+def logged_attempts(folder: str) -> int:
+    """One more than the highest N among the N.log files of a container; 0 without any.
+
+    What the runtime remembers is lost when a node boots, the logs are not. Upstream: calcRestartCountByLogDir.
+    """
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return 0
+    return max((int(found[1]) + 1 for found in map(LOG_NAME.match, names) if found), default=0)
 
 
 def backoff_key(pod: Object, container: Object) -> str:
@@ -79,7 +94,8 @@ class Starter:
         self._check_backoff(pod, container, runtime)
         await self._images.ensure(pod, container)
         where = field_path(pod, container["name"])
-        attempt = next_attempt(container, runtime, old_status)
+        logged = logged_attempts(f"{log_directory(pod)}/{container['name']}")
+        attempt = max(next_attempt(container, runtime, old_status), logged)
         try:
             config = await self._configure(pod, container, attempt, ips, seen_at)
         except (ConfigError, OSError) as e:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 import pytest
 from kubelet_objects import pod
@@ -12,6 +13,7 @@ from nsk8s.kubelet import atomic, logs
 from nsk8s.kubelet.atomic import File
 from nsk8s.kubelet.env import ConfigError
 from nsk8s.kubelet.logs import LogOptions
+from nsk8s.kubelet.starting import logged_attempts
 from nsk8s.kubelet.volumes import MountError, check_host_path, downward_files, select_items
 
 LOG = (
@@ -153,3 +155,11 @@ def test_host_paths(tmp_path):
         check_host_path({"path": str(tmp_path / "none"), "type": "Socket"})
     with pytest.raises(MountError, match="absolute"):
         check_host_path({"path": "../x", "type": ""})
+
+
+def test_a_containers_logs_say_how_often_it_was_started_when_the_runtime_has_forgotten(tmp_path: Path) -> None:
+    assert logged_attempts(str(tmp_path / "never-started")) == 0
+    assert logged_attempts(str(tmp_path)) == 0
+    for name in ("0.log", "9.log", "10.log", "10.log.20261121-101112.gz", "x.log", "11.txt"):
+        (tmp_path / name).touch()
+    assert logged_attempts(str(tmp_path)) == 11
