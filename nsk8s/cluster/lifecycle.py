@@ -35,6 +35,8 @@ from nsk8s.kernel import machine, modules, mounts
 from nsk8s.kernel.cgroup import Cgroups
 from nsk8s.net.topology import CLIENT, CONTROL_PLANE, ROUTER, SWITCH, netns_name
 
+PORTS = "ports!"
+"""The lock that is held while an API port is chosen: no cluster's name."""
 Say = Callable[[str], None]
 """Called with the name of each step as it begins."""
 
@@ -76,12 +78,15 @@ def up(config: ClusterConfig, say: Say = _quiet) -> Up:
         already = known and answer is not None and not state.stopped and not record_is_stale(record, config, state)
         loaded = modules.load_missing()
         config = state.cluster_config()
-        if answer is None and not preflight.port_is_free(state.api_port) and not _forwarder_lives(paths):
-            if config.api_port is not None:
-                raise Nsk8sError(f"port {state.api_port} on 127.0.0.1 is in use", "free it, or choose another with --api-port")
-            state.api_port = preflight.choose_api_port(config, _ports_of_others(config.name))
-        state.stopped = False
-        save_state(paths, state)
+        with locked(PORTS):  # two clusters that start at once must not choose the same
+            port, taken = state.api_port, _ports_of_others(config.name)
+            promised = not known and config.api_port is None and port in taken
+            if answer is None and (promised or not preflight.port_is_free(port)) and not _forwarder_lives(paths):
+                if config.api_port is not None:
+                    raise Nsk8sError(f"port {port} on 127.0.0.1 is in use", "free it, or choose another with --api-port")
+                state.api_port = preflight.choose_api_port(config, taken)
+            state.stopped = False
+            save_state(paths, state)
         starting = None
         if answer is None:
             say("supervisor")

@@ -145,13 +145,26 @@ def clusters() -> list[str]:
     return sorted(names)
 
 
+def _lock(path: Path) -> int:
+    """Open and lock a file that its holders remove: never one that was removed while we waited."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            RUN_ROOT.mkdir(mode=0o700)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue  # the last cluster's `down` removed the directory
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:
+            return fd
+        os.close(fd)
+
+
 @contextlib.contextmanager
 def locked(name: str) -> Iterator[None]:
     """One lifecycle command a cluster at a time; a second one waits for the first."""
-    RUN_ROOT.mkdir(mode=0o700, exist_ok=True)
-    fd = os.open(RUN_ROOT / f".{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _lock(RUN_ROOT / f".{name}.lock")
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         with contextlib.suppress(OSError):
