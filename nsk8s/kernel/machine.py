@@ -130,7 +130,7 @@ def _pin(source: str, target: Path) -> None:
     except OSError as e:
         target.unlink()
         if e.errno == errno.EINVAL and source.endswith("/mnt"):
-            # A mount namespace may be pinned only in an older one. Linux 6.18 tells age by an identity that is drawn per processor.
+            # A mount namespace may be pinned only in an older one; Linux 6.18 tells age by numbers drawn per processor.
             raise Nsk8sError(
                 "the kernel refuses to keep a node's mount namespace in this one, which it takes for the younger",
                 "run nsk8s in the machine's own mount namespace: nsenter --target 1 --mount nsk8s up",
