@@ -9,7 +9,7 @@ import sys
 
 from benchmarks.common import Row, render, say
 
-ALL = ("up", "pods", "memory", "scale", "throughput")
+ALL = ("up", "pods", "memory", "scale", "throughput", "cni")
 
 
 def main() -> int:
