@@ -1,4 +1,4 @@
-"""enter, capture, cni: inside the machines and pods of a cluster."""
+"""enter, capture: inside the machines and pods of a cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from nsk8s.cli.common import cluster_option, invoking_user, loaded, print_json, with_client
+from nsk8s.cli.common import cluster_option, invoking_user, loaded, with_client
 from nsk8s.cluster.state import ClusterState, Paths
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel import machine, probe
@@ -275,20 +275,3 @@ def _wait_for(children: list[int], duration: float | None) -> int:
             children.remove(pid)
             if worst:
                 stop(0, None)  # one that cannot listen: the others have no reason to go on
-
-
-@click.group(epilog="Example: CNI_BIN_DIR=$(nsk8s cni path)")
-def cni() -> None:
-    """The CNI plugins of nsk8s, for any runtime."""
-
-
-@cni.command(epilog="Example: CNI_PATH=$(nsk8s cni path) cnitool add mynet /run/netns/x")
-@click.option("-o", "--output", type=click.Choice(["json"]), default=None, help="Output format.")
-def path(output: str | None) -> None:
-    """Print the folder that holds the plugins' executables."""
-    from cni import BIN_DIR
-
-    if output:
-        print_json({"path": str(BIN_DIR), "plugins": sorted(p.name for p in Path(BIN_DIR).iterdir())})
-    else:
-        click.echo(str(BIN_DIR))

@@ -32,7 +32,7 @@ COMMANDS = {
     "exec": ("pods", "Objects"),
     "enter": ("machines", "Network"),
     "capture": ("machines", "Network"),
-    "cni": ("machines", "Network"),
+    "cni": ("cni", "Network"),
     "component": ("component", "Development"),
     "completion": ("completion", "Development"),
 }
