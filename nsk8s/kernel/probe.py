@@ -64,8 +64,14 @@ def _veth_and_bridge() -> None:
 
 
 def _bridge_netfilter() -> None:
-    if not os.path.exists("/proc/sys/net/bridge/bridge-nf-call-iptables"):
-        raise OSError("br_netfilter is not loaded")
+    """There, or a module that `up` can load: nothing loads it by itself, and a fresh machine has not."""
+    if os.path.exists("/proc/sys/net/bridge/bridge-nf-call-iptables"):
+        return
+    modprobe = which("modprobe")
+    if modprobe is None:
+        raise OSError("br_netfilter is not loaded, and there is no modprobe")
+    if subprocess.run([modprobe, "--dry-run", "--quiet", "br_netfilter"], check=False).returncode:
+        raise OSError("br_netfilter is neither in this kernel nor a module of it")
 
 
 def _overlay() -> None:
@@ -103,7 +109,7 @@ COMMIT
 _FEATURES = (
     ("namespaces", _namespaces, "a kernel with CONFIG_NET_NS, CONFIG_UTS_NS, CONFIG_IPC_NS, CONFIG_PID_NS"),
     ("veth and bridge", _veth_and_bridge, "modprobe veth bridge"),
-    ("bridge netfilter", _bridge_netfilter, "modprobe br_netfilter"),
+    ("bridge netfilter", _bridge_netfilter, "a kernel with br_netfilter; apt-get install kmod linux-modules-extra-$(uname -r)"),
     ("overlay", _overlay, "modprobe overlay"),
     ("iptables with NAT and conntrack", _iptables_nat, "apt-get install iptables; modprobe nf_nat nf_conntrack"),
 )
