@@ -111,7 +111,7 @@ class ClusterConfig(_Model):
     subnets: Subnets = Subnets()
     """The address plan."""
     api_port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    """The loopback port of the API on this machine; None takes 6443 or the next free one."""
+    """The loopback port of the API on this machine; without it, 6443 or the next free one."""
     iptables: Literal["auto", "nft", "legacy"] = "auto"
     """Which iptables the nodes use; auto is what this machine's `iptables` is."""
     proxy: Proxy = Proxy()
