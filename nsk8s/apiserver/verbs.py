@@ -106,6 +106,8 @@ async def watch(request: Request, call: Call) -> web.StreamResponse:
     response = web.StreamResponse(
         headers={"Content-Type": "application/json", "Cache-Control": "no-cache, private"}
     )
+    if request.info.method == "HEAD":
+        return response
     response.enable_chunked_encoding()
     async with aclosing(stream.batches()) as batches:
         try:

@@ -93,11 +93,11 @@ def _job_spec(spec: Object) -> None:
 def create_job(obj: Object) -> None:
     """The selector and template labels that tie pods to this Job by its uid. Upstream: batch/job generateSelector."""
     obj["status"] = {}
-    spec = obj["spec"]
+    spec = obj.setdefault("spec", {})
     if spec.get("manualSelector"):
         return
     uid, name = obj["metadata"].get("uid", ""), obj["metadata"].get("name", "")
-    metadata = spec["template"].setdefault("metadata", {})
+    metadata = spec.setdefault("template", {}).setdefault("metadata", {})
     labels = metadata.setdefault("labels", {})
     for prefix in ("", "batch.kubernetes.io/"):
         labels[f"{prefix}job-name"] = name
