@@ -32,6 +32,7 @@ COMMANDS = {
     "exec": ("pods", "Objects"),
     "enter": ("machines", "Network"),
     "capture": ("machines", "Network"),
+    "rules": ("rules", "Network"),
     "cni": ("cni", "Network"),
     "component": ("component", "Development"),
     "completion": ("completion", "Development"),

@@ -1,0 +1,202 @@
+"""The iptables rules of one Service as a tree, each with its counters and a sentence: what `nsk8s rules` prints. Pure.
+
+Read from `iptables-save -c`, not from what kube-proxy meant: a rule that somebody else put there, or took away, shows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nsk8s.net.chainset import target, words
+
+PER_SERVICE = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-")
+_LINE = re.compile(r"\[(\d+):(\d+)\] -A (\S+) ?(.*)")
+_PORT = re.compile(r"(?:masquerade traffic for )?([^/ ]+/[^: ]+)(?::([^ ]+))?")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule as the kernel holds it."""
+
+    table: str
+    chain: str
+    text: str
+    packets: int
+    bytes: int
+
+    @property
+    def target(self) -> str:
+        return target(self.text)
+
+    @property
+    def comment(self) -> str:
+        return self.option("--comment")
+
+    def option(self, name: str) -> str:
+        """The word after `name`; empty when the rule has no such option."""
+        parts = words(self.text)
+        return parts[parts.index(name) + 1] if name in parts[:-1] else ""
+
+    def negated(self, name: str) -> bool:
+        parts = words(self.text)
+        return name in parts and parts.index(name) > 0 and parts[parts.index(name) - 1] == "!"
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A rule of the tree, and the rules of the chain it jumps to, when that chain belongs to the Service."""
+
+    rule: Rule
+    sentence: str
+    below: tuple[Branch, ...] = ()
+
+
+@dataclass
+class Counted:
+    """`iptables-save -c`: (table, chain) → rules in order."""
+
+    chains: dict[tuple[str, str], list[Rule]] = field(default_factory=dict)
+
+    def rules(self) -> Iterator[Rule]:
+        for rules in self.chains.values():
+            yield from rules
+
+
+def read(text: str) -> Counted:
+    """Lines that are no rules are passed over."""
+    counted, table = Counted(), ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line[1:].strip()
+        elif (match := _LINE.match(line)) is not None:
+            packets, size, chain, rule = match.groups()
+            counted.chains.setdefault((table, chain), []).append(Rule(table, chain, rule, int(packets), int(size)))
+    return counted
+
+
+def service_of(rule: Rule) -> tuple[str, str]:
+    """(namespace/name, port name) that a rule's comment names; empty strings for none."""
+    match = _PORT.match(rule.comment)
+    return (match[1], match[2] or "") if match else ("", "")
+
+
+def services(counted: Counted) -> dict[str, list[Rule]]:
+    """namespace/name → the rules by which packets enter the Service's own chains, or are refused. Sorted by name."""
+    found: dict[str, list[Rule]] = {}
+    for rule in counted.rules():
+        name, _ = service_of(rule)
+        if name and not rule.chain.startswith(PER_SERVICE):
+            found.setdefault(name, []).append(rule)
+    return dict(sorted(found.items()))
+
+
+def tree(counted: Counted, service: str, pods: Mapping[str, str]) -> list[Branch]:
+    """The Service's rules from every place where packets enter them; `pods` maps an endpoint's address to its name.
+
+    A chain that is reached twice is written out the first time only.
+    """
+    entries = sorted(services(counted).get(service, []), key=lambda rule: rule.chain == "KUBE-NODEPORTS")
+    shown: set[tuple[str, str]] = set()
+    return [_branch(counted, rule, pods, 1.0, shown) for rule in entries]
+
+
+def _branch(counted: Counted, rule: Rule, pods: Mapping[str, str], share: float, shown: set[tuple[str, str]]) -> Branch:
+    words_for = sentence(rule, pods, share)
+    key = rule.table, rule.target
+    if not rule.target.startswith(PER_SERVICE):
+        return Branch(rule, words_for)
+    if key in shown:
+        return Branch(rule, f"{words_for} (written out above)")
+    shown.add(key)
+    below: list[Branch] = []
+    left = 1.0
+    for inner in counted.chains.get(key, []):
+        chance = float(inner.option("--probability") or 1.0)
+        is_choice = inner.target.startswith("KUBE-SEP-") and "recent" not in words(inner.text)
+        below.append(_branch(counted, inner, pods, left * chance if is_choice else 1.0, shown))
+        if is_choice:
+            left *= 1 - chance
+    return Branch(rule, words_for, tuple(below))
+
+
+def sentence(rule: Rule, pods: Mapping[str, str], share: float = 1.0) -> str:
+    """What one rule does, in words. `share` is the part of new connections that a choice of endpoint gets."""
+    to = rule.target
+    if to == "DNAT":
+        address = rule.option("--to-destination")
+        who = pods.get(address.rpartition(":")[0].strip("[]"), "")
+        return f"rewrites the destination to {address}" + (f" ({who})" if who else "")
+    if to == "KUBE-MARK-MASQ":
+        return _masquerade(rule)
+    if to in ("REJECT", "DROP"):
+        what = "answers with an ICMP port-unreachable" if to == "REJECT" else "drops the packet without an answer"
+        return f"{what}: {rule.comment.partition(' ')[2] or 'no endpoint'}"
+    if to.startswith("KUBE-SEP-"):
+        if "recent" in words(rule.text):
+            return f"a client seen in the last {rule.option('--seconds')} s goes to the endpoint it had (session affinity)"
+        return f"chosen for {share:.0%} of new connections" if share < 0.995 else "the only endpoint"
+    if to.startswith("KUBE-EXT-"):
+        return f"{_where(rule)}: from outside the cluster, see below"
+    if to.startswith("KUBE-FW-"):
+        return f"{_where(rule)}: only from the source ranges below"
+    if to.startswith("KUBE-SVL-"):
+        return "to endpoints on this node only (traffic policy Local)"
+    if to.startswith("KUBE-SVC-"):
+        return f"{_where(rule)}: one of all endpoints" if rule.option("--dport") else "to one of all endpoints"
+    return rule.comment
+
+
+def _where(rule: Rule) -> str:
+    address, port, protocol = rule.option("-d").partition("/")[0], rule.option("--dport"), rule.option("-p")
+    if not address:
+        return f"to port {port}/{protocol} of the node itself"
+    kind = rule.comment.partition(" ")[2]
+    return f"to {address} port {port}/{protocol}" + (f", the {kind}" if kind else "")
+
+
+def _masquerade(rule: Rule) -> str:
+    source = rule.option("-s").partition("/")[0]
+    if rule.chain.startswith("KUBE-SEP-"):
+        return f"marked for masquerade when {source} is its own client: the answer must come back this way (hairpin)"
+    if rule.negated("-s"):
+        return f"marked for masquerade when the client is not a pod ({rule.option('-s')}): the answer must come back by this node"
+    if "src-type" in rule.text:
+        return "marked for masquerade when the client is this node itself"
+    return "marked for masquerade: the endpoint will see this node's address, and answer by it"
+
+
+def as_json(branch: Branch) -> dict[str, Any]:
+    rule = branch.rule
+    return {
+        "table": rule.table, "chain": rule.chain, "rule": rule.text, "target": rule.target, "packets": rule.packets,
+        "bytes": rule.bytes, "meaning": branch.sentence, "rules": [as_json(b) for b in branch.below],
+    }  # fmt: skip
+
+
+def lines(branches: Sequence[Branch], indent: str = "") -> Iterator[tuple[Branch, str, str]]:
+    """Each rule, depth first, with what is drawn in front of it and in front of a second line about it."""
+    for branch in branches:
+        inside = branch.rule.chain.startswith(PER_SERVICE)
+        last = branch is branches[-1]
+        continued = indent + (("  " if last else "│ ") if inside else "")
+        yield branch, indent + (("└ " if last else "├ ") if inside else ""), continued + ("│ " if branch.below else "  ")
+        yield from lines(branch.below, continued)
+
+
+def short(rule: Rule) -> str:
+    """The rule without what says nothing to a reader (comment, names of match modules); one in a shared chain with its chain."""
+    out: list[str] = []
+    parts = iter(words(rule.text))
+    for word in parts:
+        if word in ("-m", "--mode", "--comment"):
+            next(parts, "")
+        elif word == "-j":
+            out.append("→")
+        elif word == "--probability":
+            out.append(f"--probability {float(next(parts)):.4g}")
+        elif word != "--random-fully":
+            out.append(word.removesuffix("/32"))
+    return " ".join(out if rule.chain.startswith(PER_SERVICE) else [rule.chain, *out])
