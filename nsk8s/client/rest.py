@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlencode
 
 import aiohttp
@@ -22,6 +22,8 @@ from nsk8s.api.meta import Object
 from nsk8s.client.kubeconfig import ClientConfig
 from nsk8s.client.resources import Resource
 from nsk8s.errors import Nsk8sError, StatusError, from_status
+
+T = TypeVar("T")
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -79,17 +81,42 @@ class Client:
         self.config = config
         self._user_agent = user_agent
         self._session: aiohttp.ClientSession | None = None
+        self._waiting: set[asyncio.Timeout] = set()
 
     async def __aenter__(self) -> Client:
+        self._session = self._new_session()
+        return self
+
+    def _new_session(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(ssl=ssl_context(self.config) or False, limit=0, keepalive_timeout=90)
-        self._session = aiohttp.ClientSession(
+        return aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
             headers={"User-Agent": self._user_agent},
             skip_auto_headers={"Accept-Encoding"},
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
         )
-        return self
+
+    async def close_connections(self) -> None:
+        """Break off every connection: requests and watches under way raise Unreachable, what comes next dials anew.
+
+        For who has noticed that the network was cut: TCP would go on waiting. Upstream: the kubelet's closeAllConns.
+        """
+        old = self._session
+        if old is not None:
+            self._session = self._new_session()
+            for scope in list(self._waiting):  # closing alone would leave a watch waiting for ever
+                scope.reschedule(0)
+            await old.close()
+
+    async def _unless_closed(self, work: Awaitable[T]) -> T:
+        """`work`, cut short by `close_connections`. Raises TimeoutError then."""
+        async with asyncio.timeout(None) as scope:
+            self._waiting.add(scope)
+            try:
+                return await work
+            finally:
+                self._waiting.discard(scope)
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         if self._session is not None:
@@ -116,23 +143,28 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> Any:
         """One call; the decoded JSON answer (text for other content types). Raises StatusError, Unreachable."""
-        assert self._session is not None, "use `async with Client(...)`"
         sent = self._headers(headers)
         data: bytes | None = None
         if body is not None:
             data = body if isinstance(body, bytes) else orjson.dumps(body)
             sent["Content-Type"] = content_type
         try:
-            async with self._session.request(
-                method, self.config.server + path, params=params, data=data, headers=sent,
-                server_hostname=self.config.tls_server_name or None,
-            ) as response:  # fmt: skip
-                raw = await response.read()
-                if response.status >= 400:
-                    raise _failure(raw, response.status)
-                return orjson.loads(raw) if response.content_type.endswith("json") else raw.decode()
+            return await self._unless_closed(self._exchange(method, path, params, data, sent))
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
-            raise Unreachable(f"{method} {self.config.server}{path}: {e or type(e).__name__}") from e
+            raise Unreachable(f"{method} {self.config.server}{path}: {str(e) or type(e).__name__}") from e
+
+    async def _exchange(
+        self, method: str, path: str, params: Mapping[str, str] | None, data: bytes | None, headers: Mapping[str, str]
+    ) -> Any:
+        assert self._session is not None, "use `async with Client(...)`"
+        async with self._session.request(
+            method, self.config.server + path, params=params, data=data, headers=headers,
+            server_hostname=self.config.tls_server_name or None,
+        ) as response:  # fmt: skip
+            raw = await response.read()
+            if response.status >= 400:
+                raise _failure(raw, response.status)
+            return orjson.loads(raw) if response.content_type.endswith("json") else raw.decode()
 
     async def get(self, resource: Resource, name: str, namespace: str = "") -> Object:
         return cast(Object, await self.request("GET", resource.path(namespace, name)))
@@ -227,14 +259,15 @@ class Client:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=WATCH_IDLE_TIMEOUT_S)
         path = self.config.server + resource.path(namespace)
         try:
-            async with self._session.get(
+            dialled = self._session.get(
                 path, params=params, headers=self._headers({"Accept": accept}), timeout=timeout,
                 server_hostname=self.config.tls_server_name or None,
-            ) as response:  # fmt: skip
+            )  # fmt: skip
+            async with await self._unless_closed(dialled) as response:
                 if response.status >= 400:
                     raise _failure(await response.read(), response.status)
                 pending = b""
-                async for chunk in response.content.iter_any():
+                while chunk := await self._unless_closed(response.content.readany()):
                     lines = (pending + chunk).split(b"\n")
                     pending = lines.pop()
                     for line in lines:
@@ -245,7 +278,7 @@ class Client:
                             raise from_status(event["object"], 500)
                         yield WatchEvent(event["type"], event["object"])
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
-            raise Unreachable(f"watch {path}: {e or type(e).__name__}") from e
+            raise Unreachable(f"watch {path}: {str(e) or type(e).__name__}") from e
 
     async def stream(self, path: str, params: Mapping[str, str]) -> AsyncIterator[bytes]:
         """The chunks of a body that may go on for ever (`pods/log`). Raises StatusError, Unreachable."""
@@ -261,7 +294,7 @@ class Client:
                 async for chunk in response.content.iter_any():
                     yield chunk
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
-            raise Unreachable(f"{self.config.server}{path}: {e or type(e).__name__}") from e
+            raise Unreachable(f"{self.config.server}{path}: {str(e) or type(e).__name__}") from e
 
     @contextlib.asynccontextmanager
     async def websocket(
@@ -292,7 +325,7 @@ class Client:
                 raise _failure(refusal[0][1], refusal[0][0]) from e
             raise Unreachable(f"{path}: {e.message}") from e
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
-            raise Unreachable(f"{path}: {e or type(e).__name__}") from e
+            raise Unreachable(f"{path}: {str(e) or type(e).__name__}") from e
 
     async def wait_reachable(self) -> None:
         """Return once the server answers anything at all."""

@@ -6,8 +6,9 @@ Upstream: kubelet_node_status.go, component-helpers/apimachinery/lease.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +28,8 @@ log = logging.getLogger("node")
 FAST_POLL_S = 0.02
 SLOW_POLL_S = 5.0
 """The runtime's Status is asked often while it says not ready, and upstream's every 5 s once it is."""
+RUNTIME_SILENCE_S = 30.0
+"""Only when the runtime has not answered for so long is the node NotReady. Upstream: maxWaitForContainerRuntime."""
 
 
 class NodeKeeper:
@@ -61,6 +64,14 @@ class NodeKeeper:
     async def run(self) -> None:
         await asyncio.gather(self._watch_runtime(), self._keep_status(), self._keep_lease())
 
+    def seen(self, old: Object | None, new: Object | None) -> None:
+        """The Node as the server has it. What others wrote into the status is put right at once: a node that was given up as
+        silent is there again. (Upstream reads its Node before every update of the status.)"""
+        if new is not None and self.node:
+            self.node = new
+            if nodestatus.conditions_differ(new.get("status") or {}, self._wanted_conditions()):
+                self._wake.set()
+
     async def shut_down(self, message: str) -> None:
         """Tell that the node is going away (graceful shutdown)."""
         self._shutting_down = True
@@ -68,7 +79,8 @@ class NodeKeeper:
         log.info("%s", message)
 
     async def _watch_runtime(self) -> None:
-        since_ready = 0.0
+        loop = asyncio.get_running_loop()
+        answered = since_ready = 0.0
         poll = FAST_POLL_S
         while True:
             before = self._conditions
@@ -76,8 +88,10 @@ class NodeKeeper:
                 answer = await self._runtime.call("Status", 10)
                 self._conditions = _by_type(answer)
                 self._error = ""
+                answered = loop.time()
             except RuntimeFailure as e:
-                self._conditions, self._error = None, str(e)
+                if self._conditions is None or loop.time() - answered > RUNTIME_SILENCE_S:
+                    self._conditions, self._error = None, str(e)
             if self._conditions != before:
                 self._wake.set()
             network = (self._conditions or {}).get("NetworkReady", {}).get("status") in (True, "True")
@@ -135,18 +149,35 @@ class NodeKeeper:
             now = datetime.now(UTC)
             try:
                 due = nodestatus.report_due(reported, now, self._config.node_status_report_s)
-                if await self._update(force=due):
-                    reported = now
+                async with self._heartbeat():
+                    sent = await self._update(force=due)
+                reported = now if sent else reported
                 failures = 0
                 pause = self._config.node_status_update_s
             except (StatusError, Unreachable) as e:
                 log.warning("Error updating node status, will retry: %s", e)
                 failures += 1
+                await self._distrust_connections(e, failures)
                 pause = min(0.1 * 2**failures, self._config.node_status_update_s)
             try:
                 await asyncio.wait_for(self._wake.wait(), pause)
             except TimeoutError:
                 continue
+
+    @contextlib.asynccontextmanager
+    async def _heartbeat(self) -> AsyncIterator[None]:
+        """A heartbeat must be through before the next one is due. Raises Unreachable."""
+        limit_s = min(self._config.node_status_update_s, self._config.lease_duration_s)
+        try:
+            async with asyncio.timeout(limit_s):
+                yield
+        except TimeoutError as e:
+            raise Unreachable(f"no answer in {limit_s:g} s") from e
+
+    async def _distrust_connections(self, error: Exception, failures: int) -> None:
+        """After a cut cable TCP waits longer and longer: dial anew instead. Upstream: onRepeatedHeartbeatFailure."""
+        if failures > 1 and isinstance(error, Unreachable):
+            await self._client.close_connections()
 
     async def _update(self, force: bool) -> bool:
         """Patch the status if it changed (or `force`); True if it was sent."""
@@ -180,13 +211,15 @@ class NodeKeeper:
         failures = 0
         while True:
             try:
-                current = await self._renew(name, current)
+                async with self._heartbeat():
+                    current = await self._renew(name, current)
                 failures = 0
                 pause = interval
             except (StatusError, Unreachable) as e:
                 current = None if isinstance(e, StatusError) else current
                 failures += 1
                 log.warning("Failed to update lease: %s", e)
+                await self._distrust_connections(e, failures)
                 pause = min(0.2 * 2**failures, 7.0, interval)
             await asyncio.sleep(pause)
 

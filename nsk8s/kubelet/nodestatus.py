@@ -5,7 +5,7 @@ Upstream: kubelet/nodestatus/setters.go, kubelet_node_status.go.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from nsk8s.api import meta
@@ -155,6 +155,12 @@ def reconcile_labels(existing: Object, config: Config, machine: Machine) -> dict
 def changed(old: Object, new: Object) -> bool:
     """Anything but the heartbeat times differs."""
     return _without_heartbeat(old) != _without_heartbeat(new)
+
+
+def conditions_differ(node_status: Object, wanted: Sequence[Object]) -> bool:
+    """Whether a status says something else than these conditions."""
+    have = {c["type"]: c.get("status") for c in node_status.get("conditions") or []}
+    return any(have.get(c["type"]) != c["status"] for c in wanted)
 
 
 def _without_heartbeat(node_status: Object) -> Object:

@@ -1,0 +1,63 @@
+"""The REST client against a server on loopback that answers when it likes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from nsk8s.client.kubeconfig import ClientConfig
+from nsk8s.client.resources import NODES
+from nsk8s.client.rest import Client, Unreachable
+
+
+@pytest.fixture
+async def address() -> AsyncIterator[str]:
+    """A server that answers /readyz; watches are held open, and everything else is never answered."""
+
+    over = asyncio.Event()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if request.path == "/readyz":
+            return web.Response(text="ok")
+        if "watch" in request.query:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(b'{"type": "ADDED", "object": {}}\n')
+        await over.wait()
+        return web.Response()
+
+    runner = web.AppRunner(web.Application(), shutdown_timeout=0)
+    runner.app.router.add_route("*", "/{path:.*}", handle)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    over.set()
+    await runner.cleanup()
+
+
+async def test_closed_connections_end_what_is_under_way_and_the_next_call_dials_anew(address: str) -> None:
+    watching = asyncio.Event()
+
+    async def watch(client: Client) -> None:
+        async for _ in client.watch(NODES):
+            watching.set()
+
+    async with asyncio.timeout(10), Client(ClientConfig(address)) as client:
+        pending = [asyncio.ensure_future(watch(client)), asyncio.ensure_future(client.get(NODES, "node1"))]
+        await watching.wait()
+        await client.close_connections()
+        for task in pending:
+            with pytest.raises(Unreachable):
+                await task
+        assert await client.request("GET", "/readyz") == "ok"
+
+
+async def test_closing_connections_of_a_client_that_is_not_open_does_nothing() -> None:
+    client = Client(ClientConfig("http://127.0.0.1:1"))
+    await client.close_connections()
+    with pytest.raises(AssertionError):
+        await client.request("GET", "/readyz")
