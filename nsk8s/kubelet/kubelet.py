@@ -71,6 +71,7 @@ class Kubelet:
         self.pods = Informer(client, PODS, field_selector=f"spec.nodeName={config.node_name}")
         self.pods.add_handler(self._pod_changed)
         self.nodes = Informer(client, NODES, field_selector=f"metadata.name={config.node_name}")
+        self.nodes.add_handler(self.node.seen)
         self.workers: dict[str, PodWorker] = {}
         self._waiting_for_network: dict[str, PodWorker] = {}
         self._orphans: dict[str, float] = {}
