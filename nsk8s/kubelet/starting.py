@@ -13,6 +13,7 @@ from typing import Any
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
+from nsk8s.api.quantity import Quantity
 from nsk8s.client.events import NORMAL, WARNING, EventRecorder
 from nsk8s.client.rest import Unreachable
 from nsk8s.errors import StatusError
@@ -92,8 +93,12 @@ class Starter:
         """Returns when the container runs (and its postStart hook has). Raises StartProblem, RuntimeFailure (Unavailable)."""
         runtime = self._pleg.get(meta.uid(pod))
         self._check_backoff(pod, container, runtime)
-        await self._images.ensure(pod, container)
         where = field_path(pod, container["name"])
+        try:
+            await self._images.ensure(pod, container)
+        except StartProblem as e:
+            self._recorder.event(pod, WARNING, "Failed", f"Error: {e.reason}", field_path=where)
+            raise
         logged = logged_attempts(f"{log_directory(pod)}/{container['name']}")
         attempt = max(next_attempt(container, runtime, old_status), logged)
         try:
@@ -178,8 +183,19 @@ class Starter:
         if path not in inside:
             mounts.append({"containerPath": path, "hostPath": termination, "readonly": False})
         return container_config(
-            pod, container, attempt=attempt, environment=environment, mounts=mounts, termination_file=termination
-        )
+            pod, container, attempt=attempt, environment=environment, mounts=mounts, termination_file=termination,
+            memory_capacity=Quantity.parse(self._allocatable["memory"]).ceil, target_id=self._target(pod, container),
+        )  # fmt: skip
+
+    def _target(self, pod: Object, container: Object) -> str:
+        """The running container that an ephemeral one names. Raises ConfigError."""
+        name = container.get("targetContainerName")
+        if not name:
+            return ""
+        found = self._pleg.get(meta.uid(pod)).container(name)
+        if found is None or not found.running:
+            raise ConfigError(f"unable to find target container {name}")
+        return found.id
 
     def _write_hosts(self, pod: Object, folder: str, ips: Sequence[str]) -> str:
         path = f"{folder}/etc-hosts"

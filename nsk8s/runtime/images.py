@@ -177,6 +177,12 @@ def _simple(
     return lambda name: Image(name, entrypoint, cmd, busybox=busybox, user=user)
 
 
+def _python(name: str) -> Image:
+    """The real image's command is `python`; Debian's package has only python3."""
+    files = {"/opt/python/bin/python": '#!/bin/sh\nexec /usr/bin/python3 "$@"\n'}
+    return Image(name, (), ("python3",), env={"PATH": f"{PATH}:/opt/python/bin"}, files=files)
+
+
 # name: (recipe, commands it needs, Debian package that has them)
 _CATALOGUE: dict[str, tuple[Callable[[str], Image], tuple[str, ...], str]] = {
     "nsk8s/echo": (_echo, (), ""),
@@ -186,7 +192,7 @@ _CATALOGUE: dict[str, tuple[Callable[[str], Image], tuple[str, ...], str]] = {
     "debian": (_simple(cmd=("bash",)), ("/bin/bash",), "bash"),
     "ubuntu": (_simple(cmd=("bash",)), ("/bin/bash",), "bash"),
     "bash": (_simple(cmd=("bash",)), ("/bin/bash",), "bash"),
-    "python": (_simple(cmd=("python3",)), ("/usr/bin/python3",), "python3"),
+    "python": (_python, ("/usr/bin/python3",), "python3"),
     "perl": (_simple(cmd=("perl", "-de0")), ("/usr/bin/perl",), "perl"),
     "nginx": (_nginx, ("/usr/sbin/nginx",), "nginx"),
     "curlimages/curl": (_simple(("curl",), ()), ("/usr/bin/curl",), "curl"),
