@@ -27,9 +27,11 @@ from nsk8s.kubelet.podruntime import (
     TERMINATION_POLICY,
     container_hash,
 )
+from nsk8s.kubelet.status import qos_class
 
 CPU_PERIOD_US = 100_000
 MIN_QUOTA_US = 1_000
+GUARANTEED_OOM_SCORE = -997
 MIN_SHARES, MAX_SHARES = 2, 262_144
 
 
@@ -174,12 +176,28 @@ def security_context(pod: Object, container: Object) -> dict[str, Any]:
     return out
 
 
+def oom_score_adj(pod: Object, container: Object, memory_capacity: int) -> int:
+    """Who goes first when the machine is out of memory. Upstream: qos.GetContainerOOMScoreAdjust."""
+    qos = qos_class(pod)
+    if qos == "Guaranteed":
+        return GUARANTEED_OOM_SCORE
+    if qos == "BestEffort" or not memory_capacity:
+        return 1000
+    request = ((container.get("resources") or {}).get("requests") or {}).get("memory")
+    score = 1000 - 1000 * (Quantity.parse(request).ceil if request else 0) // memory_capacity
+    return max(1000 + GUARANTEED_OOM_SCORE, min(score, 999))
+
+
 def container_config(
     pod: Object, container: Object, *, attempt: int, environment: Mapping[str, str], mounts: Sequence[dict[str, Any]],
-    termination_file: str,
+    termination_file: str, memory_capacity: int = 0, target_id: str = "",
 ) -> dict[str, Any]:  # fmt: skip
+    """`target_id`: the container whose processes an ephemeral one wants to see."""
     resources = container.get("resources") or {}
     name = container["name"]
+    security = security_context(pod, container)
+    if target_id:
+        security["namespaceOptions"] = {"pid": "TARGET", "targetId": target_id}
     return {
         "metadata": {"name": name, "attempt": attempt},
         "image": {"image": container.get("image", "")},
@@ -201,8 +219,11 @@ def container_config(
         "stdinOnce": bool(container.get("stdinOnce")),
         "tty": bool(container.get("tty")),
         "linux": {
-            "resources": linux_resources(resources.get("requests") or {}, resources.get("limits") or {}),
-            "securityContext": security_context(pod, container),
+            "resources": {
+                **linux_resources(resources.get("requests") or {}, resources.get("limits") or {}),
+                "oomScoreAdj": oom_score_adj(pod, container, memory_capacity),
+            },
+            "securityContext": security,
         },
     }
 

@@ -38,7 +38,7 @@ from nsk8s.kubelet.services import ServiceCache
 from nsk8s.kubelet.starting import Starter
 from nsk8s.kubelet.status import rejected_status
 from nsk8s.kubelet.statusmanager import StatusManager
-from nsk8s.kubelet.volumes import VolumeManager
+from nsk8s.kubelet.volumes import VolumeManager, has_size_limits
 
 log = logging.getLogger("kubelet")
 
@@ -231,6 +231,7 @@ class Kubelet:
                 await self._kill_orphans()
                 self._remove_orphaned_dirs()
                 await self._rotate_logs()
+                await self._evict_outgrown()
                 self.objects.prune()
             except RuntimeFailure as e:
                 log.debug("housekeeping: %s", e)
@@ -266,6 +267,13 @@ class Kubelet:
         for uid in self.volumes.known_uids():
             if uid not in self.workers and uid not in self.pleg.pods:
                 self.volumes.remove(uid)
+
+    async def _evict_outgrown(self) -> None:
+        for worker in list(self.workers.values()):
+            if worker.state == SYNC and has_size_limits(worker.pod):
+                message = await asyncio.to_thread(self.volumes.outgrown, worker.pod)
+                if message:
+                    worker.evict(message)
 
     async def _rotate_logs(self) -> None:
         """Rename logs that have grown too long and have the runtime open new ones. Upstream: container_log_manager."""

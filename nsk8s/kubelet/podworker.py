@@ -25,7 +25,7 @@ from nsk8s.kubelet.killing import Deadline
 from nsk8s.kubelet.podruntime import PodRuntime, find_spec, garbage
 from nsk8s.kubelet.problems import StartProblem
 from nsk8s.kubelet.status import generate_status
-from nsk8s.kubelet.volumes import RESYNC_S, MountError, freshness, needs_refresh
+from nsk8s.kubelet.volumes import MountError, freshness, needs_refresh
 
 if TYPE_CHECKING:
     from nsk8s.kubelet.kubelet import Kubelet
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pod")
 
 SYNC, TERMINATING, TERMINATED = "sync", "terminating", "terminated"
+EVICTION_GRACE_S = 1.0
 RETRY_FIRST_S, RETRY_MAX_S = 0.25, 10.0
 """After a failure that names no time of its own; upstream retries every 10 s (backOffPeriod)."""
 
@@ -84,6 +85,14 @@ class PodWorker:
         if meta.is_deleting(pod) and self._deadline is not None:
             self._deadline.shorten(grace_period_s(pod))
         self.wake()
+
+    def evict(self, message: str) -> None:
+        """End it, with a second's grace, as Failed. Upstream: the eviction manager's hard limits."""
+        if self._override is None and not self.wants_to_end:
+            self._override = ("Failed", "Evicted", message)
+            self._deadline = Deadline(EVICTION_GRACE_S)
+            self.k.recorder.event(self.pod, WARNING, "Evicted", message)
+            self.wake()
 
     def removed(self) -> None:
         self.gone = True
@@ -220,7 +229,7 @@ class PodWorker:
         if not self.pod["spec"].get("volumes") and self._mounted:
             return
         try:
-            await self.k.volumes.set_up(self.pod, freshness(self.seen_at))
+            await self.k.volumes.set_up(self.pod, freshness(self.seen_at, self.k.config.sync_frequency_s))
         except MountError as e:
             self.k.recorder.event(self.pod, WARNING, "FailedMount", e.message)
             if not self._mounted:
@@ -228,8 +237,8 @@ class PodWorker:
         self._mounted = True
         self._refresh_at = float("inf")
         if needs_refresh(self.pod):
-            self._refresh_at = now + RESYNC_S
-            self.wake_after(RESYNC_S)
+            self._refresh_at = now + self.k.config.sync_frequency_s
+            self.wake_after(self.k.config.sync_frequency_s)
 
     async def _act(self, actions: Actions) -> None:
         if actions.kill_pod:

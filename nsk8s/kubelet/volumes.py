@@ -33,7 +33,7 @@ PLUGIN = {
     "downwardAPI": "kubernetes.io~downward-api",
 }
 RESYNC_S = 60.0
-"""KubeletConfiguration.syncFrequency's default: how old a ConfigMap in a volume may get."""
+"""KubeletConfiguration.syncFrequency's default: how old a ConfigMap in a volume or an environment may get."""
 
 
 class MountError(Nsk8sError):
@@ -213,6 +213,17 @@ class VolumeManager:
             })  # fmt: skip
         return out
 
+    def outgrown(self, pod: Object) -> str:
+        """The eviction message of a pod one of whose emptyDirs on disk holds more than its sizeLimit; empty for none. Reads the
+        whole volume: not for the event loop. Upstream: eviction manager's emptyDirLimitEviction."""
+        for volume in pod["spec"].get("volumes") or []:
+            body = volume.get("emptyDir") or {}
+            if body.get("sizeLimit") and body.get("medium") != "Memory":
+                used = disk_usage(self.path(pod, volume))
+                if used > Quantity.parse(body["sizeLimit"]).ceil:
+                    return f'Usage of EmptyDir volume "{volume["name"]}" exceeds the limit "{body["sizeLimit"]}". '
+        return ""
+
     def tear_down(self, uid: str) -> None:
         """Unmount and remove a pod's volumes. Raises OSError."""
         for part in ("volume-subpaths", "volumes"):
@@ -235,13 +246,36 @@ class VolumeManager:
             return []
 
 
+def has_size_limits(pod: Object) -> bool:
+    bodies = [v.get("emptyDir") or {} for v in pod["spec"].get("volumes") or []]
+    return any(b.get("sizeLimit") and b.get("medium") != "Memory" for b in bodies)
+
+
+def disk_usage(folder: str) -> int:
+    """Bytes of disk below a folder that may change meanwhile."""
+    total, todo = 0, [folder]
+    while todo:
+        try:
+            with os.scandir(todo.pop()) as entries:
+                for entry in entries:
+                    info = entry.stat(follow_symlinks=False)
+                    total += info.st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(entry.path)
+        except OSError:
+            continue
+    return total
+
+
 def bind_subpath(volume: str, sub: str, where: str) -> str:
     """Bind the file or folder `sub` of a volume to `where`, never following a link out of the volume: the pod may
-    change the volume while we look. A missing folder is made. Returns `where`. Raises ConfigError, OSError."""
+    change the volume while we look. A missing folder is made, with the volume's own mode. Returns `where`.
+    Raises ConfigError, OSError."""
     if sub.startswith("/") or ".." in sub.split("/"):
         raise ConfigError(f"subPath {sub!r} must be relative and may not contain '..'")
     if os.path.ismount(where):
         return where
+    mode = stat.S_IMODE(os.stat(volume).st_mode)
     fd = os.open(mounts.inside(volume, sub) if _through_link(volume, sub) else volume, os.O_PATH | os.O_CLOEXEC)
     try:
         if not _through_link(volume, sub):
@@ -249,7 +283,8 @@ def bind_subpath(volume: str, sub: str, where: str) -> str:
                 try:
                     below = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
                 except FileNotFoundError:
-                    os.mkdir(part, 0o755, dir_fd=fd)
+                    os.mkdir(part, 0o700, dir_fd=fd)
+                    os.chmod(part, mode, dir_fd=fd)
                     below = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
                 os.close(fd)
                 fd = below
@@ -302,6 +337,6 @@ def check_host_path(body: Object) -> None:
         raise MountError(f"hostPath type check failed: {path} is not {noun}")
 
 
-def freshness(seen_at: float) -> float:
+def freshness(seen_at: float, period_s: float = RESYNC_S) -> float:
     """The `not_before` of a pod first seen at `seen_at`: newer than that, and no older than the sync period."""
-    return max(seen_at, time.monotonic() - RESYNC_S * 0.75)
+    return max(seen_at, time.monotonic() - period_s * 0.75)

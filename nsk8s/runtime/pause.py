@@ -366,7 +366,6 @@ class Pause:
         self.peers: list[wire.Connection] = []
         self.reaped: dict[int, int] = {}
         self.listener = listener
-        self.pidns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self.shared_init = 0
         wire.serve(self.loop, listener, self.accepted)
         self.loop.on_signals({signal.SIGCHLD: self.reap})
@@ -406,20 +405,31 @@ class Pause:
         self.shared_init = pid
 
     def fork_into_pidns(self, spec: dict[str, Any], stdio: list[int], status: int) -> int:
-        """Fork the container's first process, pid 1 of a namespace of its own unless the pod shares one."""
-        own = spec["pidMode"] == "CONTAINER"
-        if own:
-            sc.unshare(sc.CLONE_NEWPID)
-        elif spec["pidMode"] == "NODE":
-            pass
+        """Fork the container's first process: pid 1 of a namespace of its own, unless the pod shares one or it joins another
+        container's."""
+        before = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if spec["pidMode"] == "CONTAINER":
+                sc.unshare(sc.CLONE_NEWPID)
+            elif spec["pidMode"] == "TARGET":
+                self.join_pidns_of(spec["pidTarget"])
             pid = os.fork()
             if pid == 0:
                 child.run(spec, stdio, status, self.cgroups)
             return pid
         finally:
-            if own:
-                sc.setns(self.pidns, sc.CLONE_NEWPID)  # a second unshare would fail otherwise
+            sc.setns(before, sc.CLONE_NEWPID)  # a second unshare would fail otherwise
+            os.close(before)
+
+    def join_pidns_of(self, container_id: str) -> None:
+        target = self.containers.get(container_id)
+        if target is None:
+            raise ProcessLookupError(errno.ESRCH, "the target container does not run", container_id)
+        fd = os.open(f"/proc/{target.status['pid']}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            sc.setns(fd, sc.CLONE_NEWPID)
+        finally:
+            os.close(fd)
 
     def request(self, peer: wire.Connection, message: dict[str, Any]) -> None:
         fds = peer.take_fds()

@@ -116,6 +116,8 @@ def build(
     """The record `spec` of a container. Raises InvalidArgument."""
     sec = security(config)
     privileged = bool(sec.get("privileged"))
+    options = sec.get("namespaceOptions") or {}
+    target = str(options.get("targetId") or "") if options.get("pid") == "TARGET" else ""
     caps = sec.get("capabilities") or {}
     try:
         bits = capabilities.for_container(
@@ -157,7 +159,8 @@ def build(
         "cgroup": cgroup,
         "cgroupMounts": cgroup_mounts,
         "oomScoreAdj": resources.get("oomScoreAdj"),
-        "pidMode": namespace_option(sandbox["config"], "pid"),
+        "pidMode": "TARGET" if target else namespace_option(sandbox["config"], "pid"),
+        "pidTarget": target,
         "tty": bool(config.get("tty")),
         "stdin": bool(config.get("stdin")),
         "stdinOnce": bool(config.get("stdinOnce")),

@@ -11,7 +11,16 @@ from nsk8s.errors import Nsk8sError
 from nsk8s.kubelet import nodestatus
 from nsk8s.kubelet.admission import admit, node_matches, pod_requests
 from nsk8s.kubelet.config import Config, from_document, parse_duration, parse_taint
-from nsk8s.kubelet.containerconfig import container_config, escalation_allowed, pod_resources, quota, sandbox_config, shares, unsupported
+from nsk8s.kubelet.containerconfig import (
+    container_config,
+    escalation_allowed,
+    oom_score_adj,
+    pod_resources,
+    quota,
+    sandbox_config,
+    shares,
+    unsupported,
+)
 from nsk8s.kubelet.dns import DNSConfig
 from nsk8s.kubelet.env import ConfigError
 from nsk8s.kubelet.machine import Machine, memory_total, os_image
@@ -206,3 +215,22 @@ def test_privileges_are_raised_only_when_asked_for(security, allowed):
     assert escalation_allowed(security) is allowed
     config = container_config(pod(), spec(securityContext=security), attempt=0, environment={}, mounts=[], termination_file="")
     assert config["linux"]["securityContext"]["noNewPrivs"] is not allowed
+
+
+def test_who_goes_first_when_memory_is_short():
+    gib = 1 << 30
+    sure = spec(resources={"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}})
+    assert oom_score_adj(pod(sure), sure, 4 * gib) == -997
+    assert oom_score_adj(pod(spec()), spec(), 4 * gib) == 1000
+    scores = []
+    for request in ("0", "1Gi", "4Gi", "100Gi"):
+        container = spec(resources={"requests": {"memory": request, "cpu": "1m"}})
+        scores.append(oom_score_adj(pod(container), container, 4 * gib))
+    assert scores == [999, 750, 3, 3]
+
+
+def test_an_ephemeral_container_may_join_anothers_processes():
+    config = container_config(
+        pod(), spec(), attempt=0, environment={}, mounts=[], termination_file="", target_id="abc"
+    )  # fmt: skip
+    assert config["linux"]["securityContext"]["namespaceOptions"] == {"pid": "TARGET", "targetId": "abc"}
