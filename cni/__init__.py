@@ -21,13 +21,17 @@ def bin_dir() -> str:
     return BIN_DIR
 
 
+def installed_text(name: str) -> str:
+    """What `install` writes for a plugin."""
+    with open(os.path.join(BIN_DIR, name), encoding="utf-8") as f:
+        return f.read().replace("ROOT = None", f"ROOT = {os.path.dirname(os.path.dirname(BIN_DIR))!r}")
+
+
 def install(directory: str) -> None:
     """Put the plugins into `directory` (such as /opt/cni/bin), where each finds this package by its absolute path."""
     os.makedirs(directory, exist_ok=True)
-    root = os.path.dirname(os.path.dirname(BIN_DIR))
     for name in os.listdir(BIN_DIR):
-        with open(os.path.join(BIN_DIR, name), encoding="utf-8") as f:
-            text = f.read().replace("ROOT = None", f"ROOT = {root!r}")
+        text = installed_text(name)
         target = os.path.join(directory, name)
         temporary = f"{target}.{os.getpid()}"
         with open(temporary, "w", encoding="utf-8") as f:

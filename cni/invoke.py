@@ -10,7 +10,7 @@ import errno
 import gc
 import os
 
-from cni import BIN_DIR, jsontext
+from cni import BIN_DIR, installed_text, jsontext
 from cni.errors import CniError
 
 TYPE_CHECKING = False
@@ -45,17 +45,23 @@ def find_in_path(plugin: str, path: str) -> str:
 
 
 def own_main(path: str) -> Main | None:
-    """The function behind an executable of ours, or None when the file is somebody else's."""
+    """The function behind an executable of ours (or a copy that cni.install made), or None when the file is somebody else's."""
     name = os.path.basename(path)
     if name not in _OURS:
         return None
     try:
-        if not os.path.samefile(path, os.path.join(BIN_DIR, name)):
+        if not os.path.samefile(path, os.path.join(BIN_DIR, name)) and not _is_installed_copy(path, name):
             return None
     except OSError:
         return None
     main: Main = __import__(f"cni.{name.replace('-', '_')}", fromlist=["main"]).main
     return main
+
+
+def _is_installed_copy(path: str, name: str) -> bool:
+    """Whether cni.install wrote that file: it runs this very code."""
+    with open(path, "rb") as f:
+        return f.read(4096) == installed_text(name).encode()
 
 
 def run_exec(path: str, env: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:

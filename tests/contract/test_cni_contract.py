@@ -258,6 +258,8 @@ def test_own_files_are_recognised_by_inode(tmp_path: Path) -> None:
         copy.parent.mkdir(exist_ok=True)
         copy.write_bytes(Path(cni.BIN_DIR, name).read_bytes())
         assert invoke.own_main(str(copy)) is None
+        cni.install(str(tmp_path / "installed"))
+        assert invoke.own_main(str(tmp_path / "installed" / name)) is not None
 
 
 def test_all_ours(tmp_path: Path) -> None:

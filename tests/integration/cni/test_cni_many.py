@@ -100,7 +100,7 @@ def test_a_full_pool_refuses_and_what_was_given_back_is_used_again(node: Any) ->
         node.inside(lambda i=i: libcni.delete(net, attachment(i, pods[i]), **how(node, libcni.run_here)))
         assert pods[i].links() == []
     assert len(node.ports()) == 13
-    assert {owner for owner in node.reservations().values()} == {f"c{i}\r\neth0" for i in lucky}
+    assert set(node.reservations().values()) == {f"c{i}\r\neth0" for i in lucky}
     given_back = libcni.pod_ips(results[lucky[5]], "eth0")[0]
     node.inside(lambda: libcni.delete(net, attachment(lucky[5], pods[lucky[5]]), **how(node, libcni.run_here)))
     again = node.inside(lambda: libcni.add(net, attachment(99, pods[lucky[5]]), **how(node, libcni.run_here)))
