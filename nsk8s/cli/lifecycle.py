@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 import click
 
 from nsk8s.cli.common import cluster_option, print_json
-from nsk8s.errors import Nsk8sError
 
 
 class Progress:
@@ -187,7 +186,7 @@ def down(cluster: str, every: bool, keep_state: bool, quiet: bool) -> None:
     if every and not names:
         click.echo("There is no cluster on this machine.")
     for name in names:
-        progress = Progress(quiet)
+        progress = Progress(quiet or name not in clusters())
         try:
             found = lifecycle.down(name, keep_state, progress)
         except KeyboardInterrupt:
@@ -217,12 +216,21 @@ def _forget_context(name: str, keep_state: bool) -> None:
 def stop(cluster: str, quiet: bool) -> None:
     """Switch a cluster off, keeping its objects and disks."""
     from nsk8s.cluster import lifecycle
+    from nsk8s.cluster.preflight import require_root
 
+    require_root()
     progress = Progress(quiet)
-    lifecycle.stop(cluster, progress)
+    try:
+        lifecycle.stop(cluster, progress)
+    except KeyboardInterrupt:
+        progress.failed()
+        _interrupted(f"repeat `nsk8s stop{_named(cluster)}`: it goes on from here")
+    except BaseException:
+        progress.failed()
+        raise
     seconds = progress.done()
     if not quiet:
-        click.echo(f"Cluster {cluster} is stopped after {seconds:.1f} s; `nsk8s start` brings it back.")
+        click.echo(f"Cluster {cluster} is stopped after {seconds:.1f} s; `nsk8s start{_named(cluster)}` brings it back.")
 
 
 @click.command(epilog="Example: sudo nsk8s start --name lab1")
@@ -233,15 +241,20 @@ def start(cluster: str, timeout: float, quiet: bool) -> None:
     """Switch a stopped cluster on again: every node boots."""
     from nsk8s import config as config_module
     from nsk8s.cluster import lifecycle, ready
+    from nsk8s.cluster.preflight import require_root
     from nsk8s.cluster.state import Paths, load_state
 
+    require_root()
     if load_state(Paths(cluster)) is None:
         raise lifecycle.no_such_cluster(cluster)
     progress = Progress(quiet)
     try:
         result = lifecycle.up(config_module.parse({"name": cluster}, "command line"), progress)
         ready.wait(result.paths, result.state, timeout, progress)
-    except Nsk8sError:
+    except KeyboardInterrupt:
+        progress.failed()
+        _interrupted(f"`nsk8s start{_named(cluster)}` goes on from here")
+    except BaseException:
         progress.failed()
         raise
     seconds = progress.done()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import click
 
 from nsk8s.cli.common import cluster_option, with_client
@@ -11,6 +14,21 @@ from nsk8s.cli.lifecycle import Progress
 @click.group(epilog="Example: sudo nsk8s node stop node2")
 def node() -> None:
     """Add, remove, power off and boot nodes of a running cluster."""
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    """Steps on stderr; the one that fails is marked. Raises Nsk8sError for anyone but root."""
+    from nsk8s.cluster.preflight import require_root
+
+    require_root()
+    progress = Progress()
+    try:
+        yield progress
+    except BaseException:
+        progress.failed()
+        raise
+    progress.done()
 
 
 @node.command(epilog="Example: sudo nsk8s node add node4 --label disk=ssd --taint dedicated=db:NoSchedule")
@@ -27,14 +45,20 @@ def add(node_name: str, labels: tuple[str, ...], taints: tuple[str, ...], timeou
     from nsk8s.config import Node
     from nsk8s.errors import Nsk8sError
 
-    pairs = dict(label.partition("=")[::2] for label in labels)
+    unclear = [label for label in labels if "=" not in label]
+    if unclear:
+        raise Nsk8sError(f"--label {unclear[0]} has no value", "--label KEY=VALUE")
     try:
-        wanted = Node(name=node_name, labels=pairs, taints=list(taints))
+        wanted = Node(name=node_name, labels=dict(label.partition("=")[::2] for label in labels), taints=list(taints))
     except ValidationError as e:
-        raise Nsk8sError(f"bad node: {e.errors()[0]['msg']}", "names: a-z, 0-9 and -, at most 15") from e
-    progress = Progress()
-    lifecycle.add_node(cluster, wanted, progress)
-    _wait(cluster, node_name, timeout, progress)
+        what = e.errors()[0]
+        if what["loc"][0] == "taints":
+            remedy = "--taint KEY=VALUE:NoSchedule, PreferNoSchedule or NoExecute"
+            raise Nsk8sError(f"{what['input']!r} is not a taint", remedy) from e
+        raise Nsk8sError(f"{node_name!r} is not a node's name", "a-z, 0-9 and -, at most 15 of them") from e
+    with _progress() as progress:
+        lifecycle.add_node(cluster, wanted, progress)
+        _wait(cluster, node_name, timeout, progress)
     click.echo(f"node/{node_name} added")
 
 
@@ -46,9 +70,9 @@ def start(node_name: str, timeout: float, cluster: str) -> None:
     """Boot a stopped node: its disk as it was; no rules, no connections, no pods."""
     from nsk8s.cluster import lifecycle
 
-    progress = Progress()
-    lifecycle.start_node(cluster, node_name, progress)
-    _wait(cluster, node_name, timeout, progress)
+    with _progress() as progress:
+        lifecycle.start_node(cluster, node_name, progress)
+        _wait(cluster, node_name, timeout, progress)
     click.echo(f"node/{node_name} started")
 
 
@@ -59,9 +83,8 @@ def stop(node_name: str, cluster: str) -> None:
     """Cut a node's power: first its link, then every process, then the machine. Nothing is told to the cluster."""
     from nsk8s.cluster import lifecycle
 
-    progress = Progress()
-    lifecycle.stop_node(cluster, node_name, progress)
-    progress.done()
+    with _progress() as progress:
+        lifecycle.stop_node(cluster, node_name, progress)
     click.echo(f"node/{node_name} stopped")
 
 
@@ -73,16 +96,11 @@ def remove(node_name: str, cluster: str) -> None:
 
     The garbage collector would wait a minute before it believes that the pods of a missing node are gone; here it is known.
     """
-    import contextlib
-
     from nsk8s.api import meta
     from nsk8s.client.resources import NODES, PODS
     from nsk8s.client.rest import Client
     from nsk8s.cluster import lifecycle
     from nsk8s.errors import NotFound
-
-    progress = Progress()
-    lifecycle.remove_node(cluster, node_name, progress)
 
     async def forget(client: Client) -> None:
         with contextlib.suppress(NotFound):
@@ -91,9 +109,10 @@ def remove(node_name: str, cluster: str) -> None:
             with contextlib.suppress(NotFound):
                 await client.delete(PODS, meta.name(pod), meta.namespace(pod), grace_period_s=0, uid=meta.uid(pod))
 
-    progress("Node object and pods")
-    with_client(cluster, forget)
-    progress.done()
+    with _progress() as progress:
+        lifecycle.remove_node(cluster, node_name, progress)
+        progress("Node object and pods")
+        with_client(cluster, forget)
     click.echo(f"node/{node_name} removed")
 
 
@@ -110,4 +129,3 @@ def _wait(cluster: str, name: str, timeout: float, progress: Progress) -> None:
         await ready.wait_nodes(client, Paths(cluster), {name}, time.monotonic() + timeout)
 
     with_client(cluster, wait)
-    progress.done()
