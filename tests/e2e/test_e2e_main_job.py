@@ -270,6 +270,23 @@ def test_a_killed_supervisor_is_replaced_by_the_next_command(cluster: None) -> N
     assert {c["id"]: c["pid"] for c in new["components"]} == {k: c["pid"] for k, c in before.items()}
 
 
+def test_rules_show_the_packets_of_a_service(cluster: None) -> None:
+    """One more connection to the ClusterIP from node1: the entry rule has counted one more packet, and one endpoint took it."""
+
+    def shown() -> tuple[int, int]:
+        entry = json.loads(nsk8s("rules", "hello", "--node", "node1", "-o", "json").stdout)["rules"][0]
+        endpoints = [r for r in entry["rules"] if r["target"].startswith("KUBE-SEP-")]
+        return entry["packets"], sum(dnat["packets"] for r in endpoints for dnat in r["rules"] if dnat["target"] == "DNAT")
+
+    address = get("service", "hello")["spec"]["clusterIP"]
+    before = shown()
+    ask(("node/node1",), f"http://{address}/")
+    assert shown() == (before[0] + 1, before[1] + 1)
+    text = nsk8s("rules", "hello", "--node", "node1").stdout
+    assert all(f"(pod {pod['metadata']['name']} on {pod['spec']['nodeName']})" in text for pod in pods())
+    assert nsk8s("rules", "nope", ok=False).returncode == 1
+
+
 def test_rules_follow_scale(cluster: None) -> None:
     def endpoints() -> int:
         rules = netns("node2", "iptables-save", "-t", "nat").stdout
@@ -302,20 +319,3 @@ def test_the_root_namespace_heard_nothing_from_before_up_to_after_down(cluster: 
     nsk8s("down", "-q")
     assert monitor.heard() == [], "the root namespace's network was touched"
     assert machine_state.differences(before, network_state()) == []
-
-
-def test_rules_show_the_packets_of_a_service(cluster: None) -> None:
-    """One more connection to the ClusterIP from node1: the entry rule has counted one more packet, and one endpoint took it."""
-
-    def shown() -> tuple[int, int]:
-        entry = json.loads(nsk8s("rules", "hello", "--node", "node1", "-o", "json").stdout)["rules"][0]
-        endpoints = [r for r in entry["rules"] if r["target"].startswith("KUBE-SEP-")]
-        return entry["packets"], sum(dnat["packets"] for r in endpoints for dnat in r["rules"] if dnat["target"] == "DNAT")
-
-    address = get("service", "hello")["spec"]["clusterIP"]
-    before = shown()
-    ask(("node/node1",), f"http://{address}/")
-    assert shown() == (before[0] + 1, before[1] + 1)
-    text = nsk8s("rules", "hello", "--node", "node1").stdout
-    assert all(f"(pod {pod['metadata']['name']} on {pod['spec']['nodeName']})" in text for pod in pods())
-    assert nsk8s("rules", "nope", ok=False).returncode == 1
