@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections import OrderedDict
 from datetime import UTC, datetime
@@ -15,13 +16,16 @@ from nsk8s.api import meta
 from nsk8s.api.meta import Object
 from nsk8s.client.resources import EVENTS
 from nsk8s.client.rest import Client, Unreachable
-from nsk8s.errors import Forbidden, NotFound, StatusError
+from nsk8s.errors import AlreadyExists, Forbidden, NotFound, StatusError
 
 log = logging.getLogger("events")
 
 NORMAL, WARNING = "Normal", "Warning"
 REMEMBERED = 1024
 """Events kept for counting up; upstream's LRU holds 4096."""
+RETRY_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0, *[10.0] * 11)
+"""An event that the server could not be told is tried again for two minutes, as upstream (12 times, every 10 s); the first
+tries are quicker, for a server that is only being restarted. What the server refuses is not tried again."""
 
 
 class EventRecorder:
@@ -76,13 +80,23 @@ class EventRecorder:
         while True:
             event = await self._queue.get()
             try:
-                await self._send(event)
+                await self._send_patiently(event)
             except NotFound:
                 pass  # the namespace is gone
             except Forbidden as e:  # the namespace is being deleted
                 log.debug("event refused: %s", e)
             except (StatusError, Unreachable) as e:
                 log.warning("event lost: %s", e)
+
+    async def _send_patiently(self, event: Object) -> None:
+        for delay in RETRY_DELAYS_S:
+            try:
+                await self._send(event)
+                return
+            except Unreachable as e:
+                log.debug("event will be tried again: %s", e)
+                await asyncio.sleep(delay * random.uniform(0.8, 1.2))
+        await self._send(event)
 
     async def _send(self, event: Object) -> None:
         involved = event["involvedObject"]
@@ -97,6 +111,9 @@ class EventRecorder:
                 return
             except NotFound:
                 del self._known[same]
-        self._known[same] = await self._client.create(EVENTS, event)
+        try:
+            self._known[same] = await self._client.create(EVENTS, event)
+        except AlreadyExists:  # it was made, only the answer got lost
+            self._known[same] = event
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
