@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+VARIANT_ENV = "NSK8S_IPTABLES"
+"""Where the other components of a node are told which variant to use; anything but nft and legacy is the machine's own."""
 _PROGRAM = {V4: "iptables", V6: "ip6tables"}
 
 
@@ -56,7 +58,8 @@ class Tables:
     def __init__(self, env: Mapping[str, str], family: int) -> None:
         self.env = env
         self.family = family
-        self.program = _PROGRAM[family]
+        variant = env.get(VARIANT_ENV, "")
+        self.program = _PROGRAM[family] + (f"-{variant}" if variant in ("nft", "legacy") else "")
 
     @property
     def available(self) -> bool:

@@ -49,6 +49,7 @@ def conflist(cidrs: Sequence[str], data_dir: str = "/var/lib/cni/networks") -> s
     """The CNI configuration list (JSON text): a bridge with the node's own subnet behind it.
 
     ipMasq is off: it would masquerade pod traffic to other nodes too. What leaves the cluster is masqueraded by `masquerade`.
+    portmap serves hostPort; it does nothing for a pod without one.
     """
     anywhere = {4: "0.0.0.0/0", 6: "::/0"}
     versions = sorted({ip_network(c).version for c in cidrs})
@@ -67,7 +68,8 @@ def conflist(cidrs: Sequence[str], data_dir: str = "/var/lib/cni/networks") -> s
         "ipMasq": False,
         "ipam": ipam,
     }
-    return json.dumps({"cniVersion": "1.0.0", "name": "nsk8s", "plugins": [bridge]}, indent=2) + "\n"
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+    return json.dumps({"cniVersion": "1.0.0", "name": "nsk8s", "plugins": [bridge, portmap]}, indent=2) + "\n"
 
 
 def masquerade(cluster_cidrs: Sequence[str], inside_cidrs: Sequence[str], *, ipv6: bool, random_fully: bool) -> ChainSet:

@@ -12,7 +12,8 @@ import os
 # All of these at start, so that the forks share them and none imports anything on a pod's way.
 import cni.bridge
 import cni.host_local
-import cni.loopback  # noqa: F401
+import cni.loopback
+import cni.portmap  # noqa: F401
 from cni import BIN_DIR, libcni
 from cni.errors import CniError
 from nsk8s.runtime.errors import CriError
@@ -73,10 +74,11 @@ class Network:
             libcni.Attachment(record["id"], netns, IFNAME, args, capabilities),
         )
 
-    def is_quick(self) -> bool:
-        """Whether set_up and tear_down execute nothing: then they take less time than a fork."""
+    def is_quick(self, record: dict[str, Any]) -> bool:
+        """Whether set_up and tear_down of this sandbox execute nothing: then they take less time than a fork."""
         try:
-            return libcni.all_ours(libcni.first_network(self.conf_dir), self.cni_path)
+            capabilities = self.attachments(record)[1].capability_args
+            return libcni.all_ours(libcni.first_network(self.conf_dir), self.cni_path, capabilities)
         except CniError:
             return True
 
@@ -111,7 +113,7 @@ class Network:
                 network = libcni.first_network(self.conf_dir)
             except CniError:
                 return  # without a network there is nothing to leave
-            if libcni.all_ours(network, self.cni_path):
+            if libcni.all_ours(network, self.cni_path, eth0.capability_args):
                 # Ours need no namespace for DEL: its end, right after this, takes the link along; deleting a link costs 19 ms.
                 eth0.netns = ""
             libcni.delete(network, eth0, **how)  # type: ignore[arg-type]

@@ -135,10 +135,12 @@ class Sandboxes:
         if record["hostNetwork"]:
             network_ready({"ips": []}, None)
         else:
-            self.network_run(lambda: self.node.network.set_up(record), network_ready)
+            self.network_run(record, lambda: self.node.network.set_up(record), network_ready)
 
-    def network_run(self, work: Callable[[], Any], done: Callable[[Any, CriError | None], None]) -> None:
-        run = self.node.pod_workers.run_here if self.node.network.is_quick() else self.node.pod_workers.run
+    def network_run(
+        self, record: dict[str, Any], work: Callable[[], Any], done: Callable[[Any, CriError | None], None]
+    ) -> None:
+        run = self.node.pod_workers.run_here if self.node.network.is_quick(record) else self.node.pod_workers.run
         run(work, done)
 
     def write_files(self, sandbox: Sandbox) -> None:
@@ -297,7 +299,7 @@ class Sandboxes:
             return
         record = sandbox.record
         self.network_run(
-            lambda: self.node.network.tear_down(record), lambda result, error: self.stop_pause(sandbox, result, error)
+            record, lambda: self.node.network.tear_down(record), lambda result, error: self.stop_pause(sandbox, result, error)
         )
 
     def stop_pause(self, sandbox: Sandbox, _result: Any, error: CriError | None, tries: int = 0) -> None:
