@@ -55,10 +55,11 @@ class Progress:
 @click.option("--wait/--no-wait", default=True, help="Wait until every node is Ready and DNS answers on each.")
 @click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress lines, no summary.")
+@click.option("--hints/--no-hints", default=True, hidden=True)
 @click.option("-o", "--output", type=click.Choice(["json"]), help="Print the result as JSON.")
 def up(
     cluster: str, path: str | None, nodes: int | None, api_port: int | None, iptables: str | None, without: tuple[str, ...],
-    print_schema: bool, wait: bool, timeout: float, quiet: bool, output: str | None,
+    print_schema: bool, wait: bool, timeout: float, quiet: bool, hints: bool, output: str | None,
 ) -> None:  # fmt: skip
     """Start a cluster (or what is missing of one), and say what runs.
 
@@ -99,7 +100,7 @@ def up(
     if output:
         print_json(_summary(result, seconds))
     elif not quiet:
-        _print_summary(result, seconds)
+        _print_summary(result, seconds, hints)
 
 
 def _named(cluster: str) -> str:
@@ -125,7 +126,7 @@ def _summary(result: Any, seconds: float) -> dict[str, Any]:
     }
 
 
-def _print_summary(result: Any, seconds: float) -> None:
+def _print_summary(result: Any, seconds: float, hints: bool = True) -> None:
     state, paths = result.state, result.paths
     config = state.cluster_config()
     word = "was running already" if result.already else f"is up after {seconds:.1f} s"
@@ -149,7 +150,7 @@ def _print_summary(result: Any, seconds: float) -> None:
         f"  {sudo}ip netns exec {paths.name}-{worker.name} tcpdump -ni cni0",
         f"  {sudo}nsk8s kubeconfig --export{name} && kubectl get pods -A",
     ]
-    click.echo("\n".join(lines))
+    click.echo("\n".join(lines if hints else lines[: lines.index("")]))
 
 
 def example(name: str) -> str:
