@@ -97,6 +97,21 @@ class Proxy(_Model):
     """More of a KubeProxyConfiguration, merged in."""
 
 
+class LoadBalancer(_Model):
+    """How Services of type LoadBalancer are reached from outside."""
+
+    mode: Literal["ecmp", "l2", "off"] = "ecmp"
+    """ecmp: the router spreads connections over all nodes; l2: one node answers ARP for each address; off: nobody serves them."""
+    pool: Network = IPv4Network("10.100.0.0/16")
+    """The addresses they are given."""
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        """YAML reads a bare `off` as false."""
+        return "off" if value is False else value
+
+
 PARTS = ("kube-proxy", "kube-scheduler", "kube-controller-manager", "node-network", "dns", "kubelet")
 Part = Literal["kube-proxy", "kube-scheduler", "kube-controller-manager", "node-network", "dns", "kubelet"]
 
@@ -116,6 +131,8 @@ class ClusterConfig(_Model):
     """Which iptables the nodes use; auto is what this machine's `iptables` is."""
     proxy: Proxy = Proxy()
     """kube-proxy's settings."""
+    load_balancer: LoadBalancer = LoadBalancer()
+    """Services of type LoadBalancer."""
     timing: Timing = Timing()
     """How soon a dead node is noticed, in seconds."""
     without: list[Part] = []
@@ -147,6 +164,11 @@ class ClusterConfig(_Model):
             raise ValueError(f"subnets.pods has room for {room} nodes, {len(names) + 1} are asked for")
         if FIRST_NODE + len(names) >= self.subnets.nodes.num_addresses - 1:
             raise ValueError(f"subnets.nodes ({self.subnets.nodes}) is too small for {len(names) + 1} nodes")
+        pool = self.load_balancer.pool
+        for name in ("nodes", "pods", "services", "outside"):
+            subnet = getattr(self.subnets, name)
+            if self.load_balancer.mode != "off" and pool.overlaps(subnet):
+                raise ValueError(f"loadBalancer.pool ({pool}) and subnets.{name} ({subnet}) overlap")
         return self
 
     @property
@@ -227,7 +249,9 @@ def _mistake(error: Any) -> str:
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     """The settings that exist beside the one at `location`."""
     model: type[BaseModel] = ClusterConfig
-    children: dict[str, type[BaseModel]] = {"subnets": Subnets, "timing": Timing, "proxy": Proxy, "nodes": Node}
+    children: dict[str, type[BaseModel]] = {
+        "subnets": Subnets, "timing": Timing, "proxy": Proxy, "nodes": Node, "loadBalancer": LoadBalancer,
+    }  # fmt: skip
     for part in location[:-1]:
         model = children.get(str(part), model)
     return [f.alias or n for n, f in model.model_fields.items()]

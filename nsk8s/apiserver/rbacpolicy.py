@@ -207,6 +207,18 @@ def cluster_roles() -> list[Object]:
             rule("core", "pods,namespaces", READ),
             _EVENTS,
         ]),
+        _cluster_role("system:cloud-controller-manager", [
+            rule("core", "services", [*READ, "patch", "update"]),
+            rule("core", "services/status", ["patch", "update"]),
+            rule("core", "nodes", READ),
+            rule("coordination.k8s.io", "leases", ["create", "get", "update"]),
+            _EVENTS,
+        ]),
+        _cluster_role("system:load-balancer-speaker", [
+            rule("core", "nodes,services", READ),
+            rule("discovery.k8s.io", "endpointslices", READ),
+            _EVENTS,
+        ]),
         _cluster_role("system:kubelet-api-admin", [
             rule("core", "nodes", [*READ, "proxy"]),
             rule("core", "nodes/log,nodes/metrics,nodes/proxy,nodes/stats", EVERY),
@@ -233,6 +245,9 @@ def cluster_role_bindings() -> list[Object]:
         _binding("system:node-proxier", [user("system:kube-proxy"), group("system:node-proxiers"), account("kube-proxy")]),
         _binding("system:kube-scheduler", [user("system:kube-scheduler")]),
         _binding("system:kube-controller-manager", [user("system:kube-controller-manager")]),
+        _binding("system:cloud-controller-manager", [user("system:cloud-controller-manager"),
+                                                     account("cloud-controller-manager")]),
+        _binding("system:load-balancer-speaker", [group("system:load-balancer-speakers"), account("speaker")]),
         _binding("system:kube-dns", [account("kube-dns")]),
         _binding("system:coredns", [account("coredns")]),
         _binding("system:node-network", [group("system:node-network"), account("node-network")]),

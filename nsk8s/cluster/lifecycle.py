@@ -146,6 +146,7 @@ def _make_all(paths: Paths, record: Record, config: ClusterConfig, state: Cluste
     say("certificates")
     authority = Authority(paths, config)
     authority.control_plane()
+    authority.router()
     for node in state.nodes:
         authority.node(node)
     authority.admin(state)

@@ -10,8 +10,9 @@ from nsk8s.cluster.state import NodeState, Paths, Record, save_record, write_ato
 from nsk8s.config import ClusterConfig
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel import machine
+from nsk8s.kernel.routes import PROTOCOL
 from nsk8s.kernel.rtnl import Rtnl, open_netns
-from nsk8s.net.topology import Cable, Machine, infrastructure, netns_name, node, node_cable
+from nsk8s.net.topology import ROUTER, Cable, Machine, infrastructure, netns_name, node, node_cable
 
 HOSTS = """127.0.0.1\tlocalhost
 {ip}\t{name}
@@ -95,6 +96,24 @@ def route_out(m: Machine) -> None:
             netlink.route_replace("0.0.0.0/0", gateway=m.gateway)
 
 
+def route_pool(config: ClusterConfig) -> None:
+    """The router and the load balancers' addresses: layer 2 ones are on its link to the nodes; router-agent routes the others.
+
+    What a node sends back, because it has no such service, is refused: or it would go round until its TTL ends.
+    """
+    if config.load_balancer.mode == "off":
+        return
+    pool = str(config.load_balancer.pool)
+    with _netlink(netns_name(config, ROUTER)) as netlink:
+        link = netlink.link_get("eth0")
+        assert link is not None
+        if config.load_balancer.mode == "l2":
+            netlink.route_replace(pool, index=link.index, protocol=PROTOCOL)
+        netlink.route_replace("default", table=PROTOCOL, kind="unreachable", protocol=PROTOCOL)
+        if not any(rule.priority == PROTOCOL for rule in netlink.rules()):
+            netlink.rule_add(PROTOCOL, PROTOCOL, dst=pool, iif="eth0")
+
+
 def make_infrastructure(paths: Paths, record: Record, config: ClusterConfig) -> None:
     """Switch, router, client and the cables between them."""
     machines, cables = infrastructure(config)
@@ -104,6 +123,7 @@ def make_infrastructure(paths: Paths, record: Record, config: ClusterConfig) -> 
         connect(config, cable)
     for m in machines:
         route_out(m)
+    route_pool(config)
 
 
 def make_node(paths: Paths, record: Record, config: ClusterConfig, state: NodeState) -> None:

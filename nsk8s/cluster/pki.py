@@ -15,10 +15,14 @@ from nsk8s.client.certs import KeyPair
 from nsk8s.client.kubeconfig import ClientConfig
 from nsk8s.cluster.state import ClusterState, NodeState, Paths
 from nsk8s.config import ClusterConfig
-from nsk8s.net.topology import CONTROL_PLANE
+from nsk8s.net.topology import CONTROL_PLANE, ROUTER
 
 API_PORT = 6443
 """The API server's port inside the cluster; on the machine's loopback it may be another."""
+
+
+SPEAKERS = "system:load-balancer-speakers"
+"""The group of those who lead load balancers' addresses to nodes: they read Services, EndpointSlices and Nodes."""
 
 
 class Authority:
@@ -70,7 +74,15 @@ class Authority:
         (pki / "sa.pub").write_text(certs.public_key(signing))
         self._kubeconfig(etc / "scheduler.conf", "system:kube-scheduler", [], self._internal)
         self._kubeconfig(etc / "controller-manager.conf", "system:kube-controller-manager", [], self._internal)
+        self._kubeconfig(etc / "cloud-controller-manager.conf", "system:cloud-controller-manager", [], self._internal)
         certs.write(pki, "sa", KeyPair("", signing))  # last: its presence says that all is there
+
+    def router(self) -> None:
+        """What router-agent needs."""
+        path = self.paths.node_root(ROUTER) / "router-agent.conf"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._kubeconfig(path, "system:router-agent", [SPEAKERS], self._internal)
 
     def node(self, node: NodeState) -> None:
         """What the components of one node need, on that node's disk."""
@@ -85,6 +97,8 @@ class Authority:
         self._kubeconfig(
             etc / "node-network.conf", f"system:node-network:{node.name}", ["system:node-network"], self._internal
         )
+        if self.config.load_balancer.mode == "l2":
+            self._kubeconfig(etc / "speaker.conf", f"system:speaker:{node.name}", [SPEAKERS], self._internal)
         certs.write(pki, "kubelet", certs.issue(self.ca, f"system:node:{node.name}", ["system:nodes"], [node.name, node.ip]))
 
 

@@ -13,7 +13,7 @@ from nsk8s.cluster.pki import API_PORT
 from nsk8s.cluster.state import ClusterState, NodeState, Paths
 from nsk8s.config import ClusterConfig
 from nsk8s.kernel.machine import netns_path
-from nsk8s.net.topology import CONTROL_PLANE, netns_name
+from nsk8s.net.topology import CONTROL_PLANE, ROUTER, netns_name
 
 Spec = dict[str, Any]
 
@@ -27,6 +27,9 @@ TARGETS = {
     "node-network": "nsk8s.nodenetwork.main:main",
     "runtime": "nsk8s.runtime.main:main",
     "dns": "nsk8s.dns.main:main",
+    "cloud-controller-manager": "nsk8s.loadbalancer.main:controller_manager",
+    "router-agent": "nsk8s.loadbalancer.main:router_agent",
+    "speaker": "nsk8s.loadbalancer.main:speaker",
 }
 """What `nsk8s component NAME` and the supervisor start."""
 LEAN = {"runtime"}
@@ -69,7 +72,7 @@ def forwarder(paths: Paths, config: ClusterConfig, port: int) -> Spec:
 
 
 def control_plane(paths: Paths, config: ClusterConfig) -> list[Spec]:
-    """kube-apiserver, kube-controller-manager, kube-scheduler."""
+    """kube-apiserver, kube-controller-manager, kube-scheduler; cloud-controller-manager for load balancers."""
     pki, subnets, timing = f"{ETC}/pki", config.subnets, config.timing
     apiserver = [
         "--data-dir=/var/lib/kube-apiserver",
@@ -105,11 +108,25 @@ def control_plane(paths: Paths, config: ClusterConfig) -> list[Spec]:
         "kube-controller-manager": controllers,
         "kube-scheduler": [f"--kubeconfig={ETC}/scheduler.conf"],
     }
+    if config.load_balancer.mode != "off":
+        wanted["cloud-controller-manager"] = [f"--kubeconfig={ETC}/cloud-controller-manager.conf", _pool(config)]
     return [_spec(paths, config, CONTROL_PLANE, n, a) for n, a in wanted.items() if n not in config.without]
 
 
+def _pool(config: ClusterConfig) -> str:
+    return f"--load-balancer-pool={config.load_balancer.pool}"
+
+
+def router(paths: Paths, config: ClusterConfig) -> list[Spec]:
+    """What runs on the router: for load balancers over equal paths, its agent. It has no disk of its own."""
+    if config.load_balancer.mode != "ecmp":
+        return []
+    argv = [f"--kubeconfig={paths.node_root(ROUTER)}/router-agent.conf", _pool(config)]
+    return [{**_spec(paths, config, ROUTER, "router-agent", argv), "mnt": ""}]
+
+
 def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:
-    """The four processes of a node; the runtime goes with the kubelet."""
+    """The four processes of a node, and the speaker of layer 2 load balancers; the runtime goes with the kubelet."""
     kubelet = [
         f"--hostname-override={state.name}",
         f"--kubeconfig={ETC}/kubelet.conf",
@@ -139,6 +156,8 @@ def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:
             "--config=/var/lib/kube-proxy/config.conf",
         ],
     }
+    if config.load_balancer.mode == "l2":
+        wanted["speaker"] = [f"--node-name={state.name}", f"--kubeconfig={ETC}/speaker.conf", _pool(config)]
     left_out = set(config.without) | ({"runtime"} if "kubelet" in config.without else set())
     return [_spec(paths, config, state.name, n, a) for n, a in wanted.items() if n not in left_out]
 
@@ -150,7 +169,7 @@ def all_specs(paths: Paths, state: ClusterState) -> list[Spec]:
     for n in state.nodes:
         if not n.stopped:
             specs += node(paths, config, n)
-    return specs
+    return specs + router(paths, config)
 
 
 SYNC_SHARE_S = 0.025

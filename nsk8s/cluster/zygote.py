@@ -25,6 +25,7 @@ PRELOAD = (
     "encodings.ascii", "encodings.idna",
     "nsk8s.api.yamldoc", "nsk8s.cluster.forwarder", "nsk8s.apiserver.main", "nsk8s.nodenetwork.agent", "nsk8s.nodenetwork.main",
     "nsk8s.kubelet.main", "nsk8s.proxy.server", "nsk8s.proxy.main", "nsk8s.controllers.main", "nsk8s.scheduler.main",
+    "nsk8s.loadbalancer.main",
 )  # fmt: skip
 """In the order in which a starting cluster needs them. Of the API server only what others have too: the rest it imports itself,
 on another core, while this process goes on for the nodes."""

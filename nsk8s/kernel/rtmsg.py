@@ -509,15 +509,19 @@ def route_change(
     mtu: int = 0,
     advmss: int = 0,
     family: int = 0,
+    nexthops: Sequence[str] = (),
 ) -> Request:
-    """A route to `dst` ("default" or a prefix). "default" takes its family from the gateway, or `family`, or is IPv4."""
+    """A route to `dst` ("default" or a prefix). "default" takes its family from the gateway, or `family`, or is IPv4.
+
+    `nexthops` are gateways of equal weight (ECMP), in place of `gateway`.
+    """
     if dst == "default":
         family = pack_ip(gateway)[0] if gateway else family or socket.AF_INET
         raw, length = b"", 0
     else:
         family, raw, length = pack_prefix(dst)
     if scope is None:
-        on_link = kind == "unicast" and not gateway and family == socket.AF_INET
+        on_link = kind == "unicast" and not gateway and not nexthops and family == socket.AF_INET
         scope = RT_SCOPE_HOST if kind == "local" else RT_SCOPE_LINK if on_link else RT_SCOPE_UNIVERSE
     if not add and protocol == RTPROT_BOOT:
         protocol = 0
@@ -530,7 +534,11 @@ def route_change(
         body += attr(RTA_DST, raw)
     if gateway:
         body += attr(RTA_GATEWAY, pack_ip(gateway)[1])
-    if index:
+    if nexthops:
+        hops = (attr(RTA_GATEWAY, pack_ip(hop)[1]) for hop in nexthops)
+        # struct rtnexthop: length, flags, weight - 1, interface
+        body += attr(RTA_MULTIPATH, b"".join(struct.pack("=HBBi", 8 + len(hop), 0, 0, index) + hop for hop in hops))
+    elif index:
         body += attr_u32(RTA_OIF, index)
     if src:
         body += attr(RTA_PREFSRC, pack_ip(src)[1])

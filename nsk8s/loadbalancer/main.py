@@ -1,0 +1,99 @@
+"""The three load balancer components: `cloud-controller-manager`, `router-agent`, `speaker`. Touches: what they touch."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from ipaddress import IPv4Network
+from typing import Any
+
+import click
+
+from nsk8s.client import kubeconfig, leaderelection
+from nsk8s.client.component import CONTEXT_SETTINGS, invoke, run, setup_logging, until
+from nsk8s.client.rest import Client
+from nsk8s.loadbalancer.controller import ServiceController
+from nsk8s.loadbalancer.pool import Pool
+from nsk8s.loadbalancer.router import RouterAgent
+from nsk8s.loadbalancer.speaker import Speaker
+
+
+def _pool(context: click.Context, parameter: click.Parameter, value: str) -> Pool:
+    try:
+        return Pool(IPv4Network(value))
+    except ValueError as e:
+        raise click.BadParameter(str(e)) from e
+
+
+_kubeconfig = click.option("--kubeconfig", "path", required=True, metavar="FILE", help="How to reach the API server.")
+_addresses = click.option(
+    "--load-balancer-pool", "pool", required=True, callback=_pool, metavar="CIDR", help="The addresses of load balancers."
+)
+_verbosity = click.option("-v", "--v", "verbosity", type=int, default=2, show_default=True, help="4 and above for debugging.")
+
+
+@click.command("cloud-controller-manager", context_settings=CONTEXT_SETTINGS)
+@_kubeconfig
+@_addresses
+@click.option("--leader-elect", type=bool, is_flag=False, flag_value=True, default=True, show_default=True, help="Hold a Lease.")
+@_verbosity
+def _controller_manager(path: str, pool: Pool, leader_elect: bool, verbosity: int) -> int:
+    """Give Services of type LoadBalancer their address. Of upstream's controllers this has the service controller.
+
+    Example: cloud-controller-manager --kubeconfig /etc/kubernetes/cloud-controller-manager.conf
+    --load-balancer-pool 10.100.0.0/16
+    """
+    setup_logging(verbosity)
+    config = kubeconfig.load(path)
+
+    async def serve(stop: asyncio.Event) -> None:
+        async with Client(config, user_agent="cloud-controller-manager") as client:
+
+            async def work() -> None:
+                await ServiceController(client, pool).run()
+
+            lead = leaderelection.lead(client, "cloud-controller-manager", leaderelection.own_identity(), work)
+            await until(stop, lead if leader_elect else work())
+
+    return run(serve)
+
+
+@click.command("router-agent", context_settings=CONTEXT_SETTINGS)
+@_kubeconfig
+@_addresses
+@_verbosity
+def _router_agent(path: str, pool: Pool, verbosity: int) -> int:
+    """Lead the load balancers' addresses to the nodes that can take them, over equal paths. Runs on the router.
+
+    Example: router-agent --kubeconfig router-agent.conf --load-balancer-pool 10.100.0.0/16
+    """
+    setup_logging(verbosity)
+    return run(RouterAgent(path, pool).serve)
+
+
+@click.command("speaker", context_settings=CONTEXT_SETTINGS)
+@_kubeconfig
+@_addresses
+@click.option("--node-name", default="", metavar="NODE", help="The name of this node (default: the host name).")
+@click.option("--interface", default="eth0", show_default=True, metavar="NAME", help="Where ARP is answered.")
+@_verbosity
+def _speaker(path: str, pool: Pool, verbosity: int, **names: Any) -> int:
+    """Answer ARP for load balancers' addresses, each from one node.
+
+    Example: speaker --kubeconfig /etc/kubernetes/speaker.conf --load-balancer-pool 10.100.0.0/16 --node-name node1
+    """
+    setup_logging(verbosity)
+    node = names["node_name"] or socket.gethostname().lower()
+    return run(Speaker(node, path, pool, names["interface"]).serve)
+
+
+def controller_manager(argv: list[str]) -> int:
+    return invoke(_controller_manager, argv)
+
+
+def router_agent(argv: list[str]) -> int:
+    return invoke(_router_agent, argv)
+
+
+def speaker(argv: list[str]) -> int:
+    return invoke(_speaker, argv)

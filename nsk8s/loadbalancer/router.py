@@ -1,0 +1,115 @@
+"""`router-agent`: the router leads the pool to the nodes, over equal paths. Touches: the API, netlink, sysctls of its namespace.
+
+Counterpart: what a data centre's router learns by BGP from MetalLB's speakers. It runs on the router machine and knows of the
+cluster what the API server tells it. Its routes carry nsk8s' protocol number and stay when it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+
+from nsk8s.api import meta
+from nsk8s.api.meta import Object
+from nsk8s.client import kubeconfig
+from nsk8s.client.component import until
+from nsk8s.client.controller import Controller
+from nsk8s.client.informer import Informer
+from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES
+from nsk8s.client.rest import Client
+from nsk8s.kernel.routes import PROTOCOL
+from nsk8s.kernel.rtnl import Rtnl
+from nsk8s.loadbalancer import nodes
+from nsk8s.loadbalancer.pool import Pool
+
+log = logging.getLogger("router-agent")
+
+RESYNC_S = 30.0
+"""How often the routes are looked after when nothing happens: someone may have removed them."""
+SYSCTLS = {
+    # By addresses and ports: or all connections of a client to a service would take the same path.
+    "net/ipv4/fib_multipath_hash_policy": "1",
+    # A next hop that no longer answers ARP is passed over, long before its Node is NotReady.
+    "net/ipv4/fib_multipath_use_neigh": "1",
+}
+
+Routes = Mapping[str, tuple[str, ...]]
+"""destination → gateways; without one the destination is unreachable."""
+
+
+def changes(have: Routes, want: Routes) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """(routes to set, destinations to remove) that turn `have` into `want`. Pure."""
+    to_set = {dst: via for dst, via in want.items() if have.get(dst) != via}
+    return to_set, [dst for dst in have if dst not in want]
+
+
+def held(rtnl: Rtnl) -> dict[str, tuple[str, ...]]:
+    """Our routes in the main table."""
+    found = {}
+    for route in rtnl.routes():
+        if route.protocol == PROTOCOL:
+            hops = tuple(sorted(gateway for gateway, _ in route.nexthops)) or ((route.gateway,) if route.gateway else ())
+            found[route.dst] = hops
+    return found
+
+
+def ensure(want: Routes) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Make our routes exactly `want`; what was set and what was removed. Raises OSError."""
+    with Rtnl() as rtnl:
+        to_set, to_remove = changes(held(rtnl), want)
+        for dst, hops in to_set.items():
+            if len(hops) > 1:
+                rtnl.route_replace(dst, nexthops=hops, protocol=PROTOCOL)
+            elif hops:
+                rtnl.route_replace(dst, gateway=hops[0], protocol=PROTOCOL)
+            else:
+                rtnl.route_replace(dst, kind="unreachable", protocol=PROTOCOL)
+        for dst in to_remove:
+            with suppress(ProcessLookupError):  # ESRCH: gone already
+                rtnl.route_del(dst, kind="unreachable" if not held(rtnl).get(dst, ("",)) else "unicast", protocol=PROTOCOL)
+    return to_set, to_remove
+
+
+def set_sysctls() -> None:
+    for key, value in SYSCTLS.items():
+        try:
+            with open(f"/proc/sys/{key}", "w", encoding="ascii") as f:
+                f.write(value)
+        except OSError as e:
+            log.warning("%s: %s: connections may spread unevenly", key.replace("/", "."), e.strerror)
+
+
+class RouterAgent:
+    """All work is one key of a work queue: any event makes all routes be looked at again."""
+
+    def __init__(self, kubeconfig_path: str, pool: Pool) -> None:
+        self._kubeconfig = kubeconfig_path
+        self._pool = pool
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        set_sysctls()
+        async with Client(kubeconfig.load(self._kubeconfig), user_agent="router-agent") as client:
+            self._nodes = Informer(client, NODES)
+            self._services = Informer(client, SERVICES)
+            self._slices = Informer(client, ENDPOINTSLICES, indexers={"service": nodes.by_service})
+            informers = (self._nodes, self._services, self._slices)
+            controller = Controller("router-agent", self._reconcile, workers=1)
+            for informer in informers:
+                controller.watch(informer, _everything)
+            await until(stop, *(i.run() for i in informers), controller.run())
+
+    async def _reconcile(self, _: str) -> float:
+        pairs = [(s, self._slices.by_index("service", meta.key(s))) for s in self._services.items()]
+        want = nodes.wanted_routes(self._pool, nodes.gateways(self._nodes.items()), pairs)
+        done, removed = ensure(want)
+        for dst, hops in done.items():
+            log.info("route to %s: %s", dst, "via " + " ".join(hops) if hops else "unreachable, no node can take it")
+        for dst in removed:
+            log.info("route to %s removed", dst)
+        return RESYNC_S
+
+
+def _everything(_: Object) -> list[str]:
+    return ["routes"]

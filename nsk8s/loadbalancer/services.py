@@ -1,0 +1,79 @@
+"""What a Service asks of a load balancer, and what it has. Pure. Upstream: cloud-provider/controllers/service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address
+
+from nsk8s.api import meta
+from nsk8s.api.meta import Object
+from nsk8s.loadbalancer.pool import NoAddress, Pool
+
+CLASS = "nsk8s.dev/lb"
+FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
+
+
+def wants(service: Object) -> bool:
+    """Whether we are to serve it: type LoadBalancer, without a class or with ours, and not on its way out."""
+    spec = service.get("spec") or {}
+    ours = spec.get("loadBalancerClass") in (None, "", CLASS)
+    return spec.get("type") == "LoadBalancer" and ours and not meta.is_deleting(service)
+
+
+def has_finalizer(service: Object) -> bool:
+    return FINALIZER in (service["metadata"].get("finalizers") or [])
+
+
+def needs_cleanup(service: Object) -> bool:
+    """Whether it was served once and is to be served no more. A Service that went over to another class is that one's."""
+    if not has_finalizer(service):
+        return False
+    return meta.is_deleting(service) or (service.get("spec") or {}).get("type") != "LoadBalancer"
+
+
+def addresses(service: Object) -> list[str]:
+    """The IP addresses in its status."""
+    ingress = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []
+    return [i["ip"] for i in ingress if i.get("ip")]
+
+
+def held(service: Object, pool: Pool) -> list[str]:
+    """The addresses of the pool that it has, also while it is being deleted."""
+    spec = service.get("spec") or {}
+    if spec.get("type") != "LoadBalancer" or spec.get("loadBalancerClass") not in (None, "", CLASS):
+        return []
+    return [ip for ip in addresses(service) if ip in pool]
+
+
+def is_local(service: Object) -> bool:
+    """externalTrafficPolicy Local: only nodes with an endpoint take its traffic, and clients keep their address."""
+    return (service.get("spec") or {}).get("externalTrafficPolicy") == "Local"
+
+
+def choose(service: Object, pool: Pool, holder: Callable[[str], str | None]) -> str:
+    """The address for a Service: spec.loadBalancerIP, else the one it has, else the lowest free one.
+
+    `holder(ip)` is the key of the Service that has it. Raises NoAddress, saying why.
+    """
+    spec, key = service["spec"], meta.key(service)
+    families = spec.get("ipFamilies") or ["IPv4"]
+    if "IPv4" not in families:
+        raise NoAddress(f"the pool {pool.network} has no IPv6 address")
+    wanted = spec.get("loadBalancerIP")
+    if wanted:
+        if wanted not in pool:
+            raise NoAddress(f"spec.loadBalancerIP {wanted} is not in the pool {pool.network}")
+        wanted = str(ip_address(wanted))
+        other = holder(wanted)
+        if other not in (None, key):
+            raise NoAddress(f"spec.loadBalancerIP {wanted} is in use by {other}")
+        return str(wanted)
+    for ip in held(service, pool):
+        if holder(ip) in (None, key):
+            return ip
+    return pool.first_free(lambda ip: holder(ip) is not None)
+
+
+def status(ip: str) -> Object:
+    """`status.loadBalancer` of a Service with that address. VIP: packets arrive at nodes with it as their destination."""
+    return {"ingress": [{"ip": ip, "ipMode": "VIP"}]}
