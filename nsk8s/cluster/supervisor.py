@@ -369,6 +369,7 @@ def main(argv: list[str]) -> int:
     supervisor = Supervisor(run_dir)
     supervisor.groups.create(cgroup)
     supervisor.groups.join(cgroup)
+    supervisor.groups.leave_session(cgroup)
     lock = launch.claim(run_dir, "supervisor")
     if lock is None:
         log("another supervisor is running")

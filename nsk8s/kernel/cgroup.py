@@ -122,9 +122,12 @@ class Cgroups:
                 self.v2 = None
         self.v2_controllers = [c for c in V2_CONTROLLERS if c in controllers and c not in v1]
         self.v1 = {c: v1[c] for c in V1_WANTED if c in v1}
+        self.tracking = [v1["name=systemd"]] if "name=systemd" in v1 else []
+        """Hierarchies without controllers, by which systemd knows what belongs to a login session."""
         if self.v1 and "freezer" in v1:
             self.v1["freezer"] = v1["freezer"]
-            if not self.v2_controllers:
+            if not self.v2_controllers and self.v2 is not None:
+                self.tracking.append(self.v2)
                 self.v2 = None  # an empty tree would only be good for cgroup.kill, and joining it is dear
         self.roots = list(dict.fromkeys(self.v1.values()))
         if self.v2 is not None:
@@ -163,7 +166,8 @@ class Cgroups:
                 self._delegate(path.rpartition("/")[0])
 
     def _delegate(self, path: str) -> None:
-        """Enable our controllers for the children of `path`, from the root down; one that the machine withholds is left out."""
+        """Enable our controllers for the children of `path`, from the root down. One that the machine withholds is none of ours
+        from then on: in a container of its own (a cgroup namespace), the root has processes and hands nothing down."""
         assert self.v2 is not None
         where = self.v2
         for part in ["", *[p for p in path.split("/") if p]]:
@@ -176,6 +180,19 @@ class Cgroups:
                     except OSError as e:
                         if e.errno not in (errno.ENOENT, errno.EBUSY, errno.ENOTSUP, errno.EINVAL, errno.EACCES):
                             raise
+            have = _read(where + "/cgroup.subtree_control").split()
+            self.v2_controllers = [c for c in self.v2_controllers if c in have]
+
+    def leave_session(self, path: str) -> None:
+        """Move the calling process, and with it its future children, out of the login session or service that it was started
+        from, so that the end of that one is not the end of these. On v2 `join` does it already; where systemd's hierarchy may
+        not be written (in a container) there is no such session."""
+        for root in self.tracking:
+            try:
+                os.makedirs(root + path, exist_ok=True)
+                _write(f"{root}{path}/cgroup.procs", "0")
+            except OSError:
+                continue
 
     def join(self, path: str) -> None:
         """Move the calling process, which has one thread, into a group."""
@@ -212,7 +229,7 @@ class Cgroups:
     def children(self, path: str) -> list[str]:
         """Paths of the groups directly below, over all hierarchies."""
         names: dict[str, None] = {}
-        for root in self.roots:
+        for root in (*self.roots, *self.tracking):
             try:
                 with os.scandir(root + path) as entries:
                     names.update((e.name, None) for e in entries if e.is_dir(follow_symlinks=False))
@@ -293,7 +310,7 @@ class Cgroups:
         for child in self.children(path):
             self.remove(child, timeout_s)
         deadline = time.monotonic() + timeout_s
-        for root in self.roots:
+        for root in (*self.roots, *self.tracking):
             while True:
                 try:
                     os.rmdir(root + path)
@@ -308,14 +325,14 @@ class Cgroups:
 
     def remove_if_empty(self, path: str) -> None:
         """Remove a group unless something is in it or below."""
-        for root in self.roots:
+        for root in (*self.roots, *self.tracking):
             try:
                 os.rmdir(root + path)
             except OSError:
                 continue
 
     def exists(self, path: str) -> bool:
-        return any(os.path.isdir(root + path) for root in self.roots)
+        return any(os.path.isdir(root + path) for root in (*self.roots, *self.tracking))
 
     def oom_kills(self, path: str) -> int:
         """How many processes of a group the out-of-memory killer has ended."""

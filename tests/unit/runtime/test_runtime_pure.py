@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsk8s.kernel import capabilities, seccomp
+from nsk8s.kernel import capabilities, cgroup, seccomp
 from nsk8s.kernel.cgroup import Cgroups, limit_files, parse_mountinfo, shares_to_weight
 from nsk8s.runtime import images, main, rootfs, spec
 from nsk8s.runtime.errors import InvalidArgument, describe
@@ -131,21 +134,78 @@ def test_limit_files():
     assert limit_files({}, True) == []
 
 
-def fake_v2(tmp_path):
-    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
-    return Cgroups(f"41 31 0:38 / {tmp_path} rw - cgroup2 cgroup2 rw\n")
+def fake_v2(root, monkeypatch, busy=()):
+    """A folder that behaves as a v2 tree where controllers are handed down. `busy`: groups with processes of their own, which
+    therefore hand nothing down (but for the real root, which this one then is not)."""
+    (root / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    (root / "cgroup.subtree_control").write_text("")
+    plain_write, plain_mkdir = cgroup._write, os.mkdir
+
+    def mkdir(path, mode=0o777):
+        plain_mkdir(path, mode)
+        for name in ("cgroup.subtree_control", "cgroup.procs"):
+            (Path(path) / name).write_text("")
+
+    def write(path, text):
+        file = Path(path)
+        if file.name != "cgroup.subtree_control":
+            plain_write(path, text)
+            return
+        name = text.removeprefix("+")
+        if str(file.parent.relative_to(root)) in busy:
+            raise OSError(errno.EBUSY, "busy")
+        offers = root / "cgroup.controllers" if file.parent == root else file.parent.parent / "cgroup.subtree_control"
+        if name not in offers.read_text().split():
+            raise OSError(errno.ENOENT, "no such controller here")
+        file.write_text(f"{file.read_text().strip()} {name}".strip() + "\n")
+
+    monkeypatch.setattr(cgroup, "_write", write)
+    monkeypatch.setattr(cgroup.os, "mkdir", mkdir)
+    return Cgroups(f"41 31 0:38 / {root} rw - cgroup2 cgroup2 rw\n")
 
 
-def test_v2_tree(tmp_path):
-    groups = fake_v2(tmp_path)
+def test_a_root_that_hands_nothing_down_leaves_no_controllers(tmp_path, monkeypatch):
+    """Inside a container of its own: better no limits, and said so, than files that are not there."""
+    groups = fake_v2(tmp_path, monkeypatch, busy=(".",))
+    groups.create("/a/b")
+    assert groups.v2_controllers == []
+    assert not groups.has("pids")
+    with pytest.raises(OSError, match="no memory control group"):
+        groups.limit("/a/b", {"memoryLimitInBytes": 5})
+
+
+def test_leaving_a_login_session(tmp_path):
+    """systemd on v1 and hybrid machines: its own hierarchy has no controllers, and an empty v2 tree is its as well."""
+    for name in ("pids", "systemd", "unified"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "unified" / "cgroup.controllers").write_text("\n")
+    lines = [
+        f"1 0 0:1 / {tmp_path}/pids rw - cgroup cgroup rw,pids,freezer", f"2 0 0:2 / {tmp_path}/systemd rw - cgroup cgroup rw,xattr,name=systemd",
+        f"3 0 0:3 / {tmp_path}/unified rw - cgroup2 cgroup2 rw",
+    ]  # fmt: skip
+    groups = Cgroups("\n".join(lines))
+    assert (groups.roots, groups.tracking) == ([f"{tmp_path}/pids"], [f"{tmp_path}/systemd", f"{tmp_path}/unified"])
+    for root in ("systemd", "unified"):
+        (tmp_path / root / "nsk8s" / "c").mkdir(parents=True)
+        (tmp_path / root / "nsk8s" / "c" / "cgroup.procs").write_text("")
+    groups.leave_session("/nsk8s/c")
+    for root in ("systemd", "unified"):
+        file = tmp_path / root / "nsk8s" / "c" / "cgroup.procs"
+        assert file.read_text() == "0"
+        file.unlink()
+    assert not (tmp_path / "pids" / "nsk8s").exists(), "what has controllers is joined apart"
+    groups.remove("/nsk8s")
+    assert not (tmp_path / "systemd" / "nsk8s").exists()
+    assert not (tmp_path / "unified" / "nsk8s").exists()
+
+
+def test_v2_tree(tmp_path, monkeypatch):
+    groups = fake_v2(tmp_path, monkeypatch)
     assert (groups.version, groups.v2_controllers) == ("v2", ["cpu", "memory", "pids"])
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "b").mkdir()
-    for folder in (tmp_path, tmp_path / "a", tmp_path / "a" / "b"):
-        (folder / "cgroup.subtree_control").write_text("")
     groups.create("/a/b/c")
-    # A plain file is overwritten from its start: what is left shows that each level was asked, pids last.
-    assert [(tmp_path / p / "cgroup.subtree_control").read_text()[:5] for p in (".", "a", "a/b")] == ["+pids"] * 3
+    down = ["cpu", "memory", "pids"]
+    assert [(tmp_path / p / "cgroup.subtree_control").read_text().split() for p in (".", "a", "a/b", "a/b/c")] == [*[down] * 3, []]
+    assert groups.v2_controllers == down
     (tmp_path / "a/b/c/cgroup.procs").write_text("12\n13\n")
     (tmp_path / "a/b/c/memory.events").write_text("low 0\noom 1\noom_kill 2\n")
     (tmp_path / "a/b/c/memory.current").write_text("1000\n")
