@@ -15,7 +15,19 @@ import os
 
 from cni import skel
 from cni.errors import CniError
-from cni.invoke import decode_result, find_in_path, outcome, own_main, read_all, reap, run_exec, run_fork, run_here, write_all
+from cni.invoke import (
+    decode_result,
+    find_in_path,
+    outcome,
+    own_main,
+    read_all,
+    reap,
+    run_exec,
+    run_fork,
+    run_here,
+    run_here_within,
+    write_all,
+)
 from cni.result import VERSIONS, at_least, convert
 
 TYPE_CHECKING = False
@@ -28,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_CACHE_DIR", "DEFAULT_CONF_DIR", "Attachment", "NetworkList", "Pending", "add", "all_ours", "attachments", "check",
     "delete", "first_network", "gc", "load_file", "load_network", "parse_list", "pod_ips", "run_exec", "run_fork", "run_here",
-    "start", "status",
+    "run_here_within", "start", "status",
 ]  # fmt: skip
 
 DEFAULT_CONF_DIR = "/etc/cni/net.d"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 IFNAME = "eth0"
+PLUGIN_TIMEOUT_S = 120
+"""How long one call of somebody else's plugin may take: the kubelet's runtimeRequestTimeout."""
 NOT_INITIALIZED = "cni plugin not initialized"
 _LOOPBACK = b'{"cniVersion":"1.0.0","name":"cni-loopback","plugins":[{"type":"loopback"}]}'
 
@@ -85,7 +87,7 @@ class Network:
     def set_up(self, record: dict[str, Any]) -> dict[str, Any]:
         """ADD. Returns `{"ips": [...]}`. On failure everything is deleted again and CriError raised with upstream's words."""
         lo, eth0 = self.attachments(record)
-        how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": libcni.run_here}
+        how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": libcni.run_here_within(PLUGIN_TIMEOUT_S)}
         try:
             try:
                 network = libcni.first_network(self.conf_dir)
@@ -107,7 +109,7 @@ class Network:
         lo, eth0 = self.attachments(record)
         if not os.path.exists(eth0.netns):
             eth0.netns = lo.netns = ""
-        how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": libcni.run_here}
+        how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": libcni.run_here_within(PLUGIN_TIMEOUT_S)}
         try:
             try:
                 network = libcni.first_network(self.conf_dir)
@@ -132,7 +134,7 @@ class Network:
 
     def collect(self, valid: set[str]) -> None:
         """DEL what `stale` found. Raises CriError."""
-        how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": libcni.run_here}
+        how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": libcni.run_here_within(PLUGIN_TIMEOUT_S)}
         try:
             network = libcni.first_network(self.conf_dir)
             libcni.gc(network, [(i, IFNAME) for i in valid], **how)  # type: ignore[arg-type]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cni import libcni, skel
+from cni import invoke, libcni, skel
 from cni.errors import CniError
 from cni.libcni import Attachment
 
@@ -283,3 +284,37 @@ def test_codes(change: dict[str, str], conf: dict[str, Any], code: int, words: s
     body = json.loads(stdout)
     assert (exit_code, body["code"]) == (1, code)
     assert words in body["msg"]
+
+
+def _exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _script(folder: Path, text: str) -> str:
+    path = folder / "slow"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize("text", ["sleep 60", "sleep 60 & exec >&-; wait", "cat >/dev/null; sleep 60 & wait"])
+def test_a_plugin_that_hangs_is_killed_with_what_it_started(tmp_path: Path, text: str) -> None:
+    path = _script(tmp_path, f"echo $$ > {tmp_path}/pid\n{text}")
+    started = time.monotonic()
+    with pytest.raises(CniError, match=r"did not end within 0.3 seconds and was killed"):
+        invoke.run_here_within(0.3)(path, {"PATH": "/usr/bin:/bin"}, b"{}")
+    assert time.monotonic() - started < 5
+    group = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 5
+    while _exists(group) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert not _exists(group)
+
+
+def test_a_plugin_within_its_time(tmp_path: Path) -> None:
+    path = _script(tmp_path, "cat; exit 3")
+    assert invoke.run_here_within(20)(path, {"PATH": "/usr/bin:/bin"}, b"x" * 200_000) == (3, b"x" * 200_000)
