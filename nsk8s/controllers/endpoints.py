@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import orjson
 
@@ -295,7 +296,12 @@ def _subset(ports: Ports, ready: list[Object], not_ready: list[Object]) -> Objec
 
 
 def _address_order(address: Object) -> tuple[int, bytes]:
-    return int(ipaddress.ip_address(address["ip"])), orjson.dumps(address.get("targetRef"), option=orjson.OPT_SORT_KEYS)
+    return _number(address["ip"]), orjson.dumps(address.get("targetRef"), option=orjson.OPT_SORT_KEYS)
+
+
+@lru_cache(maxsize=4096)
+def _number(ip: str) -> int:
+    return int(ipaddress.ip_address(ip))
 
 
 def desired_from_subsets(found: Sequence[Object]) -> Desired:

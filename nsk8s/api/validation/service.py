@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from nsk8s.api import names
 from nsk8s.api.meta import Object
 from nsk8s.api.scheme import Cause
@@ -136,7 +134,9 @@ def _check_addresses(causes: Causes, spec: Object) -> None:
 
 def _check_reachable(causes: Causes, at: str, address: str) -> None:
     """Upstream: ValidateNonSpecialIP."""
-    ip = ipaddress.ip_address(address)
+    ip = names.address(address)
+    if ip is None:
+        return
     if ip.is_unspecified:
         causes.invalid(at, address, "may not be unspecified (0.0.0.0 or ::)")
     if ip.is_loopback:
