@@ -5,7 +5,6 @@ Upstream: apiserver/pkg/endpoints/handlers/negotiation, apimachinery/pkg/runtime
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -132,22 +131,3 @@ def parse_body(raw: bytes, content_type: str) -> Any:
     raise UnsupportedMediaType(
         f"the body of the request was in an unknown format - accepted media types include: {JSON}, {YAML}, {PROTOBUF}"
     )
-
-
-def duplicate_fields(raw: bytes) -> list[str]:
-    """The paths of object keys that a JSON body has twice (the last one counts), as strict validation names them."""
-    found: list[str] = []
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for key, value in items:
-            if key in out:
-                found.append(key)
-            out[key] = value
-        return out
-
-    try:
-        json.loads(raw, object_pairs_hook=pairs)
-    except (ValueError, RecursionError):
-        return []
-    return found

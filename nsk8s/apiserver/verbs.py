@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from nsk8s.api.decode import decode, field_warnings, strict_error
+from nsk8s.api.decode import decode, duplicate_fields, field_warnings, strict_error
 from nsk8s.api.meta import Object
 from nsk8s.api.scheme import Kind
 from nsk8s.apiserver import content, failures, structural
@@ -65,7 +65,7 @@ def typed(call: Call, data: Any, raw: bytes = b"") -> Object:
     if kind.group_resource == CRD_RESOURCE and structural.uses_rules(obj.get("spec")):
         call.warnings.append("x-kubernetes-validations: rules in CEL are not evaluated by nsk8s")
     if call.field_validation != "Ignore":
-        duplicate = content.duplicate_fields(raw) if raw else []
+        duplicate = duplicate_fields(raw) if raw else []
         if unknown or duplicate:
             if call.field_validation == "Strict":
                 raise strict_error(kind, unknown, duplicate)

@@ -5,13 +5,12 @@ Upstream: structured-merge-diff/merge (Updater), apimachinery/pkg/util/managedfi
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from nsk8s.api.meta import Object, rfc3339
+from nsk8s.api.meta import Object, copied, rfc3339
 from nsk8s.api.patch.fieldset import (
     FieldSet,
     Path,
@@ -168,7 +167,7 @@ def _defaulted(kind: Kind, obj: Object) -> Object:
     """For comparing: an atomic value that left out its defaults (fieldRef without apiVersion) is the same value."""
     if kind.strategy.default is None:
         return obj
-    full = copy.deepcopy(obj)
+    full: Object = copied(obj)
     kind.strategy.default(full)
     return full
 
@@ -189,7 +188,7 @@ def apply(
     if metadata.get("managedFields"):
         raise BadRequest("metadata.managedFields must be nil")
     shape = shape_of(kind)
-    wanted = copy.deepcopy(_bare(config))
+    wanted = copied(_bare(config))
     _check_keys(wanted, shape, "")
     before: Object = live if live is not None else {"metadata": {}}
     entries = entries_of(before)
@@ -198,7 +197,7 @@ def apply(
     )
     last = next((e for e in entries if e.identity == mine.identity), None)
     others = [e for e in entries if e.identity != mine.identity]
-    have = copy.deepcopy(_bare(before))
+    have = copied(_bare(before))
     result: Object = merged(have, wanted, shape)
     if last is not None:
         _prune(result, shape, last.fields, mine.fields.union(*(e.fields for e in others)))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
-from nsk8s.api.meta import Object
+from nsk8s.api.meta import Object, copied
 from nsk8s.errors import BadRequest, Invalid, RequestEntityTooLarge
 
 MAX_OPERATIONS = 10_000
@@ -64,7 +63,7 @@ def _apply(document: Any, operation: dict[str, Any]) -> Any:
         case "add" | "replace" | "test":
             if "value" not in operation and op != "test":
                 raise BadRequest(f"the JSON patch operation {op!r} needs a value")
-            value = copy.deepcopy(operation.get("value"))
+            value = copied(operation.get("value"))
             if op == "test":
                 _test(document, path, value)
                 return document
@@ -81,7 +80,7 @@ def _apply(document: Any, operation: dict[str, Any]) -> Any:
             value = _get(document, source)
             return _add(_remove(document, source), path, value)
         case "copy":
-            return _add(document, path, copy.deepcopy(_get(document, _path(operation, "from"))))
+            return _add(document, path, copied(_get(document, _path(operation, "from"))))
     raise BadRequest(f"unexpected kind of JSON patch operation: {op!r}")
 
 

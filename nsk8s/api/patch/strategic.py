@@ -6,10 +6,10 @@ strings, raw JSON): there, maps merge and lists are replaced.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
+from nsk8s.api.meta import copied
 from nsk8s.api.models.base import Field, Model
 from nsk8s.errors import BadRequest
 
@@ -26,7 +26,7 @@ def strategic_merge_patch(obj: Any, patch: dict[str, Any], model: ModelOf) -> An
     if not isinstance(obj, dict):
         obj = {}
     try:
-        return _merge_map(obj, copy.deepcopy(patch), model)
+        return _merge_map(obj, copied(patch), model)
     except RecursionError:
         raise BadRequest("the patch is nested too deeply") from None
 

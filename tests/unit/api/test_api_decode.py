@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -152,3 +153,32 @@ def test_no_input_crashes_decoding_defaulting_or_validation(kind: Kind, data: di
             step(obj)
     if strategy.validate:
         strategy.validate(obj)
+
+
+class Pairs(list[Any]):
+    """An object as pairs: names may come twice."""
+
+
+def written(value: Any) -> str:
+    if isinstance(value, Pairs):
+        return "{" + " , ".join(f"{json.dumps(k)} : {written(v)}" for k, v in value) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(written(v) for v in value) + "]"
+    return json.dumps(value)
+
+
+def has_twice(value: Any) -> bool:
+    if isinstance(value, Pairs):
+        last = dict(value)
+        return len(last) < len(value) or any(has_twice(v) for v in last.values())
+    return isinstance(value, list) and any(has_twice(v) for v in value)
+
+
+@given(st.recursive(
+    st.none() | st.integers(0, 9) | st.text('a":\\u0022 {}', max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.lists(st.tuples(st.text('ab" :', max_size=2), inner), max_size=4).map(Pairs), max_leaves=12,
+))  # fmt: skip
+def test_the_quick_look_for_duplicates_misses_none(value: Any) -> None:
+    text = written(value)
+    found = duplicate_fields(text)
+    assert bool(found) is has_twice(value), text
