@@ -41,12 +41,22 @@ class Cache:
 
     def put_pod(self, pod: Object) -> None:
         """A pod that the API server says is on spec.nodeName."""
+        known = self._known(meta.uid(pod))
+        if known is not None and self._place[known.uid] == pod["spec"]["nodeName"] and known.counts_as(pod):
+            known.pod = pod  # only its status is new: most of what the watch brings
+            self._assumed.discard(known.uid)
+            self.unnominate(known.uid)
+            return
         info = PodInfo.of(pod)
         self._remove(info.uid)
         self._assumed.discard(info.uid)
         self.unnominate(info.uid)
         self._place[info.uid] = pod["spec"]["nodeName"]
         self._info(pod["spec"]["nodeName"]).add(info)
+
+    def _known(self, uid: str) -> PodInfo | None:
+        place = self._place.get(uid)
+        return self._nodes[place].pods.get(uid) if place is not None else None
 
     def assume(self, pod: PodInfo, node: str) -> None:
         """Count `pod` on `node` before the API server has said so; `forget` takes it back."""

@@ -139,6 +139,13 @@ class PodInfo:
             deleting=meta.is_deleting(pod),
         )
 
+    def counts_as(self, pod: Object) -> bool:
+        """Whether `pod`, a newer state of this pod, asks for the same and is the same to others."""
+        old, new = self.pod["spec"], pod["spec"]
+        if self.deleting is not meta.is_deleting(pod) or self.labels != meta.labels(pod):
+            return False
+        return all(new.get(key) == value for key, value in old.items() if key != "nodeName") and new.keys() <= {*old, "nodeName"}
+
     def has_pod_affinity(self) -> bool:
         return bool(self.affinity.get("podAffinity") or self.affinity.get("podAntiAffinity"))
 

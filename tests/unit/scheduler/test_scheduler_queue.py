@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from nsk8s.api.meta import Object
+from nsk8s.scheduler.cache import Cache
 from nsk8s.scheduler.framework import PodInfo
 from nsk8s.scheduler.queue import SchedulingQueue, backoff_s
 from nsk8s.scheduler.scheduler import matters
@@ -80,3 +81,26 @@ def test_heartbeats_wake_nobody() -> None:
     assert matters(node, {**node, "spec": {"unschedulable": True}})
     assert matters(node, {**node, "metadata": {"name": "n", "labels": {"a": "b"}}})
     assert matters(None, node)
+
+
+def test_a_status_that_changes_is_not_counted_anew_and_a_spec_is() -> None:
+    cache = Cache()
+    cache.set_node({"metadata": {"name": "n1"}, "status": {"allocatable": {"cpu": "4"}}})
+    spec = {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}
+    waiting: Object = {"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": spec}
+    cache.assume(PodInfo.of(waiting), "n1")
+    bound = {**waiting, "spec": {**spec, "nodeName": "n1"}}
+    cache.put_pod(bound)
+    node = cache.snapshot().nodes[0]
+    before = node.pods["u"]
+    assert not cache.is_assumed("u")
+    running = {**bound, "status": {"phase": "Running"}}
+    cache.put_pod(running)
+    assert node.pods["u"] is before
+    assert before.pod is running
+    resized: Object = {**running, "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}], "nodeName": "n1"}}
+    cache.put_pod(resized)
+    assert node.requested["cpu"] == 2000
+    cache.put_pod({**resized, "metadata": {**resized["metadata"], "labels": {"a": "b"}}})
+    assert node.pods["u"].labels == {"a": "b"}
+    assert node.requested["cpu"] == 2000
