@@ -15,6 +15,9 @@ from nsk8s.kubelet.cri import RuntimeClient, RuntimeFailure
 from nsk8s.kubelet.podruntime import field_path
 from nsk8s.kubelet.problems import StartProblem
 
+BACK_OFF_PERIOD_S = 10.0
+"""Upstream's backOffPeriod: a pod whose sync failed is synced again after so long."""
+
 
 def pull_policy(container: Object) -> str:
     """The given policy, or Always for `:latest` and untagged images. Pure."""
@@ -75,7 +78,8 @@ class ImageManager:
             now = time.monotonic()
             self._backoff.next(key, now, now)
             self._failures[key] = now, str(e)
-            raise StartProblem("ErrImagePull", str(e), self._backoff.delay(key)) from e
+            # Looked at again before the next try, as upstream's sync does: by then it is an ImagePullBackOff.
+            raise StartProblem("ErrImagePull", str(e), min(self._backoff.delay(key) / 2, BACK_OFF_PERIOD_S)) from e
         took = go_duration(time.monotonic() - now)
         self._recorder.event(
             pod, NORMAL, "Pulled", f'Successfully pulled image "{image}" in {took} ({took} including waiting)', field_path=where
