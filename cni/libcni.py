@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from cni.invoke import Runner
 
 __all__ = [
-    "DEFAULT_CACHE_DIR", "DEFAULT_CONF_DIR", "Attachment", "NetworkList", "Pending", "add", "all_ours", "attachments", "check",
-    "delete", "first_network", "gc", "load_file", "load_network", "parse_list", "pod_ips", "run_exec", "run_fork", "run_here",
-    "run_here_within", "start", "status",
+    "DEFAULT_CACHE_DIR", "DEFAULT_CONF_DIR", "Attachment", "NetworkList", "Pending", "add", "all_ours", "attachments",
+    "cached_network", "check", "delete", "first_network", "gc", "load_file", "load_network", "parse_list", "pod_ips",
+    "run_exec", "run_fork", "run_here", "run_here_within", "start", "status",
 ]  # fmt: skip
 
 DEFAULT_CONF_DIR = "/etc/cni/net.d"
@@ -420,6 +420,27 @@ def _read_entry(path: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return body if isinstance(body, dict) else None
+
+
+def cached_network(container_id: str, ifname: str, cache_dir: str = DEFAULT_CACHE_DIR) -> NetworkList | None:
+    """The network that an interface was attached to, as its configuration was then; None when the cache does not know.
+
+    For DEL: the files of the folder may have changed since. Upstream: GetNetworkListCachedConfig.
+    """
+    folder = os.path.join(cache_dir, "results")
+    try:
+        names = [name for name in os.listdir(folder) if name.endswith(f"-{container_id}-{ifname}") and name[0] != "."]
+    except OSError:
+        return None
+    for name in names:
+        entry = _read_entry(os.path.join(folder, name)) or {}
+        if (entry.get("kind"), entry.get("containerId"), entry.get("ifName")) != (CACHE_KIND, container_id, ifname):
+            continue
+        try:
+            return parse_list(base64.b64decode(str(entry.get("config", ""))))
+        except (ValueError, CniError):
+            continue
+    return None
 
 
 def attachments(network: str, cache_dir: str = DEFAULT_CACHE_DIR) -> list[Attachment]:

@@ -112,7 +112,8 @@ class Network:
         how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": libcni.run_here_within(PLUGIN_TIMEOUT_S)}
         try:
             try:
-                network = libcni.first_network(self.conf_dir)
+                # The one it is on, though another may have taken its place since.
+                network = libcni.cached_network(record["id"], IFNAME, self.cache_dir) or libcni.first_network(self.conf_dir)
             except CniError:
                 return  # without a network there is nothing to leave
             if libcni.all_ours(network, self.cni_path, eth0.capability_args):

@@ -62,6 +62,11 @@ def test_a_host_port_answers_outside_and_on_the_node_and_goes_with_the_pod() -> 
     assert not answers()
 
 
+def reserved(network: str) -> list[str]:
+    listed = nsk8s("enter", NODE, "--", "sh", "-c", f"ls /var/lib/cni/networks/{network} 2>/dev/null || true").stdout.split()
+    return [name for name in listed if name[0].isdigit()]
+
+
 def events(name: str) -> list[str]:
     return [e["message"] for e in get("events")["items"] if e["involvedObject"]["name"] == name]
 
@@ -75,9 +80,13 @@ def events(name: str) -> list[str]:
     ],
 )
 def test_a_broken_plugin_leaves_the_pod_pending_with_its_error_in_an_event(plugin: dict[str, Any], words: str) -> None:
-    name = f"stuck-{abs(hash(words)) % 10**6}"
+    name = f"stuck-{len(words)}"
+    apply(pod(f"before-{name}", nodeName=NODE))
+    early = running(f"before-{name}")["status"]["podIP"]
     write_on_node(BROKEN, json.dumps({"cniVersion": "1.0.0", "name": "broken", "plugins": [plugin]}))
     try:
+        nsk8s("delete", "pod", f"before-{name}")
+        until("the address of a pod on the network before is free", lambda: early not in reserved("nsk8s"))
         apply(pod(name, nodeName=NODE))
         until("an Event with the plugin's error", lambda: any(words in message for message in events(name)))
         assert any("failed to setup network for sandbox" in message for message in events(name))
@@ -91,5 +100,4 @@ def test_a_broken_plugin_leaves_the_pod_pending_with_its_error_in_an_event(plugi
     assert time.monotonic() - started < 60
     nsk8s("delete", "pod", name)
     until("the pod is gone", lambda: not any(p["metadata"]["name"] == name for p in get("pods")["items"]))
-    reserved = nsk8s("enter", NODE, "--", "sh", "-c", "ls /var/lib/cni/networks/broken 2>/dev/null || true").stdout.split()
-    assert [f for f in reserved if f[0].isdigit()] == []
+    assert reserved("broken") == []

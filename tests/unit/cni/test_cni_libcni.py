@@ -286,6 +286,21 @@ def test_codes(change: dict[str, str], conf: dict[str, Any], code: int, words: s
     assert words in body["msg"]
 
 
+def test_the_network_of_an_attachment_is_remembered_as_it_was(plugins: Plugins) -> None:
+    made = network(then=1)
+    cache = str(plugins.dir / "cache")
+    to = Attachment("c-1", "/run/netns/x", "eth0")
+    assert libcni.cached_network("c-1", "eth0", cache) is None
+    libcni.add(made, to, **plugins.options)
+    found = libcni.cached_network("c-1", "eth0", cache)
+    assert found is not None
+    assert (found.name, found.version, found.plugins) == (made.name, made.version, made.plugins)
+    assert libcni.cached_network("1", "eth0", cache) is None
+    for path in (plugins.dir / "cache/results").iterdir():
+        path.write_text("{")
+    assert libcni.cached_network("c-1", "eth0", cache) is None
+
+
 def _exists(group: int) -> bool:
     try:
         os.killpg(group, 0)
