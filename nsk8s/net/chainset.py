@@ -7,6 +7,7 @@ chains of each table. kube-proxy and node-network make such values, the kernel l
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,9 +65,12 @@ class Jump:
     rule: str
 
 
+_PLAIN = re.compile(r"[\w\-./:]+")
+
+
 def quote(text: str) -> str:
     """A comment as iptables-save prints it: in double quotes when it holds anything but plain characters."""
-    if text and all(c.isalnum() or c in "-_./:" for c in text):
+    if _PLAIN.fullmatch(text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
@@ -13,8 +14,12 @@ from nsk8s.proxy.services import LABEL_SERVICE, PortName
 TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+_NONE: frozenset[str] = frozenset()
+_IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!$)|$)){4}", re.ASCII)
+"""Canonical IPv4 text: what is nearly always there, told in a tenth of the time that parsing takes."""
+
+
+class Endpoint(NamedTuple):
     """One address:port behind a service port, as seen from one node."""
 
     ip: str
@@ -23,11 +28,15 @@ class Endpoint:
     ready: bool = True
     serving: bool = True
     terminating: bool = False
-    zones: frozenset[str] = frozenset()
-    nodes: frozenset[str] = frozenset()
+    zones: frozenset[str] = _NONE
+    nodes: frozenset[str] = _NONE
 
     def __str__(self) -> str:
-        return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
+        return _text(self.ip, self.port)
+
+
+def _text(ip: str, port: int) -> str:
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
 def service_of(endpoint_slice: Object) -> str:
@@ -65,7 +74,7 @@ def endpoints_of(slices: Iterable[Object], node: str, ipv6: bool = False) -> dic
                 endpoint = _endpoint(raw, int(port["port"]), node, ipv6)
                 if endpoint is None:
                     continue
-                text = str(endpoint)
+                text = _text(endpoint.ip, endpoint.port)
                 if text not in held or endpoint.local:
                     held[text] = endpoint
     return {key: tuple(held[text] for text in sorted(held)) for key, held in found.items()}
@@ -73,22 +82,27 @@ def endpoints_of(slices: Iterable[Object], node: str, ipv6: bool = False) -> dic
 
 def _endpoint(raw: Object, port: int, node: str, ipv6: bool) -> Endpoint | None:
     addresses = raw.get("addresses") or []
-    try:
-        address = ip_address(addresses[0])
-    except (IndexError, ValueError):
+    if not addresses:
         return None
-    if (address.version == 6) != ipv6:
-        return None
+    ip = addresses[0]
+    if not (isinstance(ip, str) and _IPV4.fullmatch(ip) and not ipv6):
+        try:
+            address = ip_address(ip)
+        except ValueError:
+            return None
+        if (address.version == 6) != ipv6:
+            return None
+        ip = str(address)
     conditions = raw.get("conditions") or {}
-    hints = raw.get("hints") or {}
+    hints = raw.get("hints")
     ready, serving = conditions.get("ready"), conditions.get("serving")
-    return Endpoint(
-        ip=str(address),
-        port=port,
-        local=bool(node) and raw.get("nodeName") == node,
-        ready=ready is None or bool(ready),
-        serving=serving is None or bool(serving),
-        terminating=bool(conditions.get("terminating")),
-        zones=frozenset(z["name"] for z in hints.get("forZones") or [] if z.get("name")),
-        nodes=frozenset(n["name"] for n in hints.get("forNodes") or [] if n.get("name")),
+    return Endpoint(  # in the order of the fields: names would double the time
+        ip,
+        port,
+        bool(node) and raw.get("nodeName") == node,
+        ready is None or bool(ready),
+        serving is None or bool(serving),
+        bool(conditions.get("terminating")),
+        frozenset(z["name"] for z in hints.get("forZones") or [] if z.get("name")) if hints else _NONE,
+        frozenset(n["name"] for n in hints.get("forNodes") or [] if n.get("name")) if hints else _NONE,
     )

@@ -34,6 +34,7 @@ class _Held:
     shared: PortRules
     chains: tuple[str, ...]
     own_rules: int
+    sticky: bool
     no_local_internal: bool
     no_local_external: bool
 
@@ -82,28 +83,37 @@ class IptablesProxier(Proxier):
     # ── texts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _render(self, key: str) -> tuple[dict[str, Chain], list[str]]:
-        """Render one Service; returns the chains it owns now and the names of those it owns no more."""
-        own: dict[str, Chain] = {}
+        """Render one Service; returns those of its chains that may differ from the kernel's, and the names it owns no more.
+
+        An endpoint's chain depends on its name and on whether there is affinity: who had it has it still, with its counters.
+        """
+        differing: dict[str, Chain] = {}
+        own: set[str] = set()
         kept: set[PortName] = set()
         before = [n for p in self._ports_of(key) for n in self._held[p].chains]
         for decision in self.decisions(key):
             made = rules.port_rules(decision, self._context)
+            name, sticky = decision.service.name, bool(decision.service.affinity_s)
             own.update(made.own)
-            kept.add(decision.service.name)
-            self._held[decision.service.name] = _Held(
+            kept.add(name)
+            old = self._held.get(name)
+            known = {c for c in old.chains if c.startswith("KUBE-SEP-")} if old and old.sticky == sticky else ()
+            differing.update((n, c) for n, c in made.own.items() if n not in known)
+            self._held[name] = _Held(
                 replace(made, own={}),
                 tuple(made.own),
                 sum(len(c.rules) for c in made.own.values()),
+                sticky,
                 decision.internal_verdict == "DROP",
                 decision.external_verdict == "DROP" and decision.service.externally_accessible,
             )
-            self._names.setdefault(key, set()).add(decision.service.name)
+            self._names.setdefault(key, set()).add(name)
         for gone in [p for p in self._ports_of(key) if p not in kept]:
             del self._held[gone]
             self._names[key].discard(gone)
         if not self._names.get(key):
             self._names.pop(key, None)
-        return own, [n for n in before if n not in own]
+        return differing, [n for n in before if n not in own]
 
     def _ports_of(self, key: str) -> list[PortName]:
         return list(self._names.get(key, ()))
@@ -115,7 +125,8 @@ class IptablesProxier(Proxier):
 
     async def _full_text(self) -> str:
         """The restore text of everything; chains that nobody needs any more are removed."""
-        have = chainset.outline(await self._iptables.save())
+        saving = asyncio.ensure_future(self._iptables.save())
+        await asyncio.sleep(0)  # let it start: it then runs beside what follows
         self._held, self._names = {}, {}
         own: dict[str, Chain] = {}
         for key in sorted(self._services):
@@ -123,6 +134,7 @@ class IptablesProxier(Proxier):
         filters, nat = self._shared()
         self._remember(filters, nat)
         nat.update(own)
+        have = chainset.outline(await saving)
         stale = [n for n in have.tables.get("nat", {}) if n.startswith(SERVICE_PREFIXES) and n not in own]
         wanted = rules.jumps(self._context.ipv6, self._context.localhost_node_ports)
         insert = chainset.missing_jumps(have, wanted)

@@ -83,6 +83,17 @@ def _command(path: str, hostname_override: str, cleanup: bool, variant: str, ver
     return run(serve)
 
 
+_BOOLEANS = ("masquerade-all", "iptables-localhost-nodeports", "cleanup")
+
+
+def _plain(argument: str) -> str:
+    """Go's spelling of a switch (--masquerade-all=false) in click's."""
+    name, given, value = argument.removeprefix("--").partition("=")
+    if not given or name not in _BOOLEANS or value not in ("true", "false"):
+        return argument
+    return f"--{name}" if value == "true" else f"--no-{name}"
+
+
 def main(argv: list[str]) -> int:
     """Run kube-proxy until SIGTERM; returns the exit code."""
-    return invoke(_command, argv)
+    return invoke(_command, [_plain(a) for a in argv])

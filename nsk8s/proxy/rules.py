@@ -143,7 +143,8 @@ class _Writer:
         shared = names.service_hash(self.name, self.protocol)
         self.svc, self.svl = f"KUBE-SVC-{shared}", f"KUBE-SVL-{shared}"
         self.ext, self.fw = f"KUBE-EXT-{shared}", f"KUBE-FW-{shared}"
-        self.sep = {e: names.endpoint_chain(self.name, self.protocol, str(e)) for e in decision.reachable}
+        self.texts = {e: str(e) for e in decision.reachable}
+        self.sep = {e: names.endpoint_chain(self.name, self.protocol, text) for e, text in self.texts.items()}
         self.has_external = decision.usable and service.externally_accessible
         self.has_firewall = decision.usable and bool(service.vips and service.source_ranges)
 
@@ -221,8 +222,7 @@ class _Writer:
         for name, endpoints in ((self.svc, decision.cluster), (self.svl, decision.local)):
             if endpoints:
                 chains[name] = [*(entry if name == internal else ()), *self._balance(endpoints)]
-        for endpoint in decision.reachable:
-            chains[self.sep[endpoint]] = list(self._endpoint_chain(endpoint))
+        chains.update(self._endpoint_chains())
         return chains
 
     def _internal_entry(self) -> Iterable[str]:
@@ -258,24 +258,29 @@ class _Writer:
                 yield f"{comment} -s {vip} -j {self.ext}"
         yield f"-m comment --comment {quote(f'other traffic to {self.name} will be dropped by {PROXY_FIREWALL}')}"
 
-    def _balance(self, endpoints: Sequence[Endpoint]) -> Iterable[str]:
-        def comment(endpoint: Endpoint) -> str:
-            return "" if self.context.large_cluster else self._comment(f" -> {endpoint}") + " "
-
+    def _balance(self, endpoints: Sequence[Endpoint]) -> list[str]:
+        rules, texts, sep = [], self.texts, self.sep
+        comments = [""] * len(endpoints)
+        if not self.context.large_cluster:
+            opened = f"-m comment --comment {quote(f'{self.name} -> ')[:-1]}"
+            comments = [f'{opened}{texts[e]}" ' for e in endpoints]
         if self.service.affinity_s:
-            for e in endpoints:
-                recent = f"-m recent --name {self.sep[e]} --rcheck --seconds {self.service.affinity_s} --reap"
-                yield f"{comment(e)}{recent} -j {self.sep[e]}"
-        last = len(endpoints) - 1
-        for i, e in enumerate(endpoints):
-            share = "" if i == last else f"-m statistic --mode random --probability {1 / (len(endpoints) - i):.10f} "
-            yield f"{comment(e)}{share}-j {self.sep[e]}"
+            for comment, e in zip(comments, endpoints, strict=True):
+                recent = f"-m recent --name {sep[e]} --rcheck --seconds {self.service.affinity_s} --reap"
+                rules.append(f"{comment}{recent} -j {sep[e]}")
+        left = len(endpoints)
+        for comment, e in zip(comments, endpoints, strict=True):
+            share = f"-m statistic --mode random --probability {1 / left:.10f} " if left > 1 else ""
+            rules.append(f"{comment}{share}-j {sep[e]}")
+            left -= 1
+        return rules
 
-    def _endpoint_chain(self, endpoint: Endpoint) -> Iterable[str]:
+    def _endpoint_chains(self) -> Iterable[tuple[str, list[str]]]:
         comment = "" if self.context.large_cluster else self._comment() + " "
-        yield f"{comment}-s {endpoint.ip} -j {MARK_MASQ}"
-        remember = f"-m recent --name {self.sep[endpoint]} --set " if self.service.affinity_s else ""
-        yield f"{comment}{remember}-m {self.protocol} -p {self.protocol} -j DNAT --to-destination {endpoint}"
+        dnat = f"-m {self.protocol} -p {self.protocol} -j DNAT --to-destination"
+        for e, name in self.sep.items():
+            remember = f"-m recent --name {name} --set " if self.service.affinity_s else ""
+            yield name, [f"{comment}-s {e.ip} -j {MARK_MASQ}", f"{comment}{remember}{dnat} {self.texts[e]}"]
 
 
 def _why(decision: Decision) -> str:

@@ -353,3 +353,10 @@ def test_the_conflist_is_written_once(tmp_path) -> None:
     assert write_whole(tmp_path / "d" / plan.CONFLIST, text)
     assert not write_whole(tmp_path / "d" / plan.CONFLIST, text)
     assert [p.name for p in (tmp_path / "d").iterdir()] == [plan.CONFLIST]
+
+
+def test_switches_may_be_spelled_as_go_does() -> None:
+    from nsk8s.proxy.main import _plain
+
+    given = ["--masquerade-all=false", "--iptables-localhost-nodeports=true", "--cluster-cidr=10.0.0.0/8", "--cleanup"]
+    assert [_plain(a) for a in given] == ["--no-masquerade-all", "--iptables-localhost-nodeports", *given[2:]]
