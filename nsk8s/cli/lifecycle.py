@@ -141,6 +141,7 @@ def _print_summary(result: Any, seconds: float, hints: bool = True) -> None:
     if result.loaded_modules:
         modules = ", ".join(result.loaded_modules)
         lines.append(f"Kernel modules loaded: {modules} (bridge filtering stays off for the host's own bridges).")
+    lines += [line for part in config.without for line in _instead(part, paths, state)]
     lines += [
         "",
         "Try:",
@@ -151,6 +152,19 @@ def _print_summary(result: Any, seconds: float, hints: bool = True) -> None:
         f"  {sudo}nsk8s kubeconfig --export{name} && kubectl get pods -A",
     ]
     click.echo("\n".join(lines if hints else lines[: lines.index("")]))
+
+
+def _instead(part: str, paths: Any, state: Any) -> list[str]:
+    """How a part that was left out is run by hand, on the first machine that lacks it."""
+    from nsk8s.cluster import specs
+
+    whole = state.cluster_config().model_copy(update={"without": []})
+    node = state.nodes[-1] if len(state.nodes) == 1 else state.nodes[1]
+    found = [s for s in (*specs.node(paths, whole, node), *specs.control_plane(paths, whole)) if s["name"] == part]
+    if not found:
+        return [f"Left out: {part}."]
+    enter = f"nsk8s enter{_named(paths.name)} {found[0]['machine']} -- nsk8s component {part}"
+    return [f"Left out: {part}. Ours, by hand:", f"  {enter} {' '.join(found[0]['argv'])}"]
 
 
 def example(name: str) -> str:

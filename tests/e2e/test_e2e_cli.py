@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -422,3 +423,29 @@ def test_kubeconfig_is_exported_and_taken_back(cluster: None, tmp_path: Path) ->
     assert file.stat().st_mode & 0o777 == 0o600
     assert run("kubeconfig", "--path")[1] == f"/var/lib/nsk8s/{NAME}/admin.conf\n"
     assert run("kubeconfig")[1].startswith("apiVersion: v1\n")
+
+
+def test_a_part_left_out_is_run_by_hand_as_up_says() -> None:
+    """Last of all: it makes the cluster anew, without kube-proxy."""
+    nsk8s("down", "-q", ok=False)
+    proxy = None
+    try:
+        code, out, _ = run("up", "--without", "kube-proxy", "--nodes", "1")
+        assert code == 0
+        hint = re.search(r"Left out: kube-proxy\. Ours, by hand:\n +nsk8s (enter .* -- )nsk8s (component kube-proxy .*)\n", out)
+        assert hint, out
+        nsk8s("apply", "-f", str(EXAMPLES / "hello.yaml"))
+        until("three ready pods", lambda: len(pods()) == 3)
+        port = ["enter", "client", "--", "curl", "-s", "-m", "2", "http://192.168.56.11:30080/healthz"]
+        assert run(*port)[0] == 7, "nobody makes Services"
+        proxy = subprocess.Popen([*COMMAND, *hint[1].split(), *COMMAND, *hint[2].split()], env={**ENVIRONMENT, "PYTHONPATH": str(EXAMPLES.parent)}, stderr=subprocess.DEVNULL)
+        until("our own proxy makes the Service", lambda: run(*port)[1] == "ok\n")
+        proxy.send_signal(signal.SIGINT)
+        assert proxy.wait(10) in (0, 130), "a component ends cleanly"
+        proxy = None
+        assert run(*port)[1] == "ok\n", "its rules stay"
+    finally:
+        if proxy is not None:
+            proxy.kill()
+            proxy.wait()
+        nsk8s("down", "-q", ok=False)
