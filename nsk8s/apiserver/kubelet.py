@@ -39,10 +39,6 @@ _LOG_OPTIONS = Kind("", "v1", "PodLogOptions", "pods", True)
 SPDY_REFUSED = (
     "SPDY is not supported by this server: use kubectl 1.30 or later, or KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true"
 )
-FORWARD_REFUSED = (
-    "port-forward is SPDY with every kubectl, which this server does not support:"
-    " reach pods and services with `nsk8s enter client|node/NAME|pod/NAME -- curl ...`"
-)
 
 
 @dataclass(frozen=True)
@@ -237,8 +233,9 @@ class KubeletProxy:
         try:
             return await Tunnel(request.http, reader, writer).run(url, target.authority)
         except BadRequest as e:
-            if upgrade != "websocket" and (e.code == 405 or "upgrade" in e.message):
-                raise BadRequest(FORWARD_REFUSED if path.startswith("/portForward") else SPDY_REFUSED) from e
+            forward = path.startswith("/portForward")  # which the kubelet does serve over SPDY
+            if upgrade != "websocket" and not forward and (e.code == 405 or "upgrade" in e.message):
+                raise BadRequest(SPDY_REFUSED) from e
             raise
 
 

@@ -20,7 +20,7 @@ from aiohttp import web
 from nsk8s.api import meta
 from nsk8s.client import certs
 from nsk8s.errors import Nsk8sError
-from nsk8s.kubelet import logs, stats, streaming
+from nsk8s.kubelet import logs, portforward, stats, streaming
 from nsk8s.kubelet.cri import RuntimeFailure
 from nsk8s.kubelet.podruntime import Container, PodRuntime, find_spec
 
@@ -64,8 +64,9 @@ class KubeletServer:
             for method in ("GET", "POST"):
                 app.router.add_route(method, f"/{verb}/{{namespace}}/{{pod}}/{{container}}", handler)
                 app.router.add_route(method, f"/{verb}/{{namespace}}/{{pod}}/{{uid}}/{{container}}", handler)
-        app.router.add_get("/portForward/{namespace}/{pod}", self._port_forward)
-        app.router.add_get("/portForward/{namespace}/{pod}/{uid}", self._port_forward)
+        for method in ("GET", "POST"):
+            app.router.add_route(method, "/portForward/{namespace}/{pod}", self._port_forward)
+            app.router.add_route(method, "/portForward/{namespace}/{pod}/{uid}", self._port_forward)
         for path, plain in (
             ("/pods", self._pods), ("/runningpods/", self._pods), ("/healthz", self._healthz), ("/metrics", self._metrics),
             ("/metrics/resource", self._metrics_resource), ("/stats/summary", self._summary), ("/configz", self._configz),
@@ -190,6 +191,11 @@ class KubeletServer:
         sandbox = found[1].sandbox
         if sandbox is None or not sandbox.ready:
             return web.Response(status=404, text=f"pod {request.match_info['pod']} is not running")
+        name = meta.key(found[0])
+        if request.headers.get("Upgrade", "").lower() == "spdy/3.1":
+            return await portforward.serve_spdy(request, self.k.runtime, sandbox.id, name)
+        if portforward.TUNNEL in request.headers.get("Sec-WebSocket-Protocol", "").replace(" ", "").split(","):
+            return await portforward.serve_tunnel(request, self.k.runtime, sandbox.id, name)
         try:
             ports = [int(p) for text in request.query.getall("port", []) for p in text.split(",")]
         except ValueError:

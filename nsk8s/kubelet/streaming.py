@@ -57,7 +57,7 @@ def failure_status(message: str) -> dict[str, Any]:
 
 
 def refusal(headers: Mapping[str, str]) -> str:
-    """Why this upgrade cannot be had, "" if it can. Pure. (kubectl port-forward speaks SPDY inside WebSocket messages.)"""
+    """Why this upgrade cannot be had, "" if it can. Pure."""
     if headers.get("Upgrade", "").lower() != "websocket":
         return "unable to upgrade: this kubelet streams over WebSocket only"
     asked = [p.strip() for p in headers.get("Sec-WebSocket-Protocol", "").split(",") if p.strip()]
