@@ -1,0 +1,77 @@
+"""Services in a whole cluster in nftables mode, and switching every node to iptables while it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e_cluster import ask, components, get, kill, netns, nsk8s, pods, until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+HELLO = Path(__file__).parents[2] / "examples" / "hello.yaml"
+NODES = ("control-plane", "node1", "node2")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    config = tmp_path_factory.mktemp("services") / "cluster.yaml"
+    config.write_text(json.dumps({"nodes": 2, "proxy": {"mode": "nftables"}}))
+    nsk8s("down", "-q", ok=False)
+    try:
+        nsk8s("up", "-q", "-f", str(config))
+        nsk8s("apply", "-f", str(HELLO))
+        until("three ready pods", lambda: len(pods()) == 3)
+        yield
+    finally:
+        nsk8s("down", "-q", ok=False)
+
+
+def hello() -> tuple[str, int, int]:
+    """ClusterIP, port and node port of the service."""
+    spec = get("service", "hello")["spec"]
+    return spec["clusterIP"], spec["ports"][0]["port"], spec["ports"][0]["nodePort"]
+
+
+def everybody_is_answered() -> None:
+    ip, port, node_port = hello()
+    pod = pods()[0]["metadata"]["name"]
+    names = {p["metadata"]["name"] for p in pods()}
+    for source, url in (
+        ((f"pod/{pod}",), f"http://{ip}:{port}"),
+        (("node/node1",), f"http://{ip}:{port}"),
+        (("client",), f"http://{node_address('node2')}:{node_port}"),
+    ):
+        assert ask(source, url)["pod"] in names, (source, url)
+
+
+def node_address(name: str) -> str:
+    return next(a["address"] for a in get("node", name)["status"]["addresses"] if a["type"] == "InternalIP")
+
+
+
+def test_nftables_mode_serves_the_cluster(cluster: None) -> None:
+    for node in NODES:
+        table = until("the rules", lambda node=node: netns(node, "nft", "list", "table", "ip", "kube-proxy").stdout)
+        assert "default/hello/tcp/" in table
+        assert "KUBE-SVC" not in netns(node, "iptables-save").stdout
+    everybody_is_answered()
+
+
+def test_a_scaled_service_has_its_rules_in_a_moment(cluster: None) -> None:
+    nsk8s("scale", "deployment/hello", "--replicas=5")
+    until("five ready pods", lambda: len(pods()) == 5)
+    until("five endpoints on node1", lambda: netns("node1", "nft", "list", "table", "ip", "kube-proxy").stdout.count("endpoint-") >= 5)
+    everybody_is_answered()
+
+
+def test_switching_to_iptables_leaves_nothing_of_nftables_mode(cluster: None) -> None:
+    path = "/var/lib/kube-proxy/config.conf"
+    for node in NODES:
+        nsk8s("enter", f"node/{node}", "--", "sed", "-i", "s/^mode: nftables/mode: iptables/", path)
+        kill(components()[f"{node}/kube-proxy"]["pid"])
+    for node in NODES:
+        until(f"{node} in iptables mode", lambda node=node: "KUBE-SVC-" in netns(node, "iptables-save", "-t", "nat").stdout)
+        until(f"no table on {node}", lambda node=node: "kube-proxy" not in netns(node, "nft", "list", "tables").stdout)
+    everybody_is_answered()
