@@ -6,6 +6,7 @@ The root namespace's legacy iptables tables are never listed: listing loads them
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -22,6 +23,10 @@ GRACE_S = 10.0
 
 VOLATILE_SYSCTLS = ("nf_conntrack_count", "tcp_fastopen_key", "stable_secret")
 OURS = (Path("/var/lib/nsk8s"), Path("/run/nsk8s"))
+NOT_OURS = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "~/.kube/config")
+"""Files of the machine that a container or a kubeconfig export might hit."""
+FOLDERS_NOT_OURS = ("/etc/cni/net.d", "/var/lib/cni", "/var/lib/kubelet", "/var/lib/kube-proxy", "/etc/kubernetes", "/var/log/pods")
+"""What every node has for itself and the machine must not get."""
 
 
 def snapshot() -> State:
@@ -37,6 +42,7 @@ def snapshot() -> State:
         "mount": _mounts(),
         "cgroup": _cgroups(),
         "file": _files(),
+        "process in a control group of ours": _grouped(),
     }
 
 
@@ -178,4 +184,24 @@ def _cgroups() -> dict[str, str]:
 
 def _files() -> dict[str, str]:
     """One level deep: a cluster that runs meanwhile keeps writing below its own folder."""
-    return {str(path): "" for root in OURS if root.exists() for path in (root, *root.iterdir())}
+    found = {str(path): "" for root in OURS if root.exists() for path in (root, *root.iterdir())}
+    for name in NOT_OURS:
+        path = Path(name).expanduser()
+        with contextlib.suppress(OSError):
+            found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    for folder in map(Path, FOLDERS_NOT_OURS):
+        if folder.is_dir():
+            found |= {str(path): "" for path in (folder, *folder.iterdir())}
+    return found
+
+
+def _grouped() -> dict[str, str]:
+    """Processes of nodes and pods: a container's has none of the tests' environment."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError, IndexError):
+            groups = {line.split(":", 2)[2] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()}
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state not in "ZX" and any("/nsk8s/" in f"{group}/" for group in groups):
+                found[pid] = Path(f"/proc/{pid}/comm").read_text().strip()
+    return found
