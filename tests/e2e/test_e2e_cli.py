@@ -377,6 +377,35 @@ def test_status_and_list_as_json_and_text(cluster: None) -> None:
     assert NAME in run("list")[1]
 
 
+def test_a_cluster_half_dead_is_said_to_be_and_healed(cluster: None) -> None:
+    """Its supervisor is gone: `list` says so and leaves it; every command that needs it brings it back."""
+    before = json.loads(run("status", "-o", "json")[1])
+    os.kill(before["supervisor"], signal.SIGKILL)
+    until("it is gone", lambda: _state() == "degraded")
+    code, out, _ = run("status", "-o", "json")
+    after = json.loads(out)
+    assert (code, after["state"]) == (0, "running")
+    assert after["supervisor"] not in (0, before["supervisor"])
+    assert [(c["id"], c["pid"]) for c in after["components"]] == [(c["id"], c["pid"]) for c in before["components"]]
+    assert _state() == "running"
+
+
+def _state() -> str:
+    return next(str(c["state"]) for c in json.loads(run("list", "-o", "json")[1]) if c["name"] == NAME)
+
+
+def test_a_machine_that_is_missing_is_said_to_be_and_made_again(cluster: None) -> None:
+    subprocess.run(["ip", "netns", "del", f"{NAME}-client"], check=True)
+    code, out, _ = run("status")
+    assert code == 3
+    assert re.search(rf"^client +{NAME}-client +203.0.113.10 +missing$", out, re.M)
+    assert f"`nsk8s up --name {NAME}` makes them again" in out
+    assert _state() == "degraded"
+    assert run("up", "-q")[0] == 0
+    assert run("status")[0] == 0
+    assert "203.0.113.10" in run("enter", "client", "--", "ip", "-4", "addr")[1]
+
+
 def test_a_second_up_changes_nothing(cluster: None) -> None:
     before = json.loads(run("status", "-o", "json")[1])
     code, out, err = run("up")
