@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from nsk8s.api.meta import Object
 from nsk8s.api.scheme import Cause, Kind
-from nsk8s.apiserver import failures
+from nsk8s.apiserver import failures, servicefamilies
 from nsk8s.apiserver.cache import DELETED, Cache, Change
 from nsk8s.apiserver.call import Call
 from nsk8s.apiserver.config import Network
@@ -37,6 +37,10 @@ def node_ports(service: Object) -> set[tuple[str, int]]:
     if spec.get("healthCheckNodePort"):
         taken.add(("TCP", spec["healthCheckNodePort"]))
     return taken
+
+
+def needs_health_check(spec: Object) -> bool:
+    return spec.get("type") == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
 
 
 class ServiceAddresses(Hooks):
@@ -88,10 +92,23 @@ class ServiceAddresses(Hooks):
             raise
         self._grants[id(service)] = got
 
-    def take_address(self, service: Object, wanted: str) -> str:
-        """`wanted`, or any free address for "" (of the first network). Raises Invalid, InternalError."""
+    def families(self) -> list[str]:
+        """Of the cluster, the default first."""
+        return [f"IPv{n.version}" for n in self._networks]
+
+    def settle_families(self, service: Object, old: Object) -> None:
+        """Raises Invalid."""
+        before = old.get("spec")
+        if before and before.get("type") == "ExternalName":
+            before = None
+        causes = servicefamilies.settle(service["spec"], before, self.families())
+        if causes:
+            raise failures.invalid(self._kind, str(service["metadata"].get("name", "")), causes)
+
+    def take_address(self, service: Object, wanted: str, family: str) -> str:
+        """`wanted`, or any free address of the family for "". Raises Invalid, InternalError."""
         if not wanted:
-            return self._any_address(0)
+            return self._any_address(self.families().index(family))
         name = str(service["metadata"].get("name", ""))
         address = ipaddress.ip_address(wanted)
         network = next((n for n in self._networks if address in n), None)
@@ -127,8 +144,10 @@ class ServiceAddresses(Hooks):
 
     def take_port(self, service: Object, index: int, protocols: Iterable[str], wanted: int) -> int:
         """`wanted` or, for 0, any port of the range that is free for all `protocols`. Raises Invalid, InternalError."""
-        name, protocols = str(service["metadata"].get("name", "")), list(protocols)
-        field = f"spec.ports[{index}].nodePort"
+        return self._take_port(service, f"spec.ports[{index}].nodePort", list(protocols), wanted)
+
+    def _take_port(self, service: Object, field: str, protocols: Sequence[str], wanted: int) -> int:
+        name = str(service["metadata"].get("name", ""))
         if wanted:
             if wanted not in self._ports:
                 shown = f"{self._ports.start}-{self._ports.stop - 1}"
@@ -147,12 +166,12 @@ class ServiceAddresses(Hooks):
                 return port
         raise InternalError("failed to allocate a nodePort: range is full")
 
+    def take_health_check_port(self, service: Object, wanted: int) -> int:
+        """As take_port, for the number on which nodes say whether they have endpoints."""
+        return self._take_port(service, "spec.healthCheckNodePort", ["TCP"], wanted)
+
     def is_free(self, protocol: str, port: int) -> bool:
         return (protocol, port) not in self._node_ports
-
-    def family(self) -> str:
-        """Of single-stack services: the first network's."""
-        return f"IPv{self._networks[0].version}"
 
     def release(self, taken: set[str], ports: set[tuple[str, int]]) -> None:
         self._addresses -= taken
@@ -166,6 +185,7 @@ class _Grant:
         self._pool = pool
         self._service = service
         self._spec = service.setdefault("spec", {})
+        self._old = old
         self._had_addresses = addresses(old)
         self._old_spec = old.get("spec") or {}
         self._had_ports = node_ports(old)
@@ -181,30 +201,20 @@ class _Grant:
             for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"):
                 spec.pop(field, None)
             return
-        if not spec.get("clusterIP") and self._old_spec.get("clusterIP") and self._old_spec.get("type") != "ExternalName":
-            spec["clusterIP"] = self._old_spec["clusterIP"]
-            spec["clusterIPs"] = list(self._old_spec.get("clusterIPs") or [spec["clusterIP"]])
-        if not spec.get("clusterIP") and spec.get("clusterIPs"):
-            spec["clusterIP"] = spec["clusterIPs"][0]
+        if spec.get("clusterIP") and not spec.get("clusterIPs"):
+            spec["clusterIPs"] = [spec["clusterIP"]]
+        self._pool.settle_families(self._service, self._old)
         if spec.get("clusterIP") == "None":
             spec["clusterIPs"] = ["None"]
-            spec.setdefault("ipFamilies", [self._pool.family()])
-            spec.setdefault("ipFamilyPolicy", "SingleStack")
             return
-        wanted = [spec.get("clusterIP") or "", *(spec.get("clusterIPs") or [""])[1:]]
+        wanted = [*(spec.get("clusterIPs") or ()), "", ""][: len(spec["ipFamilies"])]
         held = []
-        for i, address in enumerate(wanted):
-            if address in self._had_addresses:
-                held.append(address)
-                continue
-            got = self._pool.take_address(self._service, address) if i == 0 or address else ""
-            if got:
-                self._taken.add(got)
-                held.append(got)
+        for address, family in zip(wanted, spec["ipFamilies"], strict=True):
+            if address not in self._had_addresses:
+                address = self._pool.take_address(self._service, address, family)
+                self._taken.add(address)
+            held.append(address)
         spec["clusterIP"], spec["clusterIPs"] = held[0], held
-        families = ["IPv6" if ":" in a else "IPv4" for a in held]
-        spec["ipFamilies"] = families
-        spec.setdefault("ipFamilyPolicy", "SingleStack" if len(families) == 1 else "RequireDualStack")
 
     def ports(self) -> None:
         spec = self._spec
@@ -212,6 +222,7 @@ class _Grant:
         wants = spec.get("type") in _NODE_PORT_TYPES and not (
             spec["type"] == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts") is False
         )
+        self._health_check_port()
         if spec.get("type") not in _NODE_PORT_TYPES:
             for port in ports:
                 # A port that was a NodePort and is not asked for again goes, one that is sent for another type is refused.
@@ -237,6 +248,19 @@ class _Grant:
             self._taken_ports.add((protocol, got))
             given.setdefault(port.get("port", 0), got)
             port["nodePort"] = got
+
+    def _health_check_port(self) -> None:
+        """Where a load balancer asks each node whether it has endpoints of its own; for externalTrafficPolicy Local only."""
+        spec = self._spec
+        if not needs_health_check(spec):
+            spec.pop("healthCheckNodePort", None)
+            return
+        had = self._old_spec.get("healthCheckNodePort") or 0 if needs_health_check(self._old_spec) else 0
+        wanted = spec.get("healthCheckNodePort") or had
+        if not wanted or wanted != had:
+            wanted = self._pool.take_health_check_port(self._service, wanted)
+            self._taken_ports.add(("TCP", wanted))
+        spec["healthCheckNodePort"] = wanted
 
     def _kept(self, port: Object) -> int:
         """The node port that the same service port had before the update."""

@@ -88,6 +88,11 @@ def update_service(new: Object, old: Object) -> None:
             if spec.get(key) == before.get(key):
                 spec.pop(key, None)
     external = kind in ("NodePort", "LoadBalancer") or (kind == "ClusterIP" and spec.get("externalIPs"))
+    if (kind, spec.get("externalTrafficPolicy")) == ("LoadBalancer", "Local"):
+        if before.get("healthCheckNodePort"):
+            spec.setdefault("healthCheckNodePort", before["healthCheckNodePort"])
+    elif spec.get("healthCheckNodePort") == before.get("healthCheckNodePort"):
+        spec.pop("healthCheckNodePort", None)
     if not external and spec.get("externalTrafficPolicy") == before.get("externalTrafficPolicy"):
         spec.pop("externalTrafficPolicy", None)
 

@@ -180,6 +180,9 @@ def validate_service_update(new: Object, old: Object) -> list[Cause]:
         causes.invalid("spec.clusterIP", spec.get("clusterIP", ""), IMMUTABLE)
     if have and not wanted and before.get("clusterIP"):
         causes.invalid("spec.clusterIPs[0]", wanted, "primary clusterIP can not be unset")
+    check, checked = spec.get("healthCheckNodePort"), before.get("healthCheckNodePort")
+    if check and checked and check != checked:
+        causes.invalid("spec.healthCheckNodePort", check, "field is immutable")
     if before.get("ipFamilies") and spec.get("ipFamilies") and before["ipFamilies"][0] != spec["ipFamilies"][0]:
         causes.invalid("spec.ipFamilies[0]", spec["ipFamilies"][0], "may not change once set")
     return causes

@@ -1,0 +1,120 @@
+"""Services' addresses and ports: unique under concurrency, kept, given back, of one or two families."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+PATH = "/api/v1/namespaces/default/services"
+MERGE = {"Content-Type": "application/merge-patch+json"}
+
+
+def unique() -> str:
+    return f"s{os.urandom(4).hex()}"
+
+
+def service(name: str = "", **spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name or unique()}, "spec": {"ports": [{"port": 80}], "selector": {"a": "b"}, **spec}}
+
+
+@pytest.fixture(scope="module")
+def dual(apiserver_factory: Callable[..., Any]) -> Any:
+    return apiserver_factory(
+        "--service-cluster-ip-range", "10.96.0.0/24,fd00:10:96::/112", "--service-node-port-range", "30000-30019"
+    )
+
+
+def made(api: Any, obj: dict[str, Any]) -> dict[str, Any]:
+    answer = api.request("POST", PATH, obj)
+    assert answer.code == 201, answer.body
+    spec: dict[str, Any] = answer.json()["spec"]
+    return spec
+
+
+def patched(api: Any, name: str, **spec: Any) -> dict[str, Any]:
+    answer = api.request("PATCH", f"{PATH}/{name}", {"spec": spec}, headers=MERGE)
+    assert answer.code == 200, answer.body
+    changed: dict[str, Any] = answer.json()["spec"]
+    return changed
+
+
+def test_both_families_where_asked_for(dual: Any) -> None:
+    name = unique()
+    spec = made(dual, service(name))
+    assert (spec["ipFamilyPolicy"], spec["ipFamilies"], len(spec["clusterIPs"])) == ("SingleStack", ["IPv4"], 1)
+    up = patched(dual, name, ipFamilyPolicy="RequireDualStack")
+    assert up["ipFamilies"] == ["IPv4", "IPv6"]
+    assert up["clusterIPs"][0] == spec["clusterIP"] == up["clusterIP"]
+    second = up["clusterIPs"][1]
+    assert second.startswith("fd00:10:96::")
+    taken = dual.request("POST", PATH, service(clusterIP=second, clusterIPs=[second]))
+    assert "provided IP is already allocated" in taken.json()["message"]
+    assert dual.request("PATCH", f"{PATH}/{name}", {"spec": {"clusterIPs": up["clusterIPs"][:1]}}, headers=MERGE).code == 422
+    down = patched(dual, name, ipFamilyPolicy="SingleStack")
+    assert (down["ipFamilies"], down["clusterIPs"]) == (["IPv4"], [spec["clusterIP"]])
+    again = made(dual, service(clusterIP=second, clusterIPs=[second]))
+    assert (again["ipFamilies"], again["ipFamilyPolicy"]) == (["IPv6"], "SingleStack")
+
+
+def test_headless_and_external_names(dual: Any) -> None:
+    bare = {"metadata": {"name": unique()}, "spec": {"clusterIP": "None", "ports": [{"port": 80}]}}
+    assert made(dual, bare)["ipFamilies"] == ["IPv4", "IPv6"], "without a selector anything may stand behind it"
+    assert made(dual, service(clusterIP="None", ipFamilyPolicy="PreferDualStack"))["ipFamilies"] == ["IPv4", "IPv6"]
+    name = unique()
+    address = made(dual, service(name, ipFamilyPolicy="PreferDualStack"))["clusterIP"]
+    external = patched(dual, name, type="ExternalName", externalName="a.example", clusterIP=None, clusterIPs=None)
+    assert not {"clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"} & external.keys()
+    assert made(dual, service(clusterIP=address))["clusterIP"] == address, "given back"
+    back = patched(dual, name, type="ClusterIP", externalName=None)
+    assert (back["ipFamilies"], len(back["clusterIPs"])) == (["IPv4"], 1)
+
+
+def test_node_ports_go_with_the_type_and_the_service(dual: Any) -> None:
+    name = unique()
+    port = made(dual, service(name, type="NodePort"))["ports"][0]["nodePort"]
+    assert "nodePort" not in patched(dual, name, type="ClusterIP")["ports"][0]
+    taken = unique()
+    assert made(dual, service(taken, type="NodePort", ports=[{"port": 80, "nodePort": port}]))["ports"][0]["nodePort"] == port
+    dual.request("DELETE", f"{PATH}/{taken}")
+    both = [{"name": "a", "port": 53, "protocol": "UDP", "nodePort": port}, {"name": "b", "port": 53, "nodePort": port}]
+    assert [p["nodePort"] for p in made(dual, service(type="NodePort", ports=both))["ports"]] == [port, port]
+
+
+def test_a_load_balancers_health_check_port(dual: Any) -> None:
+    name = unique()
+    spec = made(dual, service(name, type="LoadBalancer", externalTrafficPolicy="Local"))
+    port = spec["healthCheckNodePort"]
+    assert port in range(30000, 30020)
+    assert port != spec["ports"][0]["nodePort"]
+    assert patched(dual, name, sessionAffinity="ClientIP")["healthCheckNodePort"] == port
+    refused = dual.request("PATCH", f"{PATH}/{name}", {"spec": {"healthCheckNodePort": 30001 + (port == 30001)}}, headers=MERGE)
+    assert refused.code == 422
+    assert "field is immutable" in refused.json()["message"]
+    assert "healthCheckNodePort" not in patched(dual, name, externalTrafficPolicy="Cluster")
+    assert made(dual, service(type="LoadBalancer", externalTrafficPolicy="Local", healthCheckNodePort=port))["healthCheckNodePort"] == port
+    early = dual.request("POST", PATH, service(healthCheckNodePort=30005))
+    assert "may only be set when `type` is 'LoadBalancer'" in early.json()["message"]
+
+
+def test_many_at_once_never_share_and_none_is_lost(apiserver_factory: Callable[..., Any]) -> None:
+    api = apiserver_factory("--service-cluster-ip-range", "10.96.0.0/26", "--service-node-port-range", "30000-30039")
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: api.request("POST", PATH, service(type="NodePort")), range(45)))
+    good = [a.json() for a in answers if a.code == 201]
+    assert len(good) == 40, "as many as there are ports"
+    assert all("range is full" in a.json()["message"] for a in answers if a.code != 201)
+    assert len({s["spec"]["clusterIP"] for s in good}) == len({s["spec"]["ports"][0]["nodePort"] for s in good}) == 40
+    for s in good:
+        assert api.request("DELETE", f"{PATH}/{s['metadata']['name']}").code == 200
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: api.request("POST", PATH, service(type="NodePort")), range(40)))
+    assert [a.code for a in answers] == [201] * 40, "all were given back, also those of refused creates"
+    held = {a.json()["spec"]["clusterIP"] for a in answers}
+    api.stop()
+    api.start()
+    taken = api.request("POST", PATH, service(clusterIP=min(held)))
+    assert "already allocated" in taken.json()["message"], "also known after a restart"
