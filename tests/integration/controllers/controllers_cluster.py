@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import real_kubectl
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
 from nsk8s.client import kubeconfig
@@ -217,6 +218,7 @@ NODES_OF_A_CLASS: dict[str, Object] = {
 
 def running(directory: Path, *kcm_flags: str, nodes: dict[str, Object] = NODES_OF_A_CLASS) -> Iterator[Cluster]:
     """A cluster whose control plane runs until the generator is closed."""
+    real_kubectl.require()
     cluster = Cluster(directory)
     try:
         cluster.start_api()

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import real_kubectl
 from nsk8s.client import certs
 from nsk8s.kernel import syscalls as sc
 from nsk8s.kernel.cgroup import Cgroups
@@ -165,6 +166,7 @@ class KubeletNode:
         )  # fmt: skip
 
     def start(self) -> None:
+        real_kubectl.require()
         self.start_runtime()
         self.start_api()
         self.wait(lambda: (self.base / "kubeconfig").exists(), "kubeconfig")
