@@ -14,6 +14,10 @@ import time
 
 from nsk8s.kernel import syscalls
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
 
 
@@ -121,6 +125,17 @@ def kill_all(processes: list[dict[str, int | str]], grace_s: float = 0.0, kill_t
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def exec_readonly(path: str, argv: list[str], env: dict[str, str] | os._Environ[str]) -> NoReturn:
+    """Become a program by a read-only view of its file. /proc/PID/exe of this process and of all its forks can then not be opened
+    for writing by anybody, a container that got hold of it included (CVE-2019-5736). Before Linux 5.12: plainly."""
+    folder, name = os.path.split(os.path.realpath(path))
+    try:
+        fd = syscalls.open_tree_readonly(folder)
+    except OSError:
+        os.execve(path, argv, env)
+    os.execve(f"/proc/self/fd/{fd}/{name}", argv, env)
 
 
 def set_title(title: str, comm: str = "") -> None:
