@@ -112,3 +112,12 @@ def test_what_a_pod_writes_stays_in_it(cluster: None) -> None:
     seen = nsk8s("exec", "neighbour", "--", "sh", "-c", f"ls /usr/bin/{MARKER}; ls /usr/bin/env; cat /etc/shadow", ok=False).stdout
     assert seen.split()[0] == "/usr/bin/env", "another pod of the node has its own"
     assert seen.partition("\n")[2] != "x\n"
+
+
+def test_no_process_of_ours_has_an_executable_that_can_be_written(cluster: None) -> None:
+    """CVE-2019-5736: through /proc/PID/exe a container once overwrote the runtime. Ours all run from a read-only view."""
+    pids = [c["pid"] for c in components().values()] + processes_of(get("pod/jail")["metadata"]["uid"])
+    python = os.stat(os.path.realpath("/proc/self/exe")).st_ino
+    ours = [pid for pid in pids if os.stat(f"/proc/{pid}/exe").st_ino == python]
+    assert len(ours) > 8
+    assert all(os.statvfs(f"/proc/{pid}/exe").f_flag & os.ST_RDONLY for pid in ours)
