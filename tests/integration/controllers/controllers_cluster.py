@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import real_kubectl
+
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
 from nsk8s.client import kubeconfig

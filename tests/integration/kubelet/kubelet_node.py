@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import real_kubectl
+
 from nsk8s.client import certs
 from nsk8s.kernel import syscalls as sc
 from nsk8s.kernel.cgroup import Cgroups
