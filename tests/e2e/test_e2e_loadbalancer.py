@@ -1,0 +1,324 @@
+"""Services of type LoadBalancer from the outside client, in both modes: who takes the packets, who is seen, what fails over.
+
+Which node took a connection is read from a counter of SYN packets in each node's own netfilter, before any of kube-proxy's rules.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+from e2e_cluster import NAME, apply, components, get, kill, netns, nsk8s, pods, until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+NODES = ("control-plane", "node1", "node2", "node3")
+CLIENT = "203.0.113.10"
+NODE_IPS = {n: f"192.168.56.{10 + i}" for i, n in enumerate(NODES)}
+CLUSTER = """
+name: {name}
+loadBalancer:
+  mode: {mode}
+  pool: 10.100.0.0/29
+timing:
+  nodeLeaseDuration: 4
+  nodeStatusUpdateFrequency: 2
+  nodeMonitorPeriod: 1
+  nodeMonitorGracePeriod: 4
+"""
+ONE_MODE = pytest.mark.parametrize("mode", ["ecmp"], indirect=True)
+"""For what the modes share."""
+ASK = """
+import json, socket, sys
+kind, ip, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+for _ in range(count):
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == 'tcp' else socket.SOCK_DGRAM) as s:
+            s.settimeout(5)
+            s.connect((ip, 80))
+            if kind == 'tcp':
+                s.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n')
+                data = b''
+                while chunk := s.recv(65536):
+                    data += chunk
+                print(data.partition(b'\\r\\n\\r\\n')[2].decode().strip())
+            else:
+                s.send(b'hello')
+                print(s.recv(65536).decode().strip())
+    except OSError as e:
+        print(json.dumps({'error': type(e).__name__ + ': ' + str(e)}))
+"""
+
+
+@pytest.fixture(scope="module", params=["ecmp", "l2"])
+def mode(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    wanted = tmp_path_factory.mktemp("cluster") / "cluster.yaml"
+    wanted.write_text(CLUSTER.format(name=NAME, mode=request.param))
+    nsk8s("down", "-q", ok=False)
+    try:
+        nsk8s("up", "-q", "-f", str(wanted))
+        apply(*(deployment(name, nodes) for name, nodes in (("red", ["node1", "node2"]), ("blue", ["node3"]))))
+        apply(service("red", "10.100.0.1"), service("red-local", "10.100.0.2", "red", local=True), service("blue"))
+        until("three ready pods", lambda: len(pods("lb=yes")) == 3)
+        until("three addresses", lambda: all(external(n) for n in ("red", "red-local", "blue")))
+        for n in NODES:
+            count_syns(n)
+        yield request.param
+    finally:
+        nsk8s("down", "-q", ok=False)
+
+
+def deployment(name: str, nodes: list[str]) -> dict[str, Any]:
+    """An echo server on each of `nodes`."""
+    where = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": nodes}]}]
+    labels = {"app": name, "lb": "yes"}
+    return {
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": name},
+        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": {
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": where}}},
+            "containers": [{"name": "echo", "image": "nsk8s/echo", "env": [
+                {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+                "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1}}],
+        }}},
+    }  # fmt: skip
+
+
+def service(name: str, ip: str = "", app: str = "", *, local: bool = False) -> dict[str, Any]:
+    """Ports 80 of TCP and UDP, to the echo servers of `app`."""
+    spec: dict[str, Any] = {
+        "type": "LoadBalancer", "selector": {"app": app or name}, "externalTrafficPolicy": "Local" if local else "Cluster",
+        "ports": [{"name": p, "protocol": p.upper(), "port": 80, "targetPort": 8080} for p in ("tcp", "udp")],
+    }  # fmt: skip
+    if ip:
+        spec["loadBalancerIP"] = ip
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
+
+
+def external(name: str) -> str:
+    ingress = get(f"service/{name}")["status"]["loadBalancer"].get("ingress") or [{"ip": ""}]
+    return str(ingress[0]["ip"])
+
+
+def connect(ip: str, count: int = 1, kind: str = "tcp", machine: str = "client") -> list[dict[str, Any]]:
+    """What so many new connections are answered; those that fail hold `error`."""
+    done = netns(machine, sys.executable, "-c", ASK, kind, ip, str(count), timeout=60)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def answered(ip: str, count: int = 1, kind: str = "tcp") -> list[dict[str, Any]]:
+    """So many good answers in a row; waits until rules and routes are there."""
+
+    def good() -> list[dict[str, Any]]:
+        answers = connect(ip, count, kind)
+        return [] if any("error" in a for a in answers) else answers
+
+    found: list[dict[str, Any]] = until(f"{count} answers from {ip}", good)
+    return found
+
+
+def sources(answers: list[dict[str, Any]]) -> set[str]:
+    return {a["client"].rpartition(":")[0] for a in answers}
+
+
+def count_syns(node: str) -> None:
+    rules = "".join(
+        f"add rule ip lbtest pre iifname eth0 ip daddr 10.100.0.{i} tcp flags & (syn|ack) == syn counter\n" for i in range(1, 7)
+    )
+    text = "add table ip lbtest\nadd chain ip lbtest pre { type filter hook prerouting priority -350; }\n" + rules
+    done = netns(node, "bash", "-c", f"nft -f - <<'EOF'\n{text}EOF")
+    assert done.returncode == 0, done.stderr
+
+
+def syns(ip: str) -> dict[str, int]:
+    """Node → connections to `ip` that came in there; nodes without are left out. Nodes that are off count nothing."""
+    found = {}
+    for node in NODES:
+        listed = netns(node, "nft", "list", "table", "ip", "lbtest").stdout
+        match = re.search(rf"ip daddr {re.escape(ip)} .*packets (\d+)", listed)
+        if match and int(match[1]):
+            found[node] = int(match[1])
+    return found
+
+
+def since(before: dict[str, int], ip: str) -> dict[str, int]:
+    return {n: c - before.get(n, 0) for n, c in syns(ip).items() if c > before.get(n, 0)}
+
+
+def events(name: str) -> list[tuple[str, str]]:
+    return [(e["reason"], e["message"]) for e in get("events")["items"] if e["involvedObject"]["name"] == name]
+
+
+def announcer(name: str) -> str:
+    """The node that the last Event says is announcing a Service."""
+    said = [e for e in get("events")["items"] if e["involvedObject"]["name"] == name and e["reason"] == "nodeAssigned"]
+    last = max(said, key=lambda e: (e["lastTimestamp"], e["metadata"]["name"]))
+    found = re.fullmatch(r'announcing from node "(\S+)" with protocol "layer2"', last["message"])
+    assert found, last
+    return found[1]
+
+
+def bridge_ip(node: str) -> str:
+    """The first address of a node's pod subnet."""
+    return str(ip_network(get(f"node/{node}")["spec"]["podCIDR"])[1])
+
+
+def test_two_services_have_their_own_address_and_the_same_port(mode: str) -> None:
+    assert (external("red"), external("red-local")) == ("10.100.0.1", "10.100.0.2")
+    blue = external("blue")
+    assert blue == "10.100.0.3", "the lowest that is free"
+    assert {a["node"] for a in answered("10.100.0.1", 20)} == {"node1", "node2"}
+    assert {a["node"] for a in answered(blue, 5)} == {"node3"}
+    made = get("service/red")
+    assert made["status"]["loadBalancer"]["ingress"] == [{"ip": "10.100.0.1", "ipMode": "VIP"}]
+    assert "service.kubernetes.io/load-balancer-cleanup" in made["metadata"]["finalizers"]
+    until("its Events", lambda: {
+        ("EnsuringLoadBalancer", "Ensuring load balancer"), ("EnsuredLoadBalancer", "Ensured load balancer"),
+    } <= set(events("red")))  # fmt: skip
+
+
+def test_which_nodes_terminate_and_whom_the_pods_see(mode: str) -> None:
+    answered("10.100.0.1")
+    before = syns("10.100.0.1")
+    answers = connect("10.100.0.1", 60)
+    assert not [a for a in answers if "error" in a]
+    took = since(before, "10.100.0.1")
+    assert sum(took.values()) == 60, "every connection came in at exactly one node"
+    bridges = {n: bridge_ip(n) for n in took}
+    for answer in answers:  # policy Cluster: pods see the node that took the connection, a node's own pods its bridge
+        source = answer["client"].rpartition(":")[0]
+        assert source in {bridges[n] if n == answer["node"] else NODE_IPS[n] for n in took}
+    if mode == "ecmp":
+        assert set(took) == set(NODES), "any node can terminate the service net"
+    else:
+        assert set(took) == {announcer("red")}
+
+
+def test_policy_local_keeps_the_clients_address_and_uses_only_nodes_with_an_endpoint(mode: str) -> None:
+    answered("10.100.0.2")
+    before = syns("10.100.0.2")
+    answers = connect("10.100.0.2", 40)
+    assert sources(answers) == {CLIENT}
+    took = since(before, "10.100.0.2")
+    assert sum(took.values()) == 40
+    assert {n: sum(a["node"] == n for a in answers) for n in took} == took, "each node gave them to its own pod"
+    assert set(took) == ({"node1", "node2"} if mode == "ecmp" else {announcer("red-local")})
+
+
+def test_udp(mode: str) -> None:
+    assert sources(answered("10.100.0.2", 5, "udp")) == {CLIENT}
+    assert {a["node"] for a in answered("10.100.0.1", 20, "udp")} == {"node1", "node2"}
+
+
+@ONE_MODE
+def test_from_inside_nothing_goes_over_the_router(mode: str) -> None:
+    before = syns("10.100.0.1")
+    for node in NODES:
+        assert [a for a in connect("10.100.0.1", 2, machine=node) if "node" in a], node
+    assert since(before, "10.100.0.1") == {}
+
+
+def test_what_nobody_serves_is_refused_aloud(mode: str) -> None:
+    """Not a loop between node and router until the TTL ends: an ICMP error, at an address and at a port that nobody serves."""
+    assert "No route to host" in connect("10.100.0.6")[0]["error"]
+    done = netns("client", "curl", "-s", "-m", "8", "-o", "/dev/null", "-w", "%{errormsg}", "http://10.100.0.1:81/")
+    assert done.returncode == 7, done.stdout
+
+
+def test_components_that_are_killed_cost_no_address_and_no_connection(mode: str) -> None:
+    kept = {n: external(n) for n in ("red", "red-local", "blue")}
+    running = components()
+    victims = {k: c["pid"] for k, c in running.items() if c["name"] in ("cloud-controller-manager", "router-agent", "speaker")}
+    assert len(victims) == (2 if mode == "ecmp" else 1 + len(NODES))
+    for pid in victims.values():
+        kill(pid)
+    if mode == "ecmp":
+        assert not [a for a in connect("10.100.0.1", 20) if "error" in a], "the routes stay"
+    until("they run again", lambda: all(components()[v]["pid"] not in (0, old) for v, old in victims.items()))
+    answered("10.100.0.1", 20)
+    apply(service("late", app="blue"))
+    assert until("an address", lambda: external("late")) == "10.100.0.4"
+    assert {n: external(n) for n in kept} == kept
+    nsk8s("delete", "service", "late")
+
+
+@ONE_MODE
+def test_an_address_is_released_and_used_again(mode: str) -> None:
+    apply(service("first", app="blue"))
+    assert until("an address", lambda: external("first")) == "10.100.0.4"
+    answered("10.100.0.4")
+    nsk8s("delete", "service", "first")
+    assert "error" in connect("10.100.0.4")[0]
+    apply(service("second", app="red"))
+    assert until("the same address", lambda: external("second")) == "10.100.0.4"
+    assert {a["node"] for a in answered("10.100.0.4", 20)} == {"node1", "node2"}
+    changed = service("second", app="red")
+    changed["spec"]["type"] = "ClusterIP"
+    del changed["spec"]["externalTrafficPolicy"]
+    apply(changed)
+    until("type ClusterIP gives it back", lambda: not get("service/second")["metadata"].get("finalizers"))
+    assert external("second") == ""
+    until("and it leads nowhere", lambda: "error" in connect("10.100.0.4")[0])
+    until("with an Event", lambda: "DeletedLoadBalancer" in dict(events("second")))
+    nsk8s("delete", "service", "second")
+
+
+@ONE_MODE
+def test_a_full_pool_and_a_wrong_wish_are_said_in_an_event(mode: str) -> None:
+    names = [f"many{i}" for i in range(3)]
+    apply(*(service(n, app="blue") for n in names), service("wish", "192.0.2.1", "blue"), service("taken", "10.100.0.1", "blue"))
+    until("three more addresses", lambda: {external(n) for n in names} == {"10.100.0.4", "10.100.0.5", "10.100.0.6"})
+    apply(service("pending", app="blue"))
+    failed = "Error syncing load balancer: failed to ensure load balancer: "
+    for name, why in (
+        ("pending", "no address of the pool 10.100.0.0/29 is free (6 are in use)"),
+        ("wish", "spec.loadBalancerIP 192.0.2.1 is not in the pool 10.100.0.0/29"),
+        ("taken", "spec.loadBalancerIP 10.100.0.1 is in use by default/red"),
+    ):
+        until(f"{name}: {why}", lambda n=name, w=why: ("SyncLoadBalancerFailed", failed + w) in events(n))
+        assert external(name) == ""
+    nsk8s("delete", "service", "many1")
+    until("what became free goes to who waits", lambda: external("pending"))
+    nsk8s("delete", "service", *names[::2], "wish", "taken", "pending")
+
+
+def test_a_node_that_is_excluded_by_label_takes_nothing(mode: str) -> None:
+    label = "node.kubernetes.io/exclude-from-external-load-balancers"
+    victim = "node1" if mode == "ecmp" else announcer("red")
+    nsk8s("apply", "-f", "-", text=json.dumps(labelled(victim, {label: ""})))
+
+    def spared() -> bool:
+        before = syns("10.100.0.1")
+        answers = connect("10.100.0.1", 30)
+        return not [a for a in answers if "error" in a] and victim not in since(before, "10.100.0.1")
+
+    until("no connection at the excluded node", spared)
+    nsk8s("apply", "-f", "-", text=json.dumps(labelled(victim, {})))
+
+
+def labelled(node: str, labels: dict[str, str]) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "labels": labels}}
+
+
+def test_when_a_node_dies_others_take_its_connections(mode: str) -> None:
+    answered("10.100.0.2", 5)
+    answered("10.100.0.1", 5)
+    victim = "node2" if mode == "ecmp" else announcer("red-local")
+    other = {"node1": "node2", "node2": "node1"}[victim]
+    nsk8s("node", "stop", victim)
+    assert {a["node"] for a in answered("10.100.0.2", 20)} == {other}
+    assert sources(answered("10.100.0.2")) == {CLIENT}
+    answered("10.100.0.1", 20)
+    if mode == "l2":
+        assert announcer("red-local") == other
+    nsk8s("node", "start", victim)
+    count_syns(victim)
+
+    def back() -> bool:
+        before = syns("10.100.0.2")
+        return not [a for a in connect("10.100.0.2", 30) if "error" in a] and victim in since(before, "10.100.0.2")
+
+    until("the node takes connections again", back, 60)
