@@ -43,13 +43,14 @@ def output_option(*formats: str) -> Callable[[F], F]:
 
 def loaded(cluster: str) -> tuple[Paths, ClusterState]:
     """A cluster that exists and runs. Raises Nsk8sError."""
-    from nsk8s.cluster.lifecycle import no_such_cluster
     from nsk8s.cluster.preflight import require_root
 
     require_root()
     paths = Paths(cluster)
     state = load_state(paths)
     if state is None:
+        from nsk8s.cluster.lifecycle import no_such_cluster
+
         raise no_such_cluster(cluster)
     if state.stopped:
         raise Nsk8sError(f"cluster {cluster} is stopped", f"nsk8s start --name {cluster}")

@@ -11,13 +11,16 @@ import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nsk8s.cluster.state import STATE_ROOT, Paths, Record
-from nsk8s.config import ClusterConfig
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel import machine, mounts, probe
 from nsk8s.kernel.cgroup import Cgroups
 from nsk8s.net import topology
+
+if TYPE_CHECKING:  # pydantic is dear, and most commands need no more than require_root
+    from nsk8s.config import ClusterConfig
 
 MIN_FREE_BYTES = 64 * 1024 * 1024
 DEFAULT_API_PORT = 6443

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from nsk8s.config import ClusterConfig
+if TYPE_CHECKING:  # pydantic is dear, and most commands need no more than names
+    from nsk8s.config import ClusterConfig
 
 BRIDGE = "lan0"
 SWITCH, ROUTER, CLIENT, CONTROL_PLANE = "switch", "router", "client", "control-plane"
