@@ -7,6 +7,7 @@ authorizer/rbac/bootstrappolicy.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 from typing import Any
@@ -18,7 +19,7 @@ from nsk8s.apiserver.cache import Cache, clone
 from nsk8s.apiserver.call import SYSTEM, Call
 from nsk8s.apiserver.registry import Registry
 from nsk8s.apiserver.request import RequestInfo
-from nsk8s.errors import AlreadyExists, NotFound
+from nsk8s.errors import AlreadyExists, NotFound, StatusError
 
 log = logging.getLogger("bootstrap")
 
@@ -28,6 +29,8 @@ PRIORITY_CLASSES = (
     ("system-cluster-critical", 2000000000,
      "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
 )  # fmt: skip
+KEEP_S = 10.0
+"""Upstream: the endpoint reconciler's period."""
 AUTOUPDATE = "rbac.authorization.kubernetes.io/autoupdate"
 
 
@@ -36,19 +39,36 @@ class Bootstrap:
         self._scheme = scheme
         self._registry = registry
         self._cache = cache
+        self._said_loopback = False
 
-    async def run(self, service_ips: list[str], advertise: str, port: int, secure_port: int = 0) -> None:
-        for name in NAMESPACES:
-            await self._ensure("", "v1", "namespaces", {"metadata": {"name": name}})
-            # The controller manager gives every namespace this account; these have it without one, so that pods can be made.
-            await self._ensure("", "v1", "serviceaccounts", {"metadata": {"name": "default", "namespace": name}})
+    async def run(self, service_ips: list[str], advertise: str, port: int) -> None:
+        await self._namespaces()
         await self._roles()
         for name, value, text in PRIORITY_CLASSES:
             await self._ensure("scheduling.k8s.io", "v1", "priorityclasses",
                                {"metadata": {"name": name}, "value": value, "description": text})  # fmt: skip
+        await self._reach(service_ips, advertise, port)
+
+    async def keep(self, service_ips: list[str], advertise: str, port: int) -> None:
+        """Put back, for ever, what pods need to find the server, whoever removed it."""
+        while True:
+            await asyncio.sleep(KEEP_S)
+            try:
+                await self._namespaces()
+                await self._reach(service_ips, advertise, port)
+            except StatusError as e:
+                log.warning("the kubernetes service cannot be kept: %s", e.message)
+
+    async def _namespaces(self) -> None:
+        for name in NAMESPACES:
+            await self._ensure("", "v1", "namespaces", {"metadata": {"name": name}})
+            # The controller manager gives every namespace this account; these have it without one, so that pods can be made.
+            await self._ensure("", "v1", "serviceaccounts", {"metadata": {"name": "default", "namespace": name}})
+
+    async def _reach(self, service_ips: list[str], advertise: str, port: int) -> None:
         if service_ips:
             await self._kubernetes_service(service_ips, port)
-        await self._endpoints(advertise, secure_port or port)
+        await self._endpoints(advertise, port)
 
     def _kind(self, group: str, version: str, plural: str) -> Kind | None:
         return self._scheme.resource(group, version, plural)
@@ -123,7 +143,9 @@ class Bootstrap:
     async def _endpoints(self, advertise: str, port: int) -> None:
         """Endpoints and EndpointSlice of the `kubernetes` service: this server, as it is now."""
         if ipaddress.ip_address(advertise).is_loopback:
-            log.warning("the kubernetes service gets no endpoint: pods cannot reach %s", advertise)
+            if not self._said_loopback:
+                log.warning("the kubernetes service gets no endpoint: pods cannot reach %s", advertise)
+            self._said_loopback = True
             return
         ports = [{"name": "https", "port": port, "protocol": "TCP"}]
         await self._put(

@@ -133,14 +133,15 @@ async def _serve(config: Config, keys: Keys, store: Store, sock: socket.socket, 
         await cache.ready.wait()
         # Before the first request is answered: a component that meets "forbidden" at its start backs off.
         bootstrap = Bootstrap(server.scheme, server.registry, cache)
-        await bootstrap.run([config.service_ip()], config.advertise_address, port)
+        where = [config.service_ip()], config.advertise_address, port
+        await bootstrap.run(*where)
         documents.bootstrapped = True
         if config.write_kubeconfig:
             write_admin_kubeconfig(config, keys, port)
         listener = await loop.create_server(front, sock=sock, ssl=tls_context(keys), backlog=BACKLOG)
         try:
             log.info("Serving securely on %s:%d", config.bind_address, port)
-            await until(stop, _wait(follower), _sweep_events(server, config.event_ttl), custom.run())
+            await until(stop, _wait(follower), _sweep_events(server, config.event_ttl), custom.run(), bootstrap.keep(*where))
             documents.stopping = True
         finally:
             listener.close()

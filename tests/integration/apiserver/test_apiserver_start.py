@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -14,6 +16,9 @@ from nsk8s.apiserver import run
 from nsk8s.apiserver.bootstrap import Bootstrap
 from nsk8s.apiserver.config import Config
 from nsk8s.apiserver.main import command
+from nsk8s.client import kubeconfig
+from nsk8s.client.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES
+from nsk8s.client.rest import Client
 from nsk8s.errors import Nsk8sError
 
 
@@ -73,3 +78,26 @@ def test_an_unspecified_address_means_all_families(tmp_path: Path, address: str,
             except OSError:
                 continue
     assert reached == families
+
+
+async def test_the_kubernetes_service_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nsk8s.apiserver.bootstrap.KEEP_S", 0.05)
+    stop = asyncio.Event()
+    serving = asyncio.ensure_future(run.serve(config_for(tmp_path, advertise_address="192.0.2.10"), stop))
+    while not (tmp_path / "kubeconfig").exists():
+        await asyncio.sleep(0.01)
+        assert not serving.done()
+    async with Client(kubeconfig.load(tmp_path / "kubeconfig")) as client:
+        for resource in (SERVICES, ENDPOINTS, ENDPOINTSLICES):
+            first = await client.get(resource, "kubernetes", "default")
+            events: Any = client.watch(resource, "default", resource_version=first["metadata"]["resourceVersion"])
+            await client.delete(resource, "kubernetes", "default")
+            async with asyncio.timeout(10), contextlib.aclosing(events):
+                async for event in events:
+                    if event.type == "ADDED":
+                        assert event.object["metadata"]["name"] == "kubernetes"
+                        assert event.object["metadata"]["uid"] != first["metadata"]["uid"]
+                        assert event.object.get("spec", {}).get("clusterIP", "10.96.0.1") == "10.96.0.1"
+                        break
+    stop.set()
+    await asyncio.wait_for(serving, 10)
