@@ -313,7 +313,7 @@ def desired_from_subsets(found: Sequence[Object]) -> Desired:
             for p in subset.get("ports") or []
         ))  # fmt: skip
         for field_name, ready in (("addresses", True), ("notReadyAddresses", False)):
-            for address in subset.get(field_name) or []:
+            for address in (subset.get(field_name) or [])[:MAX_ADDRESSES]:
                 made: Object = {"addresses": [address["ip"]], "conditions": {"ready": ready}}
                 made |= {k: address[k] for k in ("hostname", "nodeName", "targetRef") if address.get(k)}
                 kind = "IPv6" if ":" in address["ip"] else "IPv4"
