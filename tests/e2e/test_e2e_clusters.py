@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import real_kubectl
 import yaml
 from e2e_cluster import EXAMPLES, NAME, apply, ask, components, documents, get, in_pod, netns, nsk8s, pod, pods, until
 
@@ -89,17 +90,25 @@ def test_each_has_its_own_port_and_authority(two: None) -> None:
     assert len(set(servers)) == 2
     uids = [get("namespace", "default", cluster=n)["metadata"]["uid"] for n in BOTH]
     assert len(set(uids)) == 2
-    for name, server, uid in zip(BOTH, servers, uids, strict=True):
+    for name, server in zip(BOTH, servers, strict=True):
         config = yaml.safe_load(admin_conf(name).read_text())
         assert config["clusters"][0]["cluster"]["server"] == server
+
+
+def test_kubectl_reaches_each_and_trusts_neither_for_the_other(two: None) -> None:
+    real_kubectl.require()
+    servers = [listed()[n]["server"] for n in BOTH]
+    for name in BOTH:
+        uid = get("namespace", "default", cluster=name)["metadata"]["uid"]
         said = subprocess.run(
             ["kubectl", "--kubeconfig", str(admin_conf(name)), "get", "ns", "default", "-o", "jsonpath={.metadata.uid}"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert said.stdout == uid, said.stderr
     wrong = subprocess.run(
-        ["kubectl", "--kubeconfig", str(admin_conf(NAME)), "--server", servers[1], "get", "ns"], capture_output=True, text=True, check=False
-    )
+        ["kubectl", "--kubeconfig", str(admin_conf(NAME)), "--server", servers[1], "get", "ns"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert wrong.returncode == 1
     assert "certificate" in wrong.stderr
 
