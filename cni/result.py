@@ -53,13 +53,32 @@ def parse(body: Mapping[str, Any]) -> Result:
                 "routes": [dict(r) for r in body.get("routes") or []],
                 "dns": dict(body.get("dns") or {}),
             }
-        for ip in found["ips"]:
-            _family(ip["address"])
-        for route in found["routes"]:
-            _family(route["dst"])
+        _check_kinds(found)
         return found
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise CniError(f"malformed CNI result: {e!r}") from None
+
+
+def _check_kinds(result: Result) -> None:
+    """Raises ValueError, TypeError or KeyError when a part is not what its name says."""
+    for interface in result["interfaces"]:
+        for key in ("name", "mac", "sandbox"):
+            _kind(interface.get(key, ""), str)
+    for ip in result["ips"]:
+        parse_subnet(ip["address"])
+        if ip.get("gateway"):
+            parse_ip(ip["gateway"])
+        if ip.get("interface") is not None:
+            _kind(ip["interface"], int)
+    for route in result["routes"]:
+        parse_subnet(route["dst"])
+        if route.get("gw"):
+            parse_ip(route["gw"])
+
+
+def _kind(value: object, kind: type) -> None:
+    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
 
 
 def _parse_single(body: Mapping[str, Any]) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from cni import masquerade
+from cni import bridge, masquerade, skel
+from cni.bridge import main
 from nsk8s.kernel import rtmsg
 from nsk8s.kernel.rtnl import Rtnl, entered
 
@@ -207,3 +209,64 @@ def test_vlans_keep_pods_apart(node: Any, failure: Failure) -> None:
         port = rt.link_get(result["interfaces"][1]["name"])
         assert port is not None
         assert set(rt.vlans()[port.index]) == {1, 100, 101, 102, 200}
+
+
+def test_nftables_rules_of_many_at_once(node: Any) -> None:
+    """16 ADDs, then 16 DELs at once, masquerade and spoof check through nft: each has its rules once, and then none."""
+    conf = node.conf(ipMasq=True, ipMasqBackend="nftables", macspoofchk=True)
+    pods = [node.pod() for _ in range(16)]
+
+    def at_once(command: str) -> list[int]:
+        def begin(i: int) -> Any:
+            env = node.env(command, f"c{i}", pods[i].path)
+            return node.begin(lambda: main(env, json.dumps(conf).encode())[0])
+
+        return [p.finish() for p in [begin(i) for i in range(16)]]
+
+    assert at_once("ADD") == [0] * 16
+    masquerades = nft(node, "list", "chain", "inet", "cni_plugins_masquerade", "masq_checks").count(" masquerade comment")
+    jumps = nft(node, "list", "chain", "bridge", "nat", "PREROUTING").count(" jump ")
+    postrouting = nft(node, "list", "chain", "inet", "cni_plugins_masquerade", "postrouting").count("goto")
+    assert (masquerades, jumps, postrouting) == (16, 16, 1)
+    assert at_once("DEL") == [0] * 16
+    left = nft(node, "list", "ruleset")
+    assert "eth0" not in left
+    assert node.reservations() == {}
+
+
+class FakeBridge:
+    """VLANs of a bridge's ports as the kernel keeps them."""
+
+    def __init__(self) -> None:
+        self.table: dict[int, dict[int, tuple[bool, bool]]] = {7: {1: (True, True)}}
+
+    def vlans(self) -> dict[int, dict[int, tuple[bool, bool]]]:
+        return {index: dict(found) for index, found in self.table.items()}
+
+    def execute(self, *requests: rtmsg.Request) -> None:
+        for kind, _, body in requests:
+            index, found = rtmsg.parse_vlans(body)
+            for vlan, flags in found.items():
+                if kind == rtmsg.RTM_DELLINK:
+                    del self.table[index][vlan]
+                else:
+                    self.table[index][vlan] = flags
+
+
+@pytest.mark.parametrize(
+    ("conf", "expected"),
+    [
+        ({"vlan": 100}, {100: (True, True)}),
+        ({"vlan": 100, "preserveDefaultVlan": True}, {1: (True, True), 100: (True, True)}),
+        ({"vlanTrunk": [{"minID": 5, "maxID": 6}]}, {1: (True, True), 5: (False, False), 6: (False, False)}),
+        ({"vlan": 9, "vlanTrunk": [{"id": 5}]}, {9: (True, True), 5: (False, False)}),
+        ({"vlanTrunk": []}, {1: (True, True)}),
+    ],
+)
+def test_which_vlans_a_port_is_in(conf: dict[str, Any], expected: dict[int, tuple[bool, bool]]) -> None:
+    env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "eth0", "CNI_NETNS": "x", "CNI_PATH": "x"}
+    c = bridge.BridgeConf(skel.Args(env, b"", {"name": "n", **conf}, "1.0.0"))
+    fake = FakeBridge()
+    bridge._join_vlans(fake, rtmsg.Link(7, 0), c, c.trunk)  # type: ignore[arg-type]
+    assert fake.table[7] == expected
+    assert c.filtering
