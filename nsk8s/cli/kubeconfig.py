@@ -26,6 +26,8 @@ def kubeconfig(cluster: str, export: bool, path: bool) -> None:
     elif export:
         target = _merge(cluster, paths.admin_conf)
         click.echo(f"Context {cluster}-admin@{cluster} is in {target} and current.")
+        if os.environ.get("KUBECONFIG"):
+            click.echo("Note: $KUBECONFIG is set, so kubectl looks there; `unset KUBECONFIG` first.", err=True)
     else:
         click.echo(paths.admin_conf.read_text(), nl=False)
 
@@ -85,9 +87,14 @@ def _merge(name: str, source: Path) -> Path:
 
 def forget(name: str) -> None:
     """Take an exported context out of the user's kubeconfig; nothing happens when there is none."""
+    from nsk8s.errors import Nsk8sError
+
     target, owner = _users_file()
     if not target.exists():
         return
-    document = _load(target)
+    try:
+        document = _load(target)
+    except Nsk8sError:
+        return  # not written by us as it is; the cluster is gone all the same
     if any(c.get("name") == f"{name}-admin@{name}" for c in document.get("contexts") or []):
         _write(target, _without(document, name), owner)
