@@ -1,7 +1,10 @@
-"""A cluster on legacy iptables: libiptc, a witness of its own, reads from the kernel the very rules that were meant."""
+"""A cluster on legacy iptables: libiptc, a witness of its own, reads from the kernel the very rules that were meant.
+
+What was meant is told twice: by kube-proxy's own code as a ChainSet, and by this test in its own words."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -17,6 +20,10 @@ from e2e_monitor import network_state
 
 from nsk8s.net import chainset
 from nsk8s.nodenetwork import plan
+from nsk8s.proxy.iptables import IptablesProxier
+from nsk8s.proxy.metrics import Metrics
+from nsk8s.proxy.nodeaddresses import NodePortAddresses
+from nsk8s.proxy.rules import Context, LocalDetector
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 NODES = ("control-plane", "node1", "node2", "node3")
@@ -47,7 +54,7 @@ def cluster() -> Iterator[None]:
     assert after["legacy iptables table"] == before["legacy iptables table"], "the root namespace's tables were loaded"
 
 
-# ── three accounts of the same rules, in one spelling ─────────────────────────────────────────────────────────────────────
+# ── four accounts of the same rules, in one spelling ─────────────────────────────────────────────────────────────────────
 
 
 def dump(node: str, table: str) -> dict[str, list[dict[str, Any]]]:
@@ -91,6 +98,45 @@ def by_iptables_save(node: str, table: str) -> Chains:
     return {name: [chainset.canonical(r) for r in chain.rules] for name, chain in chainset.parse(saved).tables[table].items()}
 
 
+class Recorder:
+    """Where kube-proxy's rules go, instead of a kernel."""
+
+    version, variant, ipv6, has_random_fully = (1, 8, 9), "legacy", False, True
+
+    def __init__(self) -> None:
+        self.held = chainset.ChainSet()
+
+    async def save(self, table: str = "") -> str:
+        return ""
+
+    async def restore(self, text: str) -> None:
+        self.held = chainset.apply(self.held, text)
+
+
+def by_kube_proxy(node: str, table: str) -> Chains:
+    """The ChainSet that kube-proxy's code makes of what the API holds now; with node-network's part, where it has one."""
+    recorder = Recorder()
+    context = Context(detector=LocalDetector.by_cidr("10.244.0.0/16"))
+    proxier = IptablesProxier(recorder, context, node, NodePortAddresses(()), Metrics())  # type: ignore[arg-type]
+    proxier._clean_conntrack = lambda: None  # type: ignore[method-assign]
+    for service in get("services", "-A")["items"]:
+        if service["spec"]["clusterIP"] != "None":
+            proxier.service_changed(None, service)
+    for each in get("endpointslices", "-A")["items"]:
+        proxier.slice_changed(None, each)
+    assert asyncio.run(proxier.sync())
+    found = {n: list(c.rules) for n, c in recorder.held.tables[table].items()}
+    if table == "nat":
+        found[plan.MASQ_CHAIN] = masquerade()
+        found["POSTROUTING"].append(plan.MASQ_JUMP.rule)
+    return {name: [chainset.canonical(r) for r in rules] for name, rules in found.items()}
+
+
+def masquerade() -> list[str]:
+    inside = ["192.168.56.0/24", "10.96.0.0/16"]
+    return list(plan.masquerade(["10.244.0.0/16"], inside, ipv6=False, random_fully=True).rules("nat", plan.MASQ_CHAIN))
+
+
 def name_hash(text: str) -> str:
     return base64.b32encode(hashlib.sha256(text.encode()).digest()).decode()[:16]
 
@@ -108,10 +154,7 @@ def meant() -> Chains:
             "-j MARK --xor-mark 0x4000",
             '-m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully',
         ],
-        plan.MASQ_CHAIN: list(
-            plan.masquerade(["10.244.0.0/16"], ["192.168.56.0/24", "10.96.0.0/16"], ipv6=False, random_fully=True)
-            .rules("nat", plan.MASQ_CHAIN)
-        ),
+        plan.MASQ_CHAIN: masquerade(),
     }  # fmt: skip
     slices = get("endpointslices", "-A")["items"]
     for service in get("services", "-A")["items"]:
@@ -171,7 +214,8 @@ def test_the_kernel_holds_the_rules_that_were_meant(cluster: None, node: str) ->
     wanted = ordered(meant())
     until(f"{node}'s rules are those of the API", lambda: ordered(by_iptables_save(node, "nat")) == wanted, 5)
     assert ordered(by_libiptc(node, "nat")) == wanted
-    assert by_libiptc(node, "filter") == by_iptables_save(node, "filter")
+    assert ordered(by_kube_proxy(node, "nat")) == wanted
+    assert by_libiptc(node, "filter") == by_iptables_save(node, "filter") == by_kube_proxy(node, "filter")
 
 
 def test_the_comparison_can_fail(cluster: None) -> None:
