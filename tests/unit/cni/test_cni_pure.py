@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni import allocator, conf, iptables, masquerade, result
+from cni import allocator, conf, iptables, jsontext, masquerade, result
 from cni.address import IP, V4, V6, parse_ip, parse_subnet
 from cni.allocator import Range
 from cni.errors import CniError
@@ -240,6 +240,47 @@ def test_words_of_a_listed_rule() -> None:
     line = r'POSTROUTING -s 10.1.2.3/32 -m comment --comment "name: \"net1\" id: \"c1\"" -j CNI-x'
     assert iptables.split_words(line)[5:7] == ["--comment", 'name: "net1" id: "c1"']
     assert iptables.split_words('a "" b') == ["a", "", "b"]
+
+
+def test_an_executed_plugin_starts_without_heavy_modules() -> None:
+    """These take most of a plugin's start; ctypes comes only where a namespace is entered."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(masquerade.__file__)))
+    code = (
+        f"import sys; sys.path.insert(0, {root!r})\n"
+        "import cni.skel, cni.bridge, cni.host_local, cni.loopback, cni.portmap, cni.ptp, cni.firewall, cni.tuning, cni.bandwidth\n"
+        "from cni import jsontext\n"
+        "assert jsontext.loads(jsontext.dumps({'a': [1, None]})) == {'a': [1, None]}\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(["/usr/bin/python3", "-IS", "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"collections", "ctypes", "enum", "functools", "hashlib", "json", "re", "select", "signal", "socket", "time"}
+    assert heavy & set(done.stdout.split()) <= {"time"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": [1, -2.5e3, true, false, null, "\\u00e9\\n\\ud83d\\ude00"], "b": {}, "a": 2}', " [ ] ", "1", '"x"', "null", "", "{",
+        "[1,]", "nul", "1 2", "[NaN]", "[Infinity]", '{"a" 1}', "\ufeff{}", '"\x00"', "{}\x00",
+    ],
+)  # fmt: skip
+def test_jsontext_is_json(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same value, or both refuse (NaN and Infinity are not JSON)."""
+
+    def read() -> tuple[str, Any]:
+        try:
+            return "value", jsontext.loads(text)
+        except ValueError:
+            return "error", None
+
+    slow = read()
+    monkeypatch.delitem(sys.modules, "json")
+    assert read() == slow
+    if slow[0] == "value":
+        monkeypatch.delitem(sys.modules, "json", raising=False)
+        assert [jsontext.dumps(slow[1]), jsontext.dumps(slow[1], compact=False)] == [
+            json.dumps(slow[1], separators=(",", ":")), json.dumps(slow[1])
+        ]  # fmt: skip
 
 
 def test_the_hot_path_stays_lean() -> None:
