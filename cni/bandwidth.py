@@ -105,7 +105,10 @@ def _host_interface(host: Rtnl, result: Mapping[str, Any], args: Args) -> rtmsg.
 
 def _add_ifb(host: Rtnl, port: rtmsg.Link, bucket: tcmsg.Tbf, args: Args) -> rtmsg.Link:
     """The ifb with its bucket, and everything from `port` redirected to it; nothing is left when that fails."""
+    from nsk8s.kernel.modules import load_ifb
+
     name = ifb_name(args.name, args.container_id)
+    load_ifb()
     try:
         host.execute(rtmsg.link_new(name, "ifb", mtu=port.mtu, up=True))
     except OSError as e:

@@ -7,6 +7,7 @@ for the host's own bridges too; so whoever had to load it switches it off there 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 from pathlib import Path
@@ -46,3 +47,14 @@ def load_missing() -> list[str]:
                 with contextlib.suppress(OSError):
                     (_BRIDGE_SYSCTLS / name).write_text("0")
     return loaded
+
+
+@functools.cache
+def load_ifb() -> None:
+    """Load ifb, if it is a module that nobody has loaded yet, without the two links it makes in the root namespace by default.
+
+    The kernel would load it by itself as soon as somebody asks for such a link, and make them (drivers/net/ifb.c: numifbs).
+    """
+    modprobe = which("modprobe")
+    if modprobe is not None and not os.path.exists("/sys/module/ifb"):
+        subprocess.run([modprobe, "ifb", "numifbs=0"], capture_output=True, check=False)
