@@ -61,7 +61,7 @@ def up(config: ClusterConfig, say: Say = _quiet) -> Up:
     Raises Nsk8sError; then nothing that was there is lost, and `down` removes what was begun.
     """
     preflight.require_root()
-    with locked(config.name):
+    with locked(config.name, say):
         paths = Paths(config.name)
         state = load_state(paths)
         known = state is not None
@@ -165,21 +165,18 @@ def down(name: str, keep_state: bool = False, say: Say = _quiet) -> bool:
     Raises Nsk8sError when a process cannot be killed or a namespace of our name is not ours.
     """
     preflight.require_root()
-    with locked(name):
+    with locked(name, say):
         paths = Paths(name)
         there = paths.state.exists() or paths.run.exists()
         record = load_record(paths)
         groups = Cgroups()
         say("processes")
-        if groups.exists(paths.cgroup):
-            there = True
-            if not groups.kill_and_wait(paths.cgroup, 20):
-                left = sorted(groups.all_processes(paths.cgroup))
-                raise Nsk8sError(f"processes {left} cannot be killed", "they hang in the kernel: see `ps -o wchan` of them")
+        there = groups.exists(paths.cgroup) or there
+        _end_group(groups, paths.cgroup)
         say("machines")
         _discard_all(paths, record)
         say("control groups")
-        groups.remove(paths.cgroup)
+        _end_group(groups, paths.cgroup)  # what was being forked meanwhile
         groups.remove_if_empty("/nsk8s")
         mounts.unmount(str(paths.pins))
         if record.made_netns_dir:
@@ -198,6 +195,20 @@ def down(name: str, keep_state: bool = False, say: Say = _quiet) -> bool:
     with contextlib.suppress(OSError):
         RUN_ROOT.rmdir()
     return there
+
+
+def _end_group(groups: Cgroups, path: str) -> None:
+    """Kill everything in a control group and remove it, also when something joins it meanwhile. Raises Nsk8sError."""
+    for _ in range(5):
+        if not groups.exists(path):
+            return
+        if not groups.kill_and_wait(path, 20):
+            left = sorted(groups.all_processes(path))
+            raise Nsk8sError(f"processes {left} cannot be killed", "they hang in the kernel: see `ps -o wchan` of them")
+        with contextlib.suppress(OSError):  # busy: a new process
+            groups.remove(path, 1.0)
+    if groups.exists(path):
+        raise Nsk8sError(f"the control group {path} cannot be removed", "see who is in it: cat /sys/fs/cgroup/**/cgroup.procs")
 
 
 def _discard_all(paths: Paths, record: Record) -> None:
@@ -264,7 +275,7 @@ def _ids(paths: Paths, config: ClusterConfig, node: NodeState) -> list[str]:
 
 def add_node(name: str, wanted: Node, say: Say = _quiet) -> NodeState:
     """A new worker, booted. Raises Nsk8sError when the name is taken or no address is free."""
-    with locked(name):
+    with locked(name, say):
         paths, state, config = _loaded(name)
         if any(n.name == wanted.name for n in state.nodes) or wanted.name in (SWITCH, ROUTER, CLIENT):
             raise Nsk8sError(f"the name {wanted.name} is taken")
@@ -279,9 +290,11 @@ def add_node(name: str, wanted: Node, say: Say = _quiet) -> NodeState:
 
 def start_node(name: str, node_name: str, say: Say = _quiet) -> None:
     """Boot a stopped node: its disk as it was, everything else empty."""
-    with locked(name):
+    with locked(name, say):
         paths, state, config = _loaded(name)
         node = state.node(node_name)
+        if node.stopped:  # a `node stop` that was interrupted has left something on
+            _power_off(paths, config, node, _quiet)
         node.stopped = False
         save_state(paths, state)
         _boot(paths, load_record(paths), config, state, node, say)
@@ -302,7 +315,7 @@ def _boot(paths: Paths, record: Record, config: ClusterConfig, state: ClusterSta
 
 def stop_node(name: str, node_name: str, say: Say = _quiet) -> None:
     """A power cut: the cable first, then every process, then the machine. Its disk stays, as a machine's would."""
-    with locked(name):
+    with locked(name, say):
         paths, state, config = _loaded(name)
         node = state.node(node_name)
         node.stopped = True
@@ -316,12 +329,7 @@ def _power_off(paths: Paths, config: ClusterConfig, node: NodeState, say: Say) -
     say("processes")
     # Forgotten before they are killed: or they would be started again.
     supervise.call(paths, {"op": "remove", "ids": _ids(paths, config, node), "graceS": 0})
-    groups = Cgroups()
-    group = f"{paths.cgroup}/{node.name}"
-    if groups.exists(group):
-        if not groups.kill_and_wait(group, 20):
-            raise Nsk8sError(f"processes {sorted(groups.all_processes(group))} of {node.name} cannot be killed")
-        groups.remove(group)
+    _end_group(Cgroups(), f"{paths.cgroup}/{node.name}")
     say(f"machine {node.name}")
     machines.discard(paths, load_record(paths), node.name, netns_name(config, node.name))
     # What a machine loses with its power: pods' writable layers and volumes in memory are gone with the mounts.
@@ -330,7 +338,7 @@ def _power_off(paths: Paths, config: ClusterConfig, node: NodeState, say: Say) -
 
 def remove_node(name: str, node_name: str, say: Say = _quiet) -> None:
     """Power off a worker and forget it, its disk included. (The Node object is the caller's to delete.)"""
-    with locked(name):
+    with locked(name, say):
         paths, state, config = _loaded(name)
         if node_name == CONTROL_PLANE:
             raise Nsk8sError("the control plane cannot be removed", "nsk8s down removes the cluster")

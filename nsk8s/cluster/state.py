@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -145,8 +145,8 @@ def clusters() -> list[str]:
     return sorted(names)
 
 
-def _lock(path: Path) -> int:
-    """Open and lock a file that its holders remove: never one that was removed while we waited."""
+def _lock(path: Path, say: Callable[[str], None] | None) -> int:
+    """Open and lock a file that its holders remove: never one that was removed while we waited. It holds the holder's pid."""
     while True:
         with contextlib.suppress(FileExistsError):
             RUN_ROOT.mkdir(mode=0o700)
@@ -154,16 +154,24 @@ def _lock(path: Path) -> int:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             continue  # the last cluster's `down` removed the directory
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if say is not None:
+                say(f"another nsk8s command for this cluster has to end first (pid {os.pread(fd, 20, 0).decode() or '?'})")
+            fcntl.flock(fd, fcntl.LOCK_EX)
         if os.fstat(fd).st_nlink:
+            os.ftruncate(fd, 0)
+            with contextlib.suppress(OSError):  # a full disk: the pid is a courtesy
+                os.pwrite(fd, str(os.getpid()).encode(), 0)
             return fd
         os.close(fd)
 
 
 @contextlib.contextmanager
-def locked(name: str) -> Iterator[None]:
-    """One lifecycle command a cluster at a time; a second one waits for the first."""
-    fd = _lock(RUN_ROOT / f".{name}.lock")
+def locked(name: str, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    """One lifecycle command a cluster at a time; a second one waits for the first, and says so."""
+    fd = _lock(RUN_ROOT / f".{name}.lock", say)
     try:
         yield
     finally:

@@ -6,10 +6,13 @@ import json
 import os
 import socket
 import sys
+import traceback
 from typing import Any
 
 from nsk8s.cluster.state import Paths
 from nsk8s.errors import Nsk8sError
+from nsk8s.kernel import process
+from nsk8s.kernel.cgroup import Cgroups
 
 START_TIMEOUT_S = 20.0
 
@@ -75,14 +78,18 @@ def start(paths: Paths) -> Starting:
             os.dup2(out, 2)
             os.set_inheritable(ready_w, True)
             os.chdir("/")
+            # While this process has the command's lock, which it inherited: a `down` that comes next finds it in the group.
+            groups = Cgroups()
+            groups.create(f"{paths.cgroup}/supervisor")
+            groups.join(f"{paths.cgroup}/supervisor")
             os.closerange(3, ready_w)
             os.closerange(ready_w + 1, 1024)
             package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
             os.environ["PYTHONPATH"] = package_parent
-            os.execv(
-                sys.executable,
-                [sys.executable, "-m", "nsk8s.cluster.supervisor", str(paths.run), f"{paths.cgroup}/supervisor", str(ready_w)],
-            )
+            argv = ["-m", "nsk8s.cluster.supervisor", str(paths.run), f"{paths.cgroup}/supervisor", str(ready_w)]
+            process.exec_readonly(sys.executable, [sys.executable, *argv], os.environ)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(1)
     os.waitpid(pid, 0)
