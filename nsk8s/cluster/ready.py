@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import select
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
@@ -27,17 +28,49 @@ from nsk8s.net.topology import netns_name
 
 RESEND_S = 0.02
 """A DNS query without an answer is asked again so soon while a cluster starts."""
+GONE_POLL_S = 0.25
 
 
 def wait(paths: Paths, state: ClusterState, timeout_s: float, say: Callable[[str], None]) -> None:
     """Return when everything that should be there is Ready. Raises Nsk8sError naming what is not."""
     deadline = time.monotonic() + timeout_s
     config = state.cluster_config()
-    asyncio.run(_wait_api(paths, state, config, deadline, say))
+    born = _born(paths)
+    asyncio.run(_unless_gone(paths, born, _wait_api(paths, state, config, deadline, say)))
     if config.without and {"dns", "kube-proxy", "kubelet", "node-network", "kube-scheduler"} & set(config.without):
         return  # without these nobody can ask the cluster DNS
     say("DNS on every node")
-    wait_dns(config, [n.name for n in state.nodes if not n.stopped], deadline)
+    try:
+        wait_dns(config, [n.name for n in state.nodes if not n.stopped], deadline, lambda: _require(paths, born))
+    except FileNotFoundError:
+        _require(paths, born)
+        raise
+
+
+def _born(paths: Paths) -> int:
+    """Something that this start of the cluster has, and no other: its run directory's inode; 0 when there is none."""
+    try:
+        return os.stat(paths.run).st_ino
+    except FileNotFoundError:
+        return 0
+
+
+def _require(paths: Paths, born: int) -> None:
+    if _born(paths) != born:
+        raise Nsk8sError(f"cluster {paths.name} was taken down by another command meanwhile", "nsk8s up starts it again")
+
+
+async def _unless_gone(paths: Paths, born: int, work: Coroutine[None, None, None]) -> None:
+    """`work`, unless somebody takes the cluster down meanwhile. Raises Nsk8sError then."""
+    task = asyncio.ensure_future(work)
+    while not (await asyncio.wait([task], timeout=GONE_POLL_S))[0]:
+        try:
+            _require(paths, born)
+        except Nsk8sError:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
+    task.result()
 
 
 async def _wait_api(
@@ -116,7 +149,7 @@ def _query(domain: str) -> bytes:
     return struct.pack("!HHHHHH", 0x6E73, 0x0100, 1, 0, 0, 0) + name + struct.pack("!HH", 1, 1)
 
 
-def wait_dns(config: ClusterConfig, nodes: list[str], deadline: float) -> None:
+def wait_dns(config: ClusterConfig, nodes: list[str], deadline: float, check: Callable[[], None] = lambda: None) -> None:
     """Ask the cluster DNS for `kubernetes.default` from each node until each has an answer with an address. Raises Nsk8sError."""
     query = _query(config.cluster_domain)
     poller = select.poll()
@@ -141,6 +174,7 @@ def wait_dns(config: ClusterConfig, nodes: list[str], deadline: float) -> None:
                 if len(answer) > 12 and answer[3] & 0x0F == 0 and answer[6:8] != b"\0\0":
                     poller.unregister(fd)
                     sockets.pop(fd)[1].close()
+            check()
             if time.monotonic() > deadline:
                 names = ", ".join(name for name, _ in sockets.values())
                 raise Nsk8sError(f"no DNS answer from {target[0]} on {names}", "nsk8s get pods -n kube-system -o wide")
