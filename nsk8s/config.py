@@ -133,6 +133,8 @@ class ClusterConfig(_Model):
     """kube-proxy's settings."""
     load_balancer: LoadBalancer = LoadBalancer()
     """Services of type LoadBalancer."""
+    ingress: bool = False
+    """Whether `up` installs the ingress controller (nginx); it needs nginx on this machine."""
     timing: Timing = Timing()
     """How soon a dead node is noticed, in seconds."""
     without: list[Part] = []

@@ -82,8 +82,7 @@ async def _wait_api(
             await client.wait_ready(max(0.1, deadline - time.monotonic()))
         except Unreachable as e:
             raise Nsk8sError(f"the API server does not answer: {e.message}", _where_to_look(paths, "kube-apiserver")) from e
-        if "dns" not in config.without:
-            await install_addons(client, config)
+        await install_addons(client, config)
         if "kubelet" in config.without or "node-network" in config.without:
             return
         say("nodes Ready")
@@ -91,10 +90,15 @@ async def _wait_api(
 
 
 async def install_addons(client: Client, config: ClusterConfig) -> None:
-    """Create the cluster DNS unless it is there; what a user changed of it stays."""
+    """Create the cluster DNS and the ingress controller, as far as wanted and not there; what a user changed of them stays."""
     from nsk8s.dns import manifest
 
-    for obj in manifest.objects(str(config.dns_ip), config.cluster_domain):
+    wanted = [] if "dns" in config.without else manifest.objects(str(config.dns_ip), config.cluster_domain)
+    if config.ingress:
+        from nsk8s.ingress import manifest as ingress
+
+        wanted += ingress.objects()
+    for obj in wanted:
         resource = BY_KIND[obj["apiVersion"], obj["kind"]]
         try:
             # Looked for first: a Service whose address is taken, by itself, is Invalid and not AlreadyExists.

@@ -27,6 +27,7 @@ TARGETS = {
     "node-network": "nsk8s.nodenetwork.main:main",
     "runtime": "nsk8s.runtime.main:main",
     "dns": "nsk8s.dns.main:main",
+    "ingress": "nsk8s.ingress.main:main",
     "cloud-controller-manager": "nsk8s.loadbalancer.main:controller_manager",
     "router-agent": "nsk8s.loadbalancer.main:router_agent",
     "speaker": "nsk8s.loadbalancer.main:speaker",

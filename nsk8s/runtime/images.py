@@ -144,10 +144,21 @@ def _echo(name: str) -> Image:
     )
 
 
-def _dns(name: str) -> Image:
+def _component(name: str, module: str) -> Image:
+    """A part of nsk8s itself as a pod: the installed package, run by its own Python."""
     package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     env = {} if package_parent.startswith(sys.prefix + "/") else {"PYTHONPATH": package_parent}
-    return Image(name, [sys.executable, "-m", "nsk8s.dns"], env=env, package=True)
+    return Image(name, [sys.executable, "-m", module], env=env, package=True)
+
+
+def _dns(name: str) -> Image:
+    return _component(name, "nsk8s.dns")
+
+
+def _ingress(name: str) -> Image:
+    image = _component(name, "nsk8s.ingress")
+    image.files = {f"/var/{folder}/nginx/.keep": "" for folder in ("log", "lib")}
+    return image
 
 
 def _nginx(name: str) -> Image:
@@ -187,6 +198,7 @@ def _python(name: str) -> Image:
 _CATALOGUE: dict[str, tuple[Callable[[str], Image], tuple[str, ...], str]] = {
     "nsk8s/echo": (_echo, (), ""),
     "nsk8s/dns": (_dns, (), ""),
+    "nsk8s/ingress": (_ingress, ("/usr/sbin/nginx",), "nginx-light"),
     "busybox": (_simple(busybox=True, cmd=("sh",)), ("/usr/bin/busybox",), "busybox"),
     "alpine": (_simple(busybox=True), ("/bin/sh",), "dash"),
     "debian": (_simple(cmd=("bash",)), ("/bin/bash",), "bash"),
