@@ -1,7 +1,7 @@
 """nftables: run scripts with the `nft` program, look at what is there over netlink. Touches: processes (nft), netlink.
 
-Always in the caller's own network namespace. Writing goes through `nft -f` (one process and one atomic transaction a script);
-looking goes through raw netlink, because `nft list` fetches every element and rule of the table first.
+Always in the caller's own network namespace. Writing goes through `nft -f` (one process and one atomic transaction a script), but
+for small changes; these and looking go through raw netlink, because nft fetches every chain and set of the table first.
 Upstream: sigs.k8s.io/knftables. Numbers are the kernel's (include/uapi/linux/netfilter/nf_tables.h).
 """
 
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nsk8s.errors import Nsk8sError
+from nsk8s.kernel import nftwire
 from nsk8s.kernel import rtmsg as m
 from nsk8s.kernel.iptables import program
 
@@ -74,7 +75,14 @@ class Nft:
     version: tuple[int, ...]
 
     async def run(self, script: str) -> None:
-        """Run a script as one transaction: all of it or nothing. Raises NftError with the failing lines."""
+        """Run a script as one transaction: all of it or nothing. Raises NftError with the failing lines.
+
+        A small change goes to the kernel directly, whatever else through the program.
+        """
+        wire = nftwire.encode(script)
+        if wire is not None:
+            nftwire.send(wire, lambda words: NftError(f"netlink: {words}"))
+            return
         fd = os.memfd_create("nft-script", os.MFD_CLOEXEC)
         try:
             with open(fd, "wb", closefd=False) as f:

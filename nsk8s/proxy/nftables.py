@@ -71,6 +71,8 @@ class _Held:
     sets: tuple[str, ...]
     affinity_s: int
     keys: tuple[Key, ...]
+    tops: tuple[int, ...]
+    """A hash of the rules of each chain that is no endpoint's, in their order."""
     no_local_internal: bool
     no_local_external: bool
 
@@ -234,9 +236,10 @@ class NftablesProxier(Proxier):
         """The chains of one port. An endpoint's chain depends on its name and on affinity only: who had it has it still."""
         same = old.affinity_s == new.affinity_s
         known = set(old.chains)
+        tops = dict(zip((n for n in old.chains if not n.startswith("endpoint-")), old.tops, strict=True))
         for name, rules in made.chains.items():
             was_stale = self._stale.pop(name, None) is not None
-            if name in known and same and name.startswith("endpoint-"):
+            if same and name in known and (name.startswith("endpoint-") or tops.get(name) == hash(rules)):
                 continue
             tx.chain(name, NftChain(rules), is_new=name not in known and not was_stale)
         have = dict.fromkeys(old.sets, old.affinity_s)
@@ -265,6 +268,7 @@ class NftablesProxier(Proxier):
                 tuple(made.sets),
                 decision.service.affinity_s,
                 tuple(made.elements),
+                tuple(hash(rules) for name, rules in made.chains.items() if not name.startswith("endpoint-")),
                 decision.internal_verdict == "DROP",
                 decision.external_verdict == "DROP" and decision.service.externally_accessible,
             )
@@ -276,7 +280,7 @@ class NftablesProxier(Proxier):
         return found
 
 
-_NOTHING = _Held((), (), 0, (), False, False)
+_NOTHING = _Held((), (), 0, (), (), False, False)
 
 
 def _merge(into: dict[Key, Value | None], touched: Mapping[Key, Value | None]) -> None:

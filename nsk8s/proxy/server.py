@@ -18,7 +18,7 @@ from nsk8s.client import kubeconfig
 from nsk8s.client.component import until
 from nsk8s.client.informer import Informer, wait_synced
 from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES, Resource
-from nsk8s.client.rest import Client, Unreachable
+from nsk8s.client.rest import Client
 from nsk8s.errors import Forbidden, NotFound, Nsk8sError
 from nsk8s.kernel import iptables, nft
 from nsk8s.kernel.iptables import IptablesError
@@ -37,6 +37,7 @@ from nsk8s.proxy.sync import FULL_SYNC_PERIOD_S, Proxier
 log = logging.getLogger("proxy")
 
 SERVICE_CIDRS = Resource("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", namespaced=False)
+SERVICE_CIDRS_RETRY_S = 5.0
 ZONE_LABEL = "topology.kubernetes.io/zone"
 DELETION_TAINT = "ToBeDeletedByClusterAutoscaler"
 NODE_WAIT_S = 2.0
@@ -197,8 +198,11 @@ class Server:
                     try:
                         await client.list(SERVICE_CIDRS)
                         break
-                    except Unreachable:
-                        await asyncio.sleep(1)
+                    except (NotFound, Forbidden):
+                        raise
+                    except Nsk8sError as e:
+                        log.debug("ServiceCIDRs: %s", e)
+                        await asyncio.sleep(SERVICE_CIDRS_RETRY_S)
                 informer = Informer(client, SERVICE_CIDRS)
                 informer.add_handler(lambda old, new: self._service_cidrs_changed(informer))
                 await informer.run()

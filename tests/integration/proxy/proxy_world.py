@@ -108,6 +108,8 @@ class FakeApi:
         parts = request.path.strip("/").split("/")
         parts = parts[2:] if parts[0] == "api" else parts[3:]
         plural = parts[0]
+        if plural not in self.objects:
+            return web.json_response({"kind": "Status", "code": 404, "reason": "NotFound", "message": "unknown"}, status=404)
         if request.method == "PATCH":
             body = json.loads(await request.text())
             self.patches.append(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,3 +161,61 @@ def test_proxy_mode_metrics_and_counting_of_failures(world: World, api: FakeApi,
     assert 'kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv4"} 1' in metrics
     assert "kubeproxy_sync_proxy_rules_nftables_sync_failures_total" in metrics
     assert "iptables" not in metrics, "metrics of the other mode"
+
+
+BASE = """add table {f} kube-proxy
+add chain {f} kube-proxy mark-for-masquerade
+add map {f} kube-proxy service-ips {{ type {t} . inet_proto . inet_service : verdict ; }}
+add map {f} kube-proxy service-nodeports {{ type inet_proto . inet_service : verdict ; }}
+add set {f} kube-proxy cluster-ips {{ type {t} ; }}
+add chain {f} kube-proxy service-X/a
+add chain {f} kube-proxy endpoint-X/a
+add rule {f} kube-proxy service-X/a numgen random mod 1 vmap {{ 0 : goto endpoint-X/a }}
+"""
+CHANGE = """add chain {f} kube-proxy endpoint-X/b
+add chain {f} kube-proxy external-X/a
+flush chain {f} kube-proxy service-X/a
+add rule {f} kube-proxy service-X/a {f} daddr {vip} {f} saddr != {net} jump mark-for-masquerade
+add rule {f} kube-proxy service-X/a numgen random mod 2 vmap {{ 0 : goto endpoint-X/a , 1 : goto endpoint-X/b }}
+add rule {f} kube-proxy endpoint-X/b {f} saddr {ip} jump mark-for-masquerade
+add rule {f} kube-proxy endpoint-X/b meta l4proto tcp dnat to {to}
+add rule {f} kube-proxy endpoint-X/a meta l4proto udp dnat to {to}
+add rule {f} kube-proxy external-X/a jump mark-for-masquerade
+add rule {f} kube-proxy external-X/a goto service-X/a
+add element {f} kube-proxy service-ips {{ {vip} . tcp . 80 : goto service-X/a }}
+add element {f} kube-proxy service-ips {{ {vip} . udp . 53 : drop }}
+add element {f} kube-proxy service-nodeports {{ tcp . 30080 : goto external-X/a }}
+add element {f} kube-proxy cluster-ips {{ {vip} }}
+"""
+BACK = """flush chain {f} kube-proxy service-X/a
+flush chain {f} kube-proxy endpoint-X/b
+delete element {f} kube-proxy service-ips {{ {vip} . udp . 53 : drop }}
+delete element {f} kube-proxy cluster-ips {{ {vip} }}
+add rule {f} kube-proxy service-X/a numgen random mod 1 vmap {{ 0 : goto endpoint-X/a }}
+delete chain {f} kube-proxy endpoint-X/b
+"""
+WIRE = "import sys; from nsk8s.kernel import nftwire; w = nftwire.encode(sys.stdin.read()); nftwire.send(w, RuntimeError)"
+
+
+@pytest.mark.parametrize("family", ["ip", "ip6"])
+def test_what_goes_over_netlink_is_what_nft_would_write(world: World, family: str) -> None:
+    words = {"f": family, "t": "ipv4_addr", "vip": "10.96.0.1", "net": "10.244.0.0/16", "ip": "10.244.1.2", "to": "10.244.1.2:8080"}
+    if family == "ip6":
+        words |= {"t": "ipv6_addr", "vip": "fd00:96::1", "net": "fd00:10:244::/48", "ip": "fd00::2", "to": "[fd00::2]:8080"}
+
+    def run(script: str, *, by: str) -> str:
+        program = "nft -f -" if by == "nft" else f'{sys.executable} -c "{WIRE}"'
+        world.sh("a", f"{program} <<'END'\n{script.format(**words)}END")
+        return world.sh("a", "nft list ruleset")
+
+    lists = {}
+    for by in ("nft", "wire"):
+        run(BASE, by="nft")
+        lists[by] = (run(CHANGE, by=by), run(BACK, by=by))
+        world.sh("a", "nft flush ruleset")
+    assert lists["wire"] == lists["nft"]
+    assert "goto endpoint-X/b" in lists["nft"][0]
+    run(BASE, by="nft")
+    with pytest.raises(AssertionError, match="No such file or directory: add rule"):
+        run("add element {f} kube-proxy cluster-ips {{ {vip} }}\nadd rule {f} kube-proxy service-X/a goto nowhere\n", by="wire")
+    assert words["vip"] not in world.sh("a", "nft list ruleset"), "all or nothing"
