@@ -36,6 +36,7 @@ from nsk8s.kubelet.podworker import SYNC, PodWorker
 from nsk8s.kubelet.prober import Prober
 from nsk8s.kubelet.services import ServiceCache
 from nsk8s.kubelet.starting import Starter
+from nsk8s.kubelet.static import StaticPods, is_mirror
 from nsk8s.kubelet.status import rejected_status
 from nsk8s.kubelet.statusmanager import StatusManager
 from nsk8s.kubelet.volumes import VolumeManager, has_size_limits
@@ -72,6 +73,7 @@ class Kubelet:
         self.pods.add_handler(self._pod_changed)
         self.nodes = Informer(client, NODES, field_selector=f"metadata.name={config.node_name}")
         self.nodes.add_handler(self.node.seen)
+        self.statics = StaticPods(self, config.static_pod_path)
         self.workers: dict[str, PodWorker] = {}
         self._waiting_for_network: dict[str, PodWorker] = {}
         self._orphans: dict[str, float] = {}
@@ -83,7 +85,7 @@ class Kubelet:
         self.recorder.event(self.node.reference, NORMAL, "Starting", "Starting kubelet.")
         parts = [
             self.recorder.run(), self.node.run(), self.pleg.run(), self.services.run(), self.nodes.run(),
-            self._run_pods(), self._housekeep(),
+            self._run_pods(), self._run_statics(), self._housekeep(),
         ]  # fmt: skip
         tasks = [asyncio.ensure_future(p) for p in parts]
         try:
@@ -100,6 +102,10 @@ class Kubelet:
         await self.pleg.synced.wait()
         await self.pods.run()
 
+    async def _run_statics(self) -> None:
+        await self.pleg.synced.wait()
+        await self.statics.run()
+
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run something beside; failures are logged."""
         task = asyncio.ensure_future(work)
@@ -114,6 +120,10 @@ class Kubelet:
     # what comes in
 
     def _pod_changed(self, old: Object | None, new: Object | None) -> None:
+        pod = new or old
+        if pod is not None and is_mirror(pod):
+            self.statics.mirror_changed(old, new)
+            return
         if old is not None and (new is None or meta.uid(old) != meta.uid(new)):
             worker = self.workers.get(meta.uid(old))
             if worker is not None:
@@ -146,6 +156,14 @@ class Kubelet:
                 self.statuses.set(pod, rejected_status(pod, refusal.reason, refusal.message, datetime.now(UTC)))
         self.workers[worker.uid] = worker
         worker.wake()
+
+    def add_static(self, pod: Object) -> None:
+        self._add(pod)
+
+    def remove_static(self, uid: str) -> None:
+        worker = self.workers.get(uid)
+        if worker is not None:
+            worker.removed()
 
     def _own_node(self) -> Object:
         return self.nodes.get(self.config.node_name) or self.node.node

@@ -96,8 +96,6 @@ def command(kubeconfig_path: str, verbosity: int, **flags: Any) -> int:
     async def serve(stop: asyncio.Event) -> None:
         access = kubeconfig.load(kubeconfig_path)
         ready = config if config.node_ips else replace(config, node_ips=(_own_address(access.server),))
-        if ready.static_pod_path:
-            log.warning("--pod-manifest-path %s: static pods are not supported, ignored", ready.static_pod_path)
         Path(ready.root_dir).mkdir(parents=True, exist_ok=True, mode=0o750)
         async with Client(access, "kubelet/v1.33.0") as client:
             kubelet = Kubelet(ready, client)

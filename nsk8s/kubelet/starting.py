@@ -30,6 +30,7 @@ from nsk8s.kubelet.pleg import Pleg
 from nsk8s.kubelet.podruntime import EXITED, PodRuntime, container_hash, field_path, pod_label
 from nsk8s.kubelet.problems import StartProblem
 from nsk8s.kubelet.services import ServiceCache
+from nsk8s.kubelet.static import is_static
 from nsk8s.kubelet.volumes import VolumeManager, freshness
 
 LOG_NAME = re.compile(r"(\d+)\.log")
@@ -212,7 +213,7 @@ class Starter:
         return path
 
     async def _environment(self, pod: Object, container: Object, ips: Sequence[str], seen_at: float) -> dict[str, str]:
-        if not self._services.synced.is_set():
+        if not self._services.synced.is_set() and not is_static(pod):  # which may be what the API server itself is waiting for
             raise ConfigError("services have not yet been read at least once, cannot construct envvars")
         found: dict[tuple[str, str], Object | None] = {}
         try:

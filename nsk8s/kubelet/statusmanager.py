@@ -14,6 +14,7 @@ from nsk8s.api.meta import Object
 from nsk8s.client.resources import PODS
 from nsk8s.client.rest import STRATEGIC_PATCH, Client, Unreachable
 from nsk8s.errors import Conflict, NotFound, StatusError
+from nsk8s.kubelet.static import is_static
 from nsk8s.kubelet.status import status_patch
 
 log = logging.getLogger("status")
@@ -26,13 +27,15 @@ IN_FLIGHT = 4
 
 
 class _Entry:
-    __slots__ = ("delay_s", "delete", "desired", "pod", "sent", "sent_version", "task", "urgent")
+    __slots__ = ("delay_s", "delete", "desired", "pod", "sent", "sent_version", "target", "task", "urgent")
 
-    def __init__(self, pod: Object) -> None:
+    def __init__(self, pod: Object, target: Object | None) -> None:
         self.pod = pod
+        self.target = target
+        """The API's object that has the status: a static pod's is its mirror, which comes and goes."""
         self.desired: Object = {}
-        self.sent: Object = pod.get("status") or {}  # the status the server has, as far as we know
-        self.sent_version = _version(pod)
+        self.sent: Object = (target or {}).get("status") or {}  # the status the server has, as far as we know
+        self.sent_version = _version(target) if target else 0
         self.task: asyncio.Task[None] | None = None
         self.urgent = asyncio.Event()
         self.delete = False
@@ -48,6 +51,7 @@ class StatusManager:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._entries: dict[str, _Entry] = {}
+        self._mirrors: dict[str, Object] = {}
         self._slots = asyncio.Semaphore(IN_FLIGHT)
 
     def get(self, uid: str) -> Object | None:
@@ -68,10 +72,27 @@ class StatusManager:
         entry = self._entries.get(meta.uid(pod))
         if entry is None:
             return
-        entry.pod = pod
+        entry.pod = entry.target = pod
         if _version(pod) >= entry.sent_version:
             entry.sent, entry.sent_version = pod.get("status") or {}, _version(pod)
             if entry.desired and status_patch(entry.sent, entry.desired, "") is not None:
+                self._start(entry, False)
+
+    def mirror(self, uid: str, mirror: Object | None) -> None:
+        """The mirror of the static pod `uid` is this now."""
+        if mirror is None:
+            self._mirrors.pop(uid, None)
+        else:
+            self._mirrors[uid] = mirror
+        entry = self._entries.get(uid)
+        if entry is None:
+            return
+        if mirror is None or entry.target is None or meta.uid(mirror) != meta.uid(entry.target):
+            entry.sent_version = 0
+        entry.target = mirror
+        if mirror is not None and _version(mirror) >= entry.sent_version:
+            entry.sent, entry.sent_version = mirror.get("status") or {}, _version(mirror)
+            if entry.desired:
                 self._start(entry, False)
 
     def finish(self, pod: Object) -> None:
@@ -89,7 +110,8 @@ class StatusManager:
     def _entry(self, pod: Object) -> _Entry:
         entry = self._entries.get(meta.uid(pod))
         if entry is None:
-            entry = self._entries[meta.uid(pod)] = _Entry(pod)
+            target = self._mirrors.get(meta.uid(pod)) if is_static(pod) else pod
+            entry = self._entries[meta.uid(pod)] = _Entry(pod, target)
         return entry
 
     def _start(self, entry: _Entry, lazy: bool) -> None:
@@ -105,7 +127,9 @@ class StatusManager:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(entry.urgent.wait(), LAZY_S)
             entry.urgent.clear()
-            patch = status_patch(entry.sent, entry.desired, meta.uid(entry.pod)) if entry.desired else None
+            if entry.target is None:
+                return
+            patch = status_patch(entry.sent, entry.desired, meta.uid(entry.target)) if entry.desired else None
             if patch is None and not entry.delete:
                 return
             try:
