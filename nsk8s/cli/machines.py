@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from nsk8s.cli.common import cluster_option, invoking_user, loaded, with_client
+from nsk8s.cli.targets import checked_name
 from nsk8s.cluster.state import ClusterState, Paths
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel import machine, probe
@@ -39,6 +40,8 @@ def find(cluster: str, text: str) -> Target:
     kind, _, rest = text.partition("/")
     if kind == "pod" and rest:
         namespace, _, name = rest.rpartition("/")
+        checked_name(name)
+        checked_name(namespace or "default")
         return _pod(cluster, paths, state, namespace or "default", name)
     name = rest if kind == "node" and rest else text
     if kind == SWITCH and rest:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nsk8s.cli.common import cluster_option, show_error, with_client
-from nsk8s.cli.targets import namespace_options
+from nsk8s.cli.targets import checked_name, namespace_options
 from nsk8s.errors import Nsk8sError, StatusError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ async def find_pod(client: Client, word: str, namespace: str) -> Object:
     from nsk8s.client.resources import PODS
 
     kind, _, name = word.rpartition("/")
+    checked_name(name)
     if not kind or kind in ("pod", "pods", "po"):
         return await client.get(PODS, name, namespace)
     resource = lookup(await discover(client), kind)

@@ -125,8 +125,9 @@ def _require_same(config: ClusterConfig, state: ClusterState) -> None:
     if "nodes" in config.model_fields_set and {n.name for n in config.nodes} != {n.name for n in state.nodes} - {CONTROL_PLANE}:
         differing.append("nodes")
     if differing:
+        names = ", ".join(str(ClusterConfig.model_fields[f].alias) for f in differing)
         raise Nsk8sError(
-            f"cluster {config.name} exists with other settings ({', '.join(differing)})",
+            f"cluster {config.name} exists with other settings ({names})",
             f"nsk8s down --name {config.name} first, or `nsk8s node add|remove`",
         )
 

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nsk8s import config as config_module
-from nsk8s.config import ClusterConfig
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel import process
 from nsk8s.net.topology import CONTROL_PLANE
+
+if TYPE_CHECKING:  # pydantic is dear, and most commands need no more than paths and ports
+    from nsk8s.config import ClusterConfig
 
 STATE_ROOT = Path("/var/lib/nsk8s")
 RUN_ROOT = Path("/run/nsk8s")
@@ -47,7 +48,9 @@ class ClusterState:
     stopped: bool = False
 
     def cluster_config(self) -> ClusterConfig:
-        return config_module.parse(self.config, "cluster.json")
+        from nsk8s import config
+
+        return config.parse(self.config, "cluster.json")
 
     def node(self, name: str) -> NodeState:
         found = next((n for n in self.nodes if n.name == name), None)

@@ -363,6 +363,46 @@ def test_enter_runs_there_and_passes_the_exit_code_on(cluster: None) -> None:
         assert (code, out, len(err.splitlines())) == (1, "", 1), nowhere
 
 
+REFUSALS = [
+    ("get pdos", 'the server doesn\'t have a resource type "pdos" → did you mean pods?'),
+    ("get all debug", "you must specify only one resource type"),
+    ("get pods debug -A", "across all namespaces"),
+    ("get pods,svc -w", "only watch a single"),
+    ("describe nosuch", 'the server doesn\'t have a resource type "nosuch"'),
+    ("delete pods", "no name was specified"),
+    ("delete pods debug --force --grace-period 5", "cannot be specified together"),
+    ("scale pod/debug --replicas 2", "cannot scale pods"),
+    ("logs svc/kubernetes", "selects no pods"),
+    ("logs odd-image", 'container "main" in pod "odd-image" is waiting to start'),
+    ("exec odd-image -- true", "container not found"),
+    ("apply -f nosuch.yaml", "does not exist"),
+    ("up --nodes 7", "exists with other settings (nodes)"),
+    ("node stop nosuch", "its nodes are control-plane, node1, node2, node3"),
+    ("node add node1", "the name node1 is taken"),
+    ("node add Bad", "'Bad' is not a node's name"),
+    ("node add n9 --taint bad", "'bad' is not a taint → --taint KEY=VALUE:NoSchedule"),
+    ("node add n9 --label bad", "--label bad has no value"),
+    ("node remove control-plane", "the control plane cannot be removed"),
+]
+
+
+def test_refusals_are_one_line_and_change_nothing(cluster: None) -> None:
+    before = sorted(o["metadata"]["uid"] for o in get("nodes,pods")["items"])
+    for line, says in REFUSALS:
+        code, out, err = run(*line.split())
+        assert code in (1, 2), line
+        assert (out, len(err.splitlines())) == ("", 1), line
+        assert says in err
+    assert sorted(o["metadata"]["uid"] for o in get("nodes,pods")["items"]) == before
+
+
+def test_objects_that_are_too_large(cluster: None) -> None:
+    for size, says in ((1_200_000, "may not be more than 1048576 bytes"), (4_200_000, "Request entity too large")):
+        code, _, err = run("apply", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "big"}, "data": {"a": "x" * size}}))
+        assert (code, len(err.splitlines())) == (1, 1)
+        assert says in err
+
+
 def test_status_and_list_as_json_and_text(cluster: None) -> None:
     code, out, _ = run("status", "-o", "json")
     status = json.loads(out)

@@ -33,7 +33,8 @@ def test_targets(words: tuple[str, ...], targets: list[tuple[str, str]]) -> None
     assert parse_targets(words) == targets
 
 
-@pytest.mark.parametrize("words", [(), ("pod/a", "b"), ("pod/",), ("/a",), ("pod/a/b",), (",",)])
+@pytest.mark.parametrize("words", [(), ("pod/a", "b"), ("pod/",), ("/a",), ("pod/a/b",), (",",), ("pods", "a?watch=1"),
+                                   ("pod/a#b",), ("pods", ".."), ("pods", "a b")])  # fmt: skip
 def test_targets_that_mean_nothing(words: tuple[str, ...]) -> None:
     with pytest.raises(click.UsageError):
         parse_targets(words)
