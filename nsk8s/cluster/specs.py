@@ -190,6 +190,7 @@ def node_files(config: ClusterConfig) -> dict[str, str]:
         "clusterDNS": [str(config.dns_ip)],
         "clusterDomain": config.cluster_domain,
         "nodeLeaseDurationSeconds": config.timing.node_lease_duration,
+        "staticPodPath": "/etc/kubernetes/manifests",
         "nodeStatusUpdateFrequency": f"{config.timing.node_status_update_frequency}s",
     }
     sync = {"masqueradeAll": config.proxy.masquerade_all, "minSyncPeriod": min_sync_period(len(config.nodes) + 1)}

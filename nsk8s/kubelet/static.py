@@ -118,6 +118,8 @@ class StaticPods:
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
+        if self._folder:
+            os.makedirs(self._folder, exist_ok=True)
         while True:
             self._wake.clear()
             try:

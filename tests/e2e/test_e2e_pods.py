@@ -114,6 +114,21 @@ def test_what_a_pod_writes_stays_in_it(cluster: None) -> None:
     assert seen.partition("\n")[2] != "x\n"
 
 
+def test_a_static_pod_of_a_node(cluster: None) -> None:
+    """Promise 4: a file on the node is a pod of the node, and its mirror is what the API shows."""
+    spec = {"containers": [{"name": "main", "image": "nsk8s/echo"}], "terminationGracePeriodSeconds": 1}
+    text = json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "fixed"}, "spec": spec})
+    file = "/etc/kubernetes/manifests/fixed.json"
+    nsk8s("enter", "node/node1", "--", "sh", "-c", f"cat > {file}", text=text)
+    until("the mirror", lambda: nsk8s("get", "pod/fixed-node1", ok=False).returncode == 0)
+    wait_ready("fixed-node1")
+    pod = get("pod/fixed-node1")
+    answer = json.loads(nsk8s("exec", "neighbour", "--", "curl", "-s", f"http://{pod['status']['podIP']}:8080/").stdout)
+    assert answer["pod"] == "fixed-node1"
+    nsk8s("enter", "node/node1", "--", "rm", file)
+    until("both have gone", lambda: nsk8s("get", "pod/fixed-node1", ok=False).returncode != 0)
+
+
 def test_no_process_of_ours_has_an_executable_that_can_be_written(cluster: None) -> None:
     """CVE-2019-5736: through /proc/PID/exe a container once overwrote the runtime. Ours all run from a read-only view."""
     pids = [c["pid"] for c in components().values()] + processes_of(get("pod/jail")["metadata"]["uid"])
