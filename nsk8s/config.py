@@ -85,6 +85,15 @@ class Timing(_Model):
     unreachable_toleration: Annotated[int, Field(ge=0)] = 300
     """How long pods stay on a node that is not heard of."""
 
+    @model_validator(mode="after")
+    def _heard_in_time(self) -> Timing:
+        if self.node_monitor_grace_period <= self.node_lease_duration / 4:
+            raise ValueError(
+                f"timing.nodeMonitorGracePeriod ({self.node_monitor_grace_period:g}) must be longer than a quarter of "
+                f"timing.nodeLeaseDuration ({self.node_lease_duration}): kubelets renew their Leases so often"
+            )
+        return self
+
 
 class Proxy(_Model):
     """kube-proxy's settings that a class changes; `config` is merged into its KubeProxyConfiguration."""
