@@ -43,7 +43,8 @@ def left() -> list[str]:
     places = (f"/run/nsk8s/{NAME}", f"/run/nsk8s/.{NAME}.lock", f"/var/lib/nsk8s/{NAME}")
     found += [f"file {p}" for p in places if os.path.lexists(p)]
     mounted = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    found += [f"mount {m}" for m in mounted if m.startswith((*places, f"/run/netns/{NAME}-"))]
+    inside = tuple(f"{p}/" for p in places)
+    found += [f"mount {m}" for m in mounted if m in places or m.startswith((*inside, f"/run/netns/{NAME}-"))]
     groups = Cgroups()
     found += [f"control group {r}/nsk8s/{NAME}" for r in (*groups.roots, *groups.tracking) if os.path.isdir(f"{r}/nsk8s/{NAME}")]
     return found + [f"process {p}" for p in _processes()]
@@ -64,7 +65,8 @@ def _processes() -> list[str]:
             title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
             words = title.split(" ")
             titled = words[0].startswith("nsk8s-") and words[1:2] == [NAME]
-            titled |= f"/run/nsk8s/{NAME}" in words or (len(words) > 1 and words[1].startswith(f"{NAME}-") and "/" not in words[0])
+            titled |= f"/run/nsk8s/{NAME}" in words
+            titled |= len(words) > 1 and words[1].startswith(f"{NAME}-") and "/" not in words[0]
             grouped = f"/nsk8s/{NAME}/" in Path(f"/proc/{pid}/cgroup").read_text()
             if (titled or grouped) and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
                 found.append(f"{pid} {title[:80]}")
