@@ -233,6 +233,8 @@ def main(argv: list[str]) -> int:
         stop = asyncio.Event()
         for signum in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+        # The runtime starts us with these blocked: process 1 of a container loses what comes before there is a handler.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         await serve(options, stop)
 
     try:

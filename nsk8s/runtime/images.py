@@ -152,7 +152,9 @@ def _component(name: str, module: str) -> Image:
 
 
 def _dns(name: str) -> Image:
-    return _component(name, "nsk8s.dns")
+    image = _component(name, "nsk8s.dns")
+    image.holds_signals = True
+    return image
 
 
 def _ingress(name: str) -> Image:

@@ -62,6 +62,11 @@ def test_an_echo_that_has_hardly_started_hears_its_signal(pod):
         assert pod.container(echo)["exitCode"] == 0
 
 
+def test_a_dns_pod_that_has_hardly_started_hears_its_signal(pod):
+    dns = pod.start(image="nsk8s/dns", args=["--kubeconfig", "/nosuch"])
+    assert stop_time(pod, dns) < 10, "at the latest when its imports are done"
+
+
 def test_an_echo_serves_late_connections_and_what_is_under_way(node, pod):
     """kube-proxies send connections until they have heard of the end: none of them may be refused."""
     echo = pod.start(image="nsk8s/echo")
