@@ -105,6 +105,7 @@ def test_up_killed_again_and_again_then_up_completes_it() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_up_killed_at_every_moment() -> None:
     """Every 150 ms until it is through; each time once followed by `down`, once by `up`."""
     moments = [0.05 + 0.15 * n for n in range(40)]
