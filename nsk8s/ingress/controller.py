@@ -27,6 +27,8 @@ from nsk8s.ingress.server import Nginx, certificate_problem
 log = logging.getLogger("ingress")
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+SETTLE_S = 0.1
+"""From an event to its work: what was applied together comes by several watches, and a Secret may come after its Ingress."""
 MIN_INTERVAL_S = 0.3
 """Between two reloads: each leaves the old workers to finish what they have."""
 
@@ -62,6 +64,7 @@ class IngressController:
                 await self._nginx.quit()
 
     async def _reconcile(self, _: str) -> float | None:
+        await asyncio.sleep(SETTLE_S)
         classes = self._classes.items()
         ingresses = {meta.key(i): i for i in self._ingresses.items() if model.ours(i, classes)}
         view = View(self._services.get, lambda key: self._slices.by_index("service", key), self._secret_problem)

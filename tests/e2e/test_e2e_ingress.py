@@ -1,0 +1,250 @@
+"""Ingress from the outside client: a real nginx in a pod, behind a load balancer's address."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e_cluster import NAME, apply, documents, get, netns, nsk8s, pods, until
+
+from nsk8s.client import certs
+from nsk8s.ingress import manifest
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+CA = certs.new_ca("the test's own CA")
+SLOW = "import http.server, time\nclass H(http.server.BaseHTTPRequestHandler):\n def do_GET(self):\n  self.send_response(200); self.end_headers()\n  for i in range(30):\n   self.wfile.write(b'x' * 1000); self.wfile.flush(); time.sleep(0.1)\nhttp.server.ThreadingHTTPServer(('', 8080), H).serve_forever()"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    wanted = tmp_path_factory.mktemp("cluster") / "cluster.yaml"
+    wanted.write_text(f"name: {NAME}\nnodes: 2\ningress: true\n")
+    nsk8s("down", "-q", ok=False)
+    try:
+        nsk8s("up", "-q", "-f", str(wanted))
+        apply(*documents("ingress.yaml")[len(manifest.objects()) :])
+        until("ready pods", lambda: len(pods("app=front")) == len(pods("app=cart")) == 2)
+        service = until("an address", lambda: get("service", manifest.NAME, "-n", manifest.NAMESPACE)["status"]["loadBalancer"])
+        ip = service["ingress"][0]["ip"]
+        until("an answer", lambda: answer(ip, "shop.example.com")[0] == 200)
+        yield ip
+    finally:
+        nsk8s("down", "-q", ok=False)
+
+
+def fetch(ip: str, host: str, path: str = "/", *options: str, scheme: str = "http") -> tuple[int, dict[str, str], str]:
+    """Status (0: no answer), headers and body of a request from the outside client."""
+    port = 443 if scheme == "https" else 80
+    done = netns(
+        "client", "curl", "-s", "-i", "-m", "10", "--resolve", f"{host}:{port}:{ip}", *options, f"{scheme}://{host}{path}"
+    )
+    head, _, body = done.stdout.replace("\r\n", "\n").partition("\n\n")
+    first, *lines = head.split("\n")
+    found = re.match(r"HTTP/\S+ (\d+)", first)
+    return int(found[1]) if found else 0, {k.lower(): v for k, _, v in (e.partition(": ") for e in lines)}, body
+
+
+def answer(ip: str, host: str, path: str = "/", *options: str, scheme: str = "http") -> tuple[int, dict[str, Any]]:
+    """Status, and what the echo server said (empty when it was not that one)."""
+    code, _, body = fetch(ip, host, path, *options, scheme=scheme)
+    return code, json.loads(body) if body.startswith("{") else {}
+
+
+def app(reply: tuple[int, dict[str, Any]]) -> str:
+    return str(reply[1].get("pod", reply[0])).split("-")[0]
+
+
+def rule(host: str, *paths: tuple[str, str, str, int | str]) -> dict[str, Any]:
+    found = [
+        {"path": p, "pathType": k, "backend": {"service": {"name": s, "port": {"number" if isinstance(n, int) else "name": n}}}}
+        for p, k, s, n in paths
+    ]
+    return {"host": host, "http": {"paths": found}} if host else {"http": {"paths": found}}
+
+
+def ingress(name: str, *rules: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    body = {**({"rules": list(rules)} if rules else {}), **spec}
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name}, "spec": body}
+
+
+def secret(name: str, *hosts: str, broken: bool = False) -> dict[str, Any]:
+    pair = certs.issue(CA, hosts[0], hosts=hosts)
+    data = {"tls.crt": pair.cert_pem, "tls.key": certs.new_key() if broken else pair.key_pem}
+    encoded = {k: base64.b64encode(v.encode()).decode() for k, v in data.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "kubernetes.io/tls", "data": encoded}
+
+
+def events(name: str) -> set[tuple[str, str]]:
+    return {(e["reason"], e["message"]) for e in get("events")["items"] if e["involvedObject"]["name"] == name}
+
+
+def test_hosts_and_paths_lead_to_services_and_the_clients_address_is_known(address: str) -> None:
+    ip = address
+    assert app(answer(ip, "shop.example.com")) == "front"
+    for path, expected in (("/cart", "cart"), ("/cart/1", "cart"), ("/cart/", "cart"), ("/carts", "front"), ("/x", "front")):
+        assert app(answer(ip, "shop.example.com", path)) == expected, path
+    _, said = answer(ip, "shop.example.com", "/a?b=c")
+    assert said["path"] == "/a?b=c"
+    headers = {k.lower(): v for k, v in said["headers"].items()}
+    assert headers["x-forwarded-for"] == headers["x-real-ip"] == "203.0.113.10"
+    assert (headers["host"], headers["x-forwarded-proto"]) == ("shop.example.com", "http")
+    code, _, body = fetch(ip, "elsewhere.example.com")
+    assert (code, body) == (404, "default backend - 404\n")
+
+
+def test_status_and_events(address: str) -> None:
+    until("the address in its status", lambda: get("ingress/shop")["status"]["loadBalancer"] == {"ingress": [{"ip": address}]})
+    assert ("Sync", "Scheduled for sync") in events("shop")
+    listed = nsk8s("get", "ingress", "shop").stdout.splitlines()[1].split()
+    assert listed[:4] == ["shop", "nginx", "shop.example.com", address]
+
+
+def test_exact_wildcard_default_backend_and_default_class(address: str) -> None:
+    """No class is named: ours is the default. A wildcard is one label, and the host itself goes before it."""
+    apply(
+        ingress(
+            "more",
+            rule("*.wild.example.com", ("/", "ImplementationSpecific", "front", "http")),
+            rule("own.wild.example.com", ("/only", "Exact", "cart", "http")),
+            rule("", ("/everywhere", "Prefix", "cart", 80)),
+        ),
+        ingress("fallback", defaultBackend={"service": {"name": "front", "port": {"number": 80}}}),
+    )
+    # While nginx reloads, workers with the old and with the new configuration take connections for 0.1 s.
+    until("the new hosts", lambda: app(answer(address, "own.wild.example.com", "/only")) == "cart")
+    until("all of them", lambda: app(answer(address, "a.wild.example.com")) == "front")
+    until("and no other", lambda: app(answer(address, "anything.example.com", "/else")) == "front")
+    assert answer(address, "own.wild.example.com", "/only/not")[0] == 404
+    assert app(answer(address, "anything.example.com", "/everywhere/x")) == "cart"
+    assert app(answer(address, "anything.example.com", "/else")) == "front", "the default backend"
+    assert app(answer(address, "a.b.wild.example.com", "/else")) == "front", "not the wildcard's: two labels"
+    nsk8s("delete", "ingress", "more", "fallback")
+    until("they are gone", lambda: answer(address, "a.wild.example.com")[0] == 404)
+
+
+def test_tls_by_sni(address: str, tmp_path: Path) -> None:
+    authority = tmp_path / "ca.crt"
+    authority.write_text(CA.cert_pem)
+    trust = ("--cacert", str(authority))
+    apply(
+        secret("one", "one.example.com"), secret("two", "two.example.com"),
+        ingress(
+            "secure", rule("one.example.com", ("/", "Prefix", "front", 80)), rule("two.example.com", ("/", "Prefix", "cart", 80)),
+            tls=[{"hosts": ["one.example.com"], "secretName": "one"}, {"hosts": ["two.example.com"], "secretName": "two"}],
+        ),
+    )  # fmt: skip
+    until("the certificate", lambda: app(answer(address, "one.example.com", "/", *trust, scheme="https")) == "front")
+    until("its own for each host", lambda: app(answer(address, "two.example.com", "/", *trust, scheme="https")) == "cart")
+    code, headers, _ = fetch(address, "one.example.com", "/a?b")
+    assert (code, headers["location"]) == (308, "https://one.example.com/a?b")
+    assert answer(address, "shop.example.com", "/", *trust, scheme="https")[0] == 0, "its certificate is nobody's"
+    assert app(answer(address, "shop.example.com", "/", "-k", scheme="https")) == "front"
+    # A renewed certificate is taken over, a broken one is not: the last word is an Event, and the other host goes on.
+    apply(secret("one", "one.example.com", broken=True))
+    why = "the Secret default/one holds no usable pair (KEY_VALUES_MISMATCH): the fallback certificate is shown"
+    until("an Event", lambda: ("BadSecret", why) in events("secure"))
+    assert app(answer(address, "two.example.com", "/", *trust, scheme="https")) == "cart"
+    nsk8s("delete", "secret", "one")
+    why = "the Secret default/one does not exist: the fallback certificate is shown"
+    until("an Event", lambda: ("SecretNotFound", why) in events("secure"))
+    apply(secret("one", "one.example.com"))
+    until("the new certificate", lambda: app(answer(address, "one.example.com", "/", *trust, scheme="https")) == "front")
+    nsk8s("delete", "ingress", "secure")
+
+
+def test_what_is_missing_answers_503_and_is_told(address: str) -> None:
+    apply(ingress("wrong", rule("wrong.example.com", ("/", "Prefix", "nobody", 80), ("/port", "Prefix", "cart", 81))))
+    until("an Event", lambda: ("ServiceNotFound", "the Service default/nobody does not exist") in events("wrong"))
+    assert ("ServicePortNotFound", "the Service default/cart has no TCP port 81") in events("wrong")
+    until("503", lambda: [answer(address, "wrong.example.com", p)[0] for p in ("/", "/port")] == [503, 503])
+    apply(
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "nobody"}, "spec": {
+            "selector": {"app": "cart"}, "ports": [{"port": 80, "targetPort": 8080}]}},
+    )  # fmt: skip
+    until("it comes as soon as the Service does", lambda: app(answer(address, "wrong.example.com")) == "cart")
+    nsk8s("delete", "ingress", "wrong")
+    nsk8s("delete", "service", "nobody")
+
+
+def test_another_class_is_left_alone(address: str) -> None:
+    apply(ingress("foreign", rule("foreign.example.com", ("/", "Prefix", "front", 80)), ingressClassName="traefik"))
+    apply(ingress("marker", rule("marker.example.com", ("/", "Prefix", "front", 80))))
+    until("the one that came later", lambda: answer(address, "marker.example.com")[0] == 200)
+    assert answer(address, "foreign.example.com")[0] == 404
+    assert get("ingress/foreign")["status"]["loadBalancer"] == {}
+    nsk8s("delete", "ingress", "foreign", "marker")
+
+
+def test_reloads_and_changing_endpoints_cost_no_request(address: str) -> None:
+    """A steady stream of new connections and one long download, while Ingresses come and go and pods are replaced."""
+    apply(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "slow", "labels": {"app": "slow"}}, "spec": {
+            "containers": [{"name": "main", "image": "python", "command": ["python3", "-u", "-c", SLOW]}]}},
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "slow"}, "spec": {
+            "selector": {"app": "slow"}, "ports": [{"port": 80, "targetPort": 8080}]}},
+        ingress("slow", rule("slow.example.com", ("/", "Prefix", "slow", 80))),
+    )  # fmt: skip
+    until("the slow one", lambda: fetch(address, "slow.example.com", "/", "-r", "0-0", "-I")[0] in (200, 501))
+    command = ["ip", "netns", "exec", f"{NAME}-client", "curl", "-s", "-N", "-m", "30", "-H", "Host: slow.example.com", f"http://{address}/"]
+    download = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)
+    stream = subprocess.Popen(
+        ["ip", "netns", "exec", f"{NAME}-client", sys.executable, "-c", STREAM, address], stdout=subprocess.PIPE, text=True
+    )
+    assert download.stdout is not None
+    begun = len(download.stdout.read(1000))
+    assert begun > 0, fetch(address, "slow.example.com")
+    reloads = log().count("signal 1 (SIGHUP) received")
+    for i in range(4):
+        apply(ingress("brief", rule(f"brief{i}.example.com", ("/", "Prefix", "cart", 80))))
+        until("the new host", lambda i=i: answer(address, f"brief{i}.example.com")[0] == 200)
+    nsk8s("scale", "deployment", "front", "--replicas=4")
+    until("more pods", lambda: len(pods("app=front")) == 4)
+    nsk8s("scale", "deployment", "front", "--replicas=1")
+    until("fewer pods", lambda: len(get("pods", "-l", "app=front")["items"]) == 1)
+    assert log().count("signal 1 (SIGHUP) received") >= reloads + 4, "nginx was really told"
+    rest, _ = download.communicate(timeout=30)
+    assert begun + len(rest) == 30_000
+    said, _ = stream.communicate(timeout=30)
+    counts = json.loads(said)
+    assert counts.pop("200") > 100, counts
+    assert counts == {}
+    nsk8s("delete", "ingress", "slow", "brief")
+    nsk8s("delete", "pod", "slow", "--grace-period=0", "--force", ok=False)
+
+
+STREAM = """
+import collections, http.client, json, sys, time
+counts, end = collections.Counter(), time.monotonic() + 8
+while time.monotonic() < end:
+    connection = http.client.HTTPConnection(sys.argv[1], timeout=5)
+    try:
+        connection.request('GET', '/', headers={'Host': 'shop.example.com'})
+        counts[connection.getresponse().status] += 1
+    except OSError as e:
+        counts[repr(e)] += 1
+    finally:
+        connection.close()
+    time.sleep(0.01)
+print(json.dumps(counts))
+"""
+
+
+def log() -> str:
+    return nsk8s("logs", "-n", manifest.NAMESPACE, f"deployment/{manifest.NAME}").stdout
+
+
+def test_a_controller_that_is_replaced_serves_the_same(address: str) -> None:
+    pod = get("pods", "-n", manifest.NAMESPACE)["items"][0]["metadata"]["name"]
+    nsk8s("delete", "pod", "-n", manifest.NAMESPACE, pod)
+    until("another pod", lambda: [
+        p for p in get("pods", "-n", manifest.NAMESPACE)["items"]
+        if p["metadata"]["name"] != pod and any(c["type"] == "Ready" and c["status"] == "True" for c in p["status"].get("conditions", []))
+    ])  # fmt: skip
+    until("it answers at the same address", lambda: app(answer(address, "shop.example.com", "/cart")) == "cart")
