@@ -165,7 +165,9 @@ async def change(mode: str, directory: Path, changes: int, many: int) -> dict[st
                 taken.append(await asyncio.to_thread(last_sync) - started)
             status = Path(f"/proc/{proxy.pid}/status").read_text()
             rss_mb = int(status.partition("VmRSS:")[2].split()[0]) / 1024
-            return {"taken": taken, "rss_mb": rss_mb, "first_s": first_s, "alone": [one_alone(mode, i) for i in range(10)]}
+            partial = "sync_partial_proxy_rules_duration_seconds"
+            sync_s = await asyncio.to_thread(metric, f"{partial}_sum") / await asyncio.to_thread(metric, f"{partial}_count")
+            return {"sync_s": sync_s, "taken": taken, "rss_mb": rss_mb, "first_s": first_s, "alone": [one_alone(mode, i) for i in range(10)]}
 
 
 async def _until_there(path: Path) -> None:

@@ -124,10 +124,9 @@ class _Encoder:
             raw = _packed(found[2])
             return b"", [_load(found[1], "saddr", len(raw)), _compare(raw), _immediate(0, _verdict(found[3], found[4]))]
         if found := _ENTRY.fullmatch(text):
-            raw, prefix = _packed(found[2]), _prefix(found[3])
+            raw = _packed(found[2])
             return b"", [
-                _load(found[1], "daddr", len(raw)), _compare(raw),
-                _load(found[1], "saddr", len(prefix)), _compare(prefix, unequal=True),
+                _load(found[1], "daddr", len(raw)), _compare(raw), *_outside(found[1], found[3]),
                 _immediate(0, _verdict(found[4], found[5])),
             ]  # fmt: skip
         if found := _DNAT.fullmatch(text):
@@ -187,15 +186,23 @@ def _packed(text: str) -> bytes:
         raise Unknown(text) from e
 
 
-def _prefix(text: str) -> bytes:
-    """The bytes of a network whose length is a number of whole bytes: only those are compared without a mask."""
+def _outside(family: str, text: str) -> list[bytes]:
+    """Source not in this network: whole bytes are compared as they are, other lengths behind a mask, as nft does it."""
     try:
         network = ip_network(text)
     except ValueError as e:
         raise Unknown(text) from e
-    if network.prefixlen % 8 or not network.prefixlen:
+    raw, mask = network.network_address.packed, network.netmask.packed
+    whole, rest = divmod(network.prefixlen, 8)
+    if not network.prefixlen:
         raise Unknown(text)
-    return network.network_address.packed[: network.prefixlen // 8]
+    if not rest:
+        return [_load(family, "saddr", whole), _compare(raw[:whole], unequal=True)]
+    masked = _expression(
+        "bitwise", m.attr(1, _u32(1)), m.attr(2, _u32(1)), m.attr(3, _u32(len(raw))), m.nested(4, m.attr(1, mask)),
+        m.nested(5, m.attr(1, bytes(len(raw)))),
+    )  # fmt: skip
+    return [_load(family, "saddr", len(raw)), masked, _compare(raw, unequal=True)]
 
 
 # ── sending ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -197,11 +197,13 @@ delete chain {f} kube-proxy endpoint-X/b
 WIRE = "import sys; from nsk8s.kernel import nftwire; w = nftwire.encode(sys.stdin.read()); nftwire.send(w, RuntimeError)"
 
 
-@pytest.mark.parametrize("family", ["ip", "ip6"])
-def test_what_goes_over_netlink_is_what_nft_would_write(world: World, family: str) -> None:
-    words = {"f": family, "t": "ipv4_addr", "vip": "10.96.0.1", "net": "10.244.0.0/16", "ip": "10.244.1.2", "to": "10.244.1.2:8080"}
+@pytest.mark.parametrize(("family", "net"), [
+    ("ip", "10.244.0.0/16"), ("ip", "10.128.0.0/9"), ("ip", "10.1.2.3/32"), ("ip6", "fd00:10:244::/48"), ("ip6", "fd00:10::/37"),
+])  # fmt: skip
+def test_what_goes_over_netlink_is_what_nft_would_write(world: World, family: str, net: str) -> None:
+    words = {"f": family, "t": "ipv4_addr", "vip": "10.96.0.1", "net": net, "ip": "10.244.1.2", "to": "10.244.1.2:8080"}
     if family == "ip6":
-        words |= {"t": "ipv6_addr", "vip": "fd00:96::1", "net": "fd00:10:244::/48", "ip": "fd00::2", "to": "[fd00::2]:8080"}
+        words |= {"t": "ipv6_addr", "vip": "fd00:96::1", "ip": "fd00::2", "to": "[fd00::2]:8080"}
 
     def run(script: str, *, by: str) -> str:
         program = "nft -f -" if by == "nft" else f'{sys.executable} -c "{WIRE}"'
