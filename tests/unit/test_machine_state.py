@@ -58,3 +58,17 @@ def test_a_process_is_found_by_its_mark_until_it_ends() -> None:
         assert [p.split(" ", 1)[0] for p in machine_state.processes(mark)] == [str(child.pid)]
         child.communicate(b"\n")
     assert machine_state.processes(mark) == []
+
+
+def test_a_process_that_overwrote_its_environment_is_found_by_its_title() -> None:
+    before = machine_state._titled()
+    code = "import setproctitle, sys, time; setproctitle.setproctitle('kubelet c-node1'); print(1, flush=True); sys.stdin.read()"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    problems = machine_state.differences({"titled process": before}, {"titled process": machine_state._titled()})
+    child.communicate()
+    assert [p for p in problems if f" {child.pid} (" in p and p.endswith("is new: kubelet c-node1")]
+    after = machine_state._titled()
+    assert not [t for t in after if t.startswith(f"{child.pid} ")]
+    assert machine_state.differences({"titled process": {"1 (started at 1)": "kubelet x"}}, {"titled process": {}}) == []
