@@ -443,8 +443,8 @@ def cached_network(container_id: str, ifname: str, cache_dir: str = DEFAULT_CACH
     return None
 
 
-def attachments(network: str, cache_dir: str = DEFAULT_CACHE_DIR) -> list[Attachment]:
-    """Every cached attachment of a network."""
+def attachments(network: str = "", cache_dir: str = DEFAULT_CACHE_DIR) -> list[Attachment]:
+    """Every cached attachment of a network; of all networks when `network` is empty."""
     folder = os.path.join(cache_dir, "results")
     try:
         names = sorted(os.listdir(folder))
@@ -455,7 +455,7 @@ def attachments(network: str, cache_dir: str = DEFAULT_CACHE_DIR) -> list[Attach
         if name.startswith("."):
             continue  # being written, or left by a kill
         entry = _read_entry(os.path.join(folder, name))
-        if entry is None or entry.get("kind") != CACHE_KIND or entry.get("networkName") != network:
+        if entry is None or entry.get("kind") != CACHE_KIND or network not in ("", entry.get("networkName")):
             continue
         if entry.get("containerId") and entry.get("ifName"):
             found.append(

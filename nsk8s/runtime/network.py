@@ -127,15 +127,16 @@ class Network:
 
     def stale(self, valid: set[str]) -> bool:
         """Whether the cache knows attachments of sandboxes that do not exist (after a reboot)."""
-        try:
-            name = libcni.first_network(self.conf_dir).name
-            return any(a.container_id not in valid for a in libcni.attachments(name, self.cache_dir))
-        except (CniError, OSError):
-            return False
+        return any(a.container_id not in valid for a in libcni.attachments(cache_dir=self.cache_dir))
 
     def collect(self, valid: set[str]) -> None:
-        """DEL what `stale` found. Raises CriError."""
+        """DEL what `stale` found, each from the network it was on, then GC of today's. Raises CriError."""
         how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": libcni.run_here_within(PLUGIN_TIMEOUT_S)}
+        for to in libcni.attachments(cache_dir=self.cache_dir):
+            was_on = libcni.cached_network(to.container_id, to.ifname, self.cache_dir)
+            if to.container_id not in valid and was_on is not None:
+                with contextlib.suppress(CniError, OSError):  # its plugin may be gone; the others must not wait for it
+                    libcni.delete(was_on, to, **how)  # type: ignore[arg-type]
         try:
             network = libcni.first_network(self.conf_dir)
             libcni.gc(network, [(i, IFNAME) for i in valid], **how)  # type: ignore[arg-type]
