@@ -21,8 +21,8 @@ from nsk8s.errors import Nsk8sError
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 MODES = ("iptables", "nftables")
 OTHER_MODES = {
-    "ipvs": "it needs a kernel with ip_vs, and upstream has deprecated it",
-    "userspace": "upstream removed it in 1.26",
+    "ipvs": "nsk8s does not have it, and upstream has deprecated it",
+    "userspace": "nsk8s does not have it, and upstream removed it in 1.26",
     "kernelspace": "that is Windows'",
 }
 DETECT_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")

@@ -217,6 +217,8 @@ class Server:
 
     def _queue(self) -> None:
         self._health.queued()
+        for _, proxier in self._proxiers:
+            proxier.note_queued()
         if self._ready:
             self._runner.request()
 

@@ -45,6 +45,7 @@ class Proxier(ABC):
         self._slices: dict[str, dict[str, Object]] = {}
         self._endpoints: dict[str, dict[PortName, tuple[Endpoint, ...]]] = {}
         self._total_endpoints = 0
+        self._pending: dict[str, set[str]] = {"service": set(), "endpoint": set()}
         self._changed: set[str] = set()  # Services whose rules may differ from the kernel's
         self._triggers: dict[str, list[float]] = {}  # Service → when its pods changed (seconds since the epoch)
         self._udp_changed = False
@@ -68,7 +69,7 @@ class Proxier(ABC):
         else:
             del self._services[key]
         self._changed.add(key)
-        self._metrics.inc("sync_proxy_rules_service_changes_total", 1, **self._family)
+        self._note_change("service", key)
         return True
 
     def slice_changed(self, old: Object | None, new: Object | None) -> bool:
@@ -88,8 +89,18 @@ class Proxier(ABC):
             self._slices.setdefault(key, {})[meta.name(new)] = new
             self._changed.add(key)
             self._note_trigger(key, new)
-        self._metrics.inc("sync_proxy_rules_endpoint_changes_total", 1, **self._family)
+        self._note_change("endpoint", meta.key(new or old or {}))
         return True
+
+    def _note_change(self, kind: str, key: str) -> None:
+        self._pending[kind].add(key)
+        self._metrics.inc(f"sync_proxy_rules_{kind}_changes_total", 1, **self._family)
+        self._metrics.set(f"sync_proxy_rules_{kind}_changes_pending", len(self._pending[kind]), **self._family)
+
+    def note_queued(self) -> None:
+        """A sync was asked for."""
+        now = datetime.now(UTC).timestamp()
+        self._metrics.set("sync_proxy_rules_last_queued_timestamp_seconds", now, **self._family)
 
     def _note_trigger(self, key: str, new: Object) -> None:
         stamp = meta.annotations(new).get(endpoints.TRIGGER_TIME)
@@ -130,7 +141,7 @@ class Proxier(ABC):
         try:
             with _no_garbage_collection():
                 udp |= self._take_in(changed)
-                self._gauge_pending()
+                self._nothing_pending()
                 await self._write(full, changed)
         except Nsk8sError as e:
             log.error("sync failed, the next one will be full: %s", e)
@@ -192,9 +203,10 @@ class Proxier(ABC):
 
     # ── afterwards ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _gauge_pending(self) -> None:
-        self._metrics.set("sync_proxy_rules_service_changes_pending", 0, **self._family)
-        self._metrics.set("sync_proxy_rules_endpoint_changes_pending", 0, **self._family)
+    def _nothing_pending(self) -> None:
+        for kind, held in self._pending.items():
+            held.clear()
+            self._metrics.set(f"sync_proxy_rules_{kind}_changes_pending", 0, **self._family)
 
     def _observe(self, full: bool, took_s: float, triggers: Mapping[str, list[float]]) -> None:
         self._metrics.observe("sync_proxy_rules_duration_seconds", took_s, **self._family)

@@ -227,3 +227,25 @@ def test_unchanged_objects_ask_for_nothing() -> None:
     one = slice_of("s", ep("10.244.2.2"))
     assert kit.proxier.slice_changed(None, one)
     assert not kit.proxier.slice_changed(one, {**one, "metadata": {**one["metadata"], "annotations": {"x": "y"}}})
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_metrics_count_changes_and_what_is_pending(mode: str) -> None:
+    kit = Kit(mode=mode)
+    family = {"ip_family": "IPv4"}
+
+    def seen(kind: str) -> tuple[float, float]:
+        return tuple(kit.metrics.get(f"sync_proxy_rules_{kind}_changes_{n}", **family) for n in ("pending", "total"))  # type: ignore[return-value]
+
+    kit.put(service("a", "10.96.0.1"), service("b", "10.96.0.2"), slice_of("a", ep("10.244.1.9")))
+    kit.put(slice_of("a", ep("10.244.1.8")))
+    assert (seen("service"), seen("endpoint")) == ((2, 2), (1, 2))
+    kit.sync()
+    assert (seen("service"), seen("endpoint")) == ((0, 2), (0, 2))
+    kit.proxier.note_queued()
+    assert kit.metrics.get("sync_proxy_rules_last_queued_timestamp_seconds", **family) > 0
+    kit.put(slice_of("a", ep("10.244.1.7")))
+    (kit.nft if mode == "nftables" else kit.iptables).fail_next = True
+    kit.sync(ok=False)
+    failures = f"sync_proxy_rules_{'nftables_sync' if mode == 'nftables' else 'iptables_restore'}_failures_total"
+    assert kit.metrics.get(failures, **family) == 1
