@@ -54,68 +54,74 @@ def run(*words: str, text: str | None = None) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def kubectl(*words: str) -> tuple[int, str, str]:
+def both(*words: str) -> tuple[tuple[int, str, str], tuple[int, str, str]]:
+    """What kubectl and nsk8s answer, asked at the same time."""
     assert KUBECTL is not None
-    done = subprocess.run([KUBECTL, *words], capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
-    return done.returncode, done.stdout, done.stderr
+    asked = [
+        subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        for command in ([KUBECTL], COMMAND)
+    ]
+    theirs, ours = [(p.communicate(timeout=60), p.returncode) for p in asked]
+    return (theirs[1], *theirs[0]), (ours[1], *ours[0])
 
 
 SAME_AS_KUBECTL = [
-    "get pods",
     "get pods -o wide",
-    "get nodes -o wide --show-labels",
     "get deploy,svc,pods",
-    "get all -A",
-    "get po,nodes -A",
     "get nodes,po -A",
     "get pods --no-headers",
-    "get pods -o name",
     "get svc hello -o name",
+    "get cm odd -o yaml",
+    "get pod odd -o json",
+    "get pods,svc -o yaml",
+    "get pods nosuch odd",
+    "get pods -l a=b=c",
+    "get crd -A",
+    "describe pod debug",
+    "describe pod hello-",
+    "describe nodes",
+    "describe svc",
+    "describe deploy hello",
+    "describe sts odd",
+    "describe lease -n kube-node-lease node1",
+]
+MORE = [
+    "get pods",
+    "get nodes -o wide --show-labels",
+    "get all -A",
+    "get po,nodes -A",
+    "get pods -o name",
     "get pod/debug svc/hello",
     "get endpointslices,leases -A",
     "get pods -l app=hello --show-labels",
     "get pods --field-selector spec.nodeName=node1",
-    "get cm odd -o yaml",
     "get cm odd -o json",
     "get pod odd -o yaml",
-    "get pod odd -o json",
-    "get pods,svc -o yaml",
     "get pods -A -o json",
     "get nodes -o yaml",
-    "get pods nosuch odd",
     "get cm odd nosuch -o yaml",
     "get pods nosuch -o yaml",
     "get pods -n nosuch",
-    "get pods -l a=b=c",
     "get pods --field-selector foo=bar",
-    "get crd -A",
-    "describe pod debug",
-    "describe pod hello-",
     "describe pod odd-image",
-    "describe nodes",
-    "describe svc",
-    "describe deploy hello",
     "describe rs -l app=hello",
-    "describe sts odd",
     "describe job odd",
     "describe ep hello",
     "describe endpointslice",
     "describe ns default",
     "describe secret odd",
     "describe sa odd",
-    "describe lease -n kube-node-lease node1",
     "describe priorityclass",
     "describe svc nosuch",
 ]
 
 
 @pytest.mark.skipif(KUBECTL is None, reason="no kubectl on PATH to compare with")
-@pytest.mark.parametrize("line", SAME_AS_KUBECTL)
+@pytest.mark.parametrize("line", [*SAME_AS_KUBECTL, *(pytest.param(line, marks=pytest.mark.slow) for line in MORE)])
 def test_prints_what_kubectl_prints(cluster: None, line: str) -> None:
     words = line.split()
     for attempt in range(6):  # an age or a heartbeat may change between the two
-        theirs = kubectl(*words)
-        ours = run(*words)
+        theirs, ours = both(*words)
         if ours == theirs:
             return
         time.sleep(0.3 + attempt * 0.17)
@@ -126,16 +132,11 @@ def test_prints_what_kubectl_prints(cluster: None, line: str) -> None:
 def test_describes_a_pod_with_everything_as_kubectl_does(cluster: None) -> None:
     """Without its events: of more than twelve in one second kubectl's sort does not keep the order."""
 
-    def body(answer: tuple[int, str, str]) -> tuple[int, str]:
-        return answer[0], answer[1].partition("\nEvents:")[0]
+    def bodies() -> list[tuple[int, str]] | None:
+        found = [(code, out.partition("\nEvents:")[0]) for code, out, _ in both("describe", "pod", "odd")]
+        return found if found[0] == found[1] else None
 
-    ours, theirs = until("a moment without a restart between the two", lambda: _equal(body, "describe", "pod", "odd"))
-    assert ours == theirs
-
-
-def _equal(body: object, *words: str) -> object:
-    ours, theirs = body(run(*words)), body(kubectl(*words))  # type: ignore[operator]
-    return (ours, theirs) if ours == theirs else None
+    until("both say the same, between two restarts", bodies)
 
 
 def test_watch_prints_a_line_a_change(cluster: None) -> None:
