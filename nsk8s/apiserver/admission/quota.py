@@ -26,8 +26,9 @@ class ResourceQuota:
             return
         namespace = obj["metadata"]["namespace"]
         quotas = list(self._quotas.values(namespace))
-        if quotas:
-            # What was admitted just before this must be counted. From here to the store nothing is awaited that waits.
+        # What was admitted just before this must be counted, also what others wrote when this was woken.
+        # From here to the store nothing is awaited that waits.
+        while quotas and self._cache.revision < await self._cache.store.revision():
             await self._cache.fresh()
         for quota in quotas:
             hard = (quota.get("spec") or {}).get("hard") or {}

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -440,3 +441,17 @@ def test_a_certificate_of_another_authority_gets_nowhere(api: Any) -> None:
 
     with pytest.raises((ssl.SSLError, OSError)):
         urllib.request.urlopen(f"https://127.0.0.1:{api.port}/api/v1/namespaces", context=context, timeout=5).read()
+
+
+def test_a_quota_holds_against_many_at_once(api: Any) -> None:
+    namespace = unique()
+    assert api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}}).code == 201
+    quota = {"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "7"}}}
+    assert api.request("POST", f"/api/v1/namespaces/{namespace}/resourcequotas", quota).code == 201
+    where = f"/api/v1/namespaces/{namespace}/configmaps"
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda i: api.request("POST", where, {"metadata": {"name": f"c{i}"}}), range(30)))
+    assert sorted({a.code for a in answers}) == [201, 403]
+    assert len(api.request("GET", where).json()["items"]) == 7
+    refused = next(a for a in answers if a.code == 403).json()["message"]
+    assert refused.endswith("is forbidden: exceeded quota: q, requested: configmaps=1, used: configmaps=7, limited: configmaps=7")
