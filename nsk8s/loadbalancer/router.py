@@ -45,20 +45,26 @@ def changes(have: Routes, want: Routes) -> tuple[dict[str, tuple[str, ...]], lis
     return to_set, [dst for dst in have if dst not in want]
 
 
-def held(rtnl: Rtnl) -> dict[str, tuple[str, ...]]:
-    """Our routes in the main table."""
-    found = {}
+def held(rtnl: Rtnl) -> tuple[dict[str, tuple[str, ...]], set[str]]:
+    """Our routes in the main table, and the destinations that somebody else routes."""
+    found, foreign = {}, set()
     for route in rtnl.routes():
-        if route.protocol == PROTOCOL:
+        if route.protocol != PROTOCOL:
+            foreign.add(route.dst)
+        else:
             hops = tuple(sorted(gateway for gateway, _ in route.nexthops)) or ((route.gateway,) if route.gateway else ())
             found[route.dst] = hops
-    return found
+    return found, foreign
 
 
 def ensure(want: Routes) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Make our routes exactly `want`; what was set and what was removed. Raises OSError."""
+    """Make our routes exactly `want`; what was set and what was removed. Raises OSError.
+
+    A destination that somebody else has a route to is left to them.
+    """
     with Rtnl() as rtnl:
-        to_set, to_remove = changes(held(rtnl), want)
+        have, foreign = held(rtnl)
+        to_set, to_remove = changes(have, {dst: hops for dst, hops in want.items() if dst not in foreign})
         for dst, hops in to_set.items():
             if len(hops) > 1:
                 rtnl.route_replace(dst, nexthops=hops, protocol=PROTOCOL)
@@ -68,7 +74,7 @@ def ensure(want: Routes) -> tuple[dict[str, tuple[str, ...]], list[str]]:
                 rtnl.route_replace(dst, kind="unreachable", protocol=PROTOCOL)
         for dst in to_remove:
             with suppress(ProcessLookupError):  # ESRCH: gone already
-                rtnl.route_del(dst, kind="unreachable" if not held(rtnl).get(dst, ("",)) else "unicast", protocol=PROTOCOL)
+                rtnl.route_del(dst, kind="unicast" if have[dst] else "unreachable", protocol=PROTOCOL)
     return to_set, to_remove
 
 

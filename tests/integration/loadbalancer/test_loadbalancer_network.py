@@ -1,0 +1,147 @@
+"""The router's routes and the speaker's ARP against the real kernel, in namespaces made here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from nsk8s.kernel import syscalls
+from nsk8s.kernel.rtnl import Rtnl, entered
+from nsk8s.loadbalancer import router
+from nsk8s.loadbalancer.speaker import Announcer
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
+VIP = "10.100.0.1"
+
+
+def new_netns() -> int:
+    """A descriptor of a fresh network namespace; closing it is the end of the namespace."""
+    found: list[int] = []
+
+    def make() -> None:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        found.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@pytest.fixture
+def lan() -> Iterator[list[int]]:
+    """A router (192.168.56.1) and two nodes (.11, .12), each with eth0 on one bridge."""
+    switch, *machines = (new_netns() for _ in range(4))
+    with Rtnl(switch) as ports:
+        bridge = ports.link_add_bridge("lan0")
+        for i, fd in enumerate(machines):
+            ports.link_add_veth(f"port{i}", "eth0", peer_netns_fd=fd, master=bridge.index, up=True)
+            with Rtnl(fd) as rtnl:
+                link = rtnl.link_get("eth0")
+                assert link is not None
+                rtnl.link_set(link.index, up=True)
+                rtnl.addr_add(link.index, f"192.168.56.{(1, 11, 12)[i]}/24")
+    yield machines
+    for fd in (switch, *machines):
+        os.close(fd)
+
+
+def routes_of(fd: int) -> dict[str, tuple[str, tuple[str, ...]]]:
+    with Rtnl(fd) as rtnl:
+        found = rtnl.routes(socket.AF_INET)
+    return {r.dst: (r.kind, tuple(g for g, _ in r.nexthops) or ((r.gateway,) if r.gateway else ())) for r in found if r.protocol != 2}
+
+
+def test_routes_over_equal_paths_come_change_and_go(lan: list[int]) -> None:
+    both, one = ("192.168.56.11", "192.168.56.12"), ("192.168.56.12",)
+    with entered(lan[0]):
+        for want in (
+            {"10.100.0.0/16": both},
+            {"10.100.0.0/16": both, f"{VIP}/32": one},
+            {"10.100.0.0/16": one, f"{VIP}/32": both},
+            {"10.100.0.0/16": one, f"{VIP}/32": ()},
+            {"10.100.0.0/16": (), f"{VIP}/32": one},
+            {"10.100.0.0/16": both, "10.100.0.2/32": both, "10.100.0.3/32": (), "10.100.0.4/32": one},
+            {"10.100.0.0/16": both},
+            {"10.100.0.0/16": ()},
+            {},
+        ):  # fmt: skip
+            router.ensure(want)
+            assert routes_of(lan[0]) == {d: ("unicast" if hops else "unreachable", hops) for d, hops in want.items()}
+            assert router.ensure(want) == ({}, []), "nothing is left to do"
+
+
+def test_a_route_of_somebody_else_is_left_alone(lan: list[int]) -> None:
+    with Rtnl(lan[0]) as rtnl:
+        rtnl.route_add(f"{VIP}/32", gateway="192.168.56.99")
+    with entered(lan[0]):
+        router.ensure({"10.100.0.0/16": ("192.168.56.11",), f"{VIP}/32": ("192.168.56.12",)})
+        router.ensure({})
+    assert routes_of(lan[0]) == {f"{VIP}/32": ("unicast", ("192.168.56.99",))}
+
+
+def mac_of(fd: int) -> str:
+    with Rtnl(fd) as rtnl:
+        link = rtnl.link_get("eth0")
+        assert link is not None
+        return link.mac
+
+
+async def neighbour(fd: int, wanted: str) -> None:
+    """Return once the machine's ARP entry for the VIP has that MAC; packets to it keep asking."""
+    with entered(fd):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sender, Rtnl(fd) as rtnl:
+        async with asyncio.timeout(10):
+            while True:
+                sender.sendto(b"x", (VIP, 9))
+                if wanted in [n.mac for n in rtnl.neighs() if n.ip == VIP]:
+                    return
+                await asyncio.sleep(0.05)
+
+
+async def test_one_node_answers_arp_and_another_takes_over(lan: list[int]) -> None:
+    """No interface has the address; the router believes the answer, then the gratuitous ARP of the one that takes over."""
+    with Rtnl(lan[0]) as rtnl:
+        link = rtnl.link_get("eth0")
+        assert link is not None
+        rtnl.route_add("10.100.0.0/16", index=link.index)
+    announcers = []
+    for fd in lan[1:]:
+        with entered(fd):
+            announcers.append(Announcer("eth0"))
+    running = [asyncio.ensure_future(a.run()) for a in announcers]
+    try:
+        announcers[0].announce(VIP)
+        await neighbour(lan[0], mac_of(lan[1]))
+        for fd in lan[1:]:
+            with Rtnl(fd) as rtnl:
+                assert VIP not in [a.ip for a in rtnl.addrs()]
+        announcers[0].withdraw(VIP)
+        announcers[1].announce(VIP)
+        announcers[1].remind(asyncio.get_running_loop().time())
+        await neighbour(lan[0], mac_of(lan[2]))
+        assert (announcers[0].addresses(), announcers[1].addresses()) == (set(), {VIP})
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def test_the_routers_sysctls(lan: list[int]) -> None:
+    def value(name: str) -> str:
+        with open(f"/proc/sys/net/ipv4/{name}", encoding="ascii") as f:
+            return f.read().strip()
+
+    with entered(lan[0]):
+        router.set_sysctls()
+        names = [re.sub("net/ipv4/", "", key) for key in router.SYSCTLS]
+        assert [value(n) for n in names] == ["1", "1"]
+    with entered(lan[1]):
+        assert [value(n) for n in names] == ["0", "0"], "of this namespace only"
