@@ -147,7 +147,7 @@ def _make_all(paths: Paths, record: Record, config: ClusterConfig, state: Cluste
     say("certificates")
     authority = Authority(paths, config)
     authority.control_plane()
-    authority.router()
+    authority.load_balancers()
     for node in state.nodes:
         authority.node(node)
     authority.admin(state)

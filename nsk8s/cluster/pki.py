@@ -74,15 +74,18 @@ class Authority:
         (pki / "sa.pub").write_text(certs.public_key(signing))
         self._kubeconfig(etc / "scheduler.conf", "system:kube-scheduler", [], self._internal)
         self._kubeconfig(etc / "controller-manager.conf", "system:kube-controller-manager", [], self._internal)
-        self._kubeconfig(etc / "cloud-controller-manager.conf", "system:cloud-controller-manager", [], self._internal)
         certs.write(pki, "sa", KeyPair("", signing))  # last: its presence says that all is there
 
-    def router(self) -> None:
-        """What router-agent needs."""
-        path = self.paths.node_root(ROUTER) / "router-agent.conf"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._kubeconfig(path, "system:router-agent", [SPEAKERS], self._internal)
+    def load_balancers(self) -> None:
+        """What cloud-controller-manager and router-agent need."""
+        for path, user, groups in (
+            (self.paths.node_root(CONTROL_PLANE) / "etc/kubernetes/cloud-controller-manager.conf",
+             "system:cloud-controller-manager", []),
+            (self.paths.node_root(ROUTER) / "router-agent.conf", "system:router-agent", [SPEAKERS]),
+        ):  # fmt: skip
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._kubeconfig(path, user, groups, self._internal)
 
     def node(self, node: NodeState) -> None:
         """What the components of one node need, on that node's disk."""
