@@ -23,6 +23,9 @@ from nsk8s.errors import Conflict, NotFound, StatusError
 
 log = logging.getLogger("garbagecollector")
 
+ABSENT_KEPT = 500
+"""Upstream: absentOwnerCache."""
+
 METADATA_ONLY = (
     "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,"
     "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
@@ -45,6 +48,8 @@ class GarbageCollector:
         self._ctx, self._client = ctx, ctx.client
         self._metadata = MetadataClient(ctx.client.config, "kube-controller-manager")
         self._graph = Graph()
+        self._absent: dict[tuple[Resource, str, str, str], None] = {}
+        """Owners known to be gone, the oldest knowledge first: (resource, namespace, name, uid)."""
         self._kinds: dict[tuple[str, str], Resource] = {}
         self._watched: dict[Resource, asyncio.Task[None] | None] = {}
         self._synced: list[Informer] = []
@@ -145,10 +150,21 @@ class GarbageCollector:
                 # A cluster-scoped object cannot have a namespaced owner: as upstream, say so and leave it.
                 log.warning("%s %s has a namespaced owner %s", item.resource.kind, item.name, reference.get("name"))
                 return None
-            found[reference["uid"]] = await self._get(
-                resource, str(reference.get("name", "")), item.namespace if resource.namespaced else ""
-            )
+            namespace = item.namespace if resource.namespaced else ""
+            key = resource, namespace, str(reference.get("name", "")), str(reference["uid"])
+            if key in self._absent:
+                found[reference["uid"]] = None
+                continue
+            owner = found[reference["uid"]] = await self._get(resource, key[2], namespace)
+            if owner is None or meta.uid(owner) != reference["uid"]:
+                self._remember_absent(key)
         return classify(item, lambda r: found[r["uid"]])
+
+    def _remember_absent(self, key: tuple[Resource, str, str, str]) -> None:
+        """A uid that is gone never comes back: 500 pods need not ask 500 times for their ReplicaSet."""
+        self._absent[key] = None
+        while len(self._absent) > ABSENT_KEPT:
+            del self._absent[next(iter(self._absent))]
 
     async def _act(self, item: Item, live: Object, owners: Owners) -> None:
         if owners.solid:
