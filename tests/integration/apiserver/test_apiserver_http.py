@@ -455,3 +455,19 @@ def test_a_quota_holds_against_many_at_once(api: Any) -> None:
     assert len(api.request("GET", where).json()["items"]) == 7
     refused = next(a for a in answers if a.code == 403).json()["message"]
     assert refused.endswith("is forbidden: exceeded quota: q, requested: configmaps=1, used: configmaps=7, limited: configmaps=7")
+
+
+def test_what_nothing_acts_on_is_said_and_what_something_does_is_not(api: Any) -> None:
+    def warned(path: str, obj: dict[str, Any]) -> str:
+        answer = api.request("POST", path, {**obj, "metadata": {"name": unique()}})
+        assert answer.code == 201, answer.body
+        return str(answer.headers.get("Warning", ""))
+
+    networking = "/apis/networking.k8s.io/v1"
+    ingress = {"spec": {"defaultBackend": {"service": {"name": "x", "port": {"number": 80}}}}}
+    policy = {"spec": {"podSelector": {}}}
+    assert "NetworkPolicy has no effect" in warned(f"{networking}/namespaces/default/networkpolicies", policy)
+    assert "no ingress controller runs" in warned(f"{networking}/namespaces/default/ingresses", ingress)
+    assert warned(f"{networking}/ingressclasses", {"spec": {"controller": "example.com/mine"}}) == ""
+    assert warned(f"{networking}/namespaces/default/ingresses", ingress) == ""
+    assert warned(CM, {}) == ""
