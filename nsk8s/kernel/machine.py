@@ -20,6 +20,8 @@ from nsk8s.kernel import mounts
 from nsk8s.kernel import syscalls as sc
 
 NETNS_DIR = Path("/run/netns")
+OWN_ETC = ("cni", "kubernetes")
+"""Folders of /etc that a node has for itself: what podman or a real cluster configured there is the machine's."""
 UTS_PIN = "/run/nsk8s/uts"
 """Inside a node's mount namespace."""
 
@@ -168,6 +170,10 @@ def furnish(node_root: Path) -> None:
     cgroup = [m for m in mounts.mount_points("/sys/fs/cgroup") if m == "/sys/fs/cgroup"]
     for below in ("etc", ".etc-work", "var/lib/kubelet", "var/lib/cni/networks", "var/lib/containers", "var/log/pods"):
         (node_root / below).mkdir(parents=True, exist_ok=True)
+    for own in OWN_ETC:
+        directory = node_root / "etc" / own
+        directory.mkdir(exist_ok=True)
+        os.setxattr(directory, "trusted.overlay.opaque", b"y")  # nothing of the machine's own shines through
     for name, mode in (("tmp", 0o1777), ("cache", 0o755), ("spool", 0o755)):
         directory = node_root / "var" / name
         if not directory.exists():

@@ -216,6 +216,7 @@ def test_a_nodes_own_files_hide_the_machines_and_the_other_nodes(cluster: None) 
         assert Path(path).exists()
         assert nsk8s("enter", "node1", "--", "ls", "-d", path, ok=False).returncode == 2, path
     assert nsk8s("enter", "node1", "--", "hostname").stdout == "node1\n"
+    assert nsk8s("enter", "node1", "--", "ls", "/etc/cni/net.d").stdout == "10-nsk8s.conflist\n"
 
 
 def test_one_iptables_variant_is_used(cluster: None) -> None:
