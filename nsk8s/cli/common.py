@@ -13,6 +13,7 @@ import click
 
 from nsk8s.cluster.state import ClusterState, Paths, load_state
 from nsk8s.errors import Nsk8sError
+from nsk8s.net.topology import CONTROL_PLANE
 
 if TYPE_CHECKING:
     from nsk8s.client.rest import Client
@@ -67,16 +68,32 @@ def heal(paths: Paths) -> None:
 def with_client(cluster: str, work: Callable[[Client], Awaitable[T]]) -> T:
     """Run `work(client)` as the cluster's admin. $KUBECONFIG is not looked at: --name says which cluster."""
     from nsk8s.client import kubeconfig
-    from nsk8s.client.rest import Client
+    from nsk8s.client.rest import Client, Unreachable
 
-    paths, _ = loaded(cluster)
+    paths, state = loaded(cluster)
     heal(paths)
 
     async def body() -> T:
         async with Client(kubeconfig.load(paths.admin_conf), user_agent="nsk8s-cli") as client:
             return await work(client)
 
-    return asyncio.run(body())
+    try:
+        return asyncio.run(body())
+    except Unreachable as e:
+        raise no_api(paths, state) from e
+
+
+def no_api(paths: Paths, state: ClusterState) -> Nsk8sError:
+    """Why nobody answers at the API's address, and what to do. Pure."""
+    name = "" if paths.name == "nsk8s" else f" --name {paths.name}"
+    if control_plane_is_off(state):
+        return Nsk8sError(f"the control plane of cluster {paths.name} is switched off", f"nsk8s node start{name} control-plane")
+    log = paths.log(CONTROL_PLANE, "kube-apiserver")
+    return Nsk8sError(f"the API server of cluster {paths.name} does not answer", f"see nsk8s status{name}, and {log}")
+
+
+def control_plane_is_off(state: ClusterState) -> bool:
+    return any(n.stopped for n in state.nodes if n.name == CONTROL_PLANE)
 
 
 def show_error(error: Nsk8sError) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from nsk8s.cli.common import cluster_option, print_json
+from nsk8s.cli.common import cluster_option, control_plane_is_off, no_api, print_json
 
 
 class Progress:
@@ -87,9 +87,7 @@ def up(
     try:
         result = lifecycle.up(config, progress)
         if wait:
-            from nsk8s.cluster import ready
-
-            ready.wait(result.paths, result.state, timeout, progress)
+            _wait(result, timeout, progress)
     except KeyboardInterrupt:
         progress.failed()
         _interrupted(f"`nsk8s up{_named(config.name)}` goes on from here, `nsk8s down{_named(config.name)}` removes it")
@@ -101,6 +99,14 @@ def up(
         print_json(_summary(result, seconds))
     elif not quiet:
         _print_summary(result, seconds, hints)
+
+
+def _wait(result: Any, timeout: float, progress: Progress) -> None:
+    from nsk8s.cluster import ready
+
+    if control_plane_is_off(result.state):
+        raise no_api(result.paths, result.state)  # a node that was switched off stays off: nobody could ever answer
+    ready.wait(result.paths, result.state, timeout, progress)
 
 
 def _named(cluster: str) -> str:
@@ -255,7 +261,7 @@ def stop(cluster: str, quiet: bool) -> None:
 def start(cluster: str, timeout: float, quiet: bool) -> None:
     """Switch a stopped cluster on again: every node boots."""
     from nsk8s import config as config_module
-    from nsk8s.cluster import lifecycle, ready
+    from nsk8s.cluster import lifecycle
     from nsk8s.cluster.preflight import require_root
     from nsk8s.cluster.state import Paths, load_state
 
@@ -265,7 +271,7 @@ def start(cluster: str, timeout: float, quiet: bool) -> None:
     progress = Progress(quiet)
     try:
         result = lifecycle.up(config_module.parse({"name": cluster}, "command line"), progress)
-        ready.wait(result.paths, result.state, timeout, progress)
+        _wait(result, timeout, progress)
     except KeyboardInterrupt:
         progress.failed()
         _interrupted(f"`nsk8s start{_named(cluster)}` goes on from here")

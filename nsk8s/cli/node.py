@@ -126,6 +126,7 @@ def _wait(cluster: str, name: str, timeout: float, progress: Progress) -> None:
     progress("Ready")
 
     async def wait(client: Client) -> None:
+        await client.wait_ready(timeout)  # the node may be the control plane
         await ready.wait_nodes(client, Paths(cluster), {name}, time.monotonic() + timeout)
 
     with_client(cluster, wait)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsk8s.cli.common import cluster_option, heal, output_option, print_json, table
+from nsk8s.cli.common import cluster_option, control_plane_is_off, heal, output_option, print_json, table
 from nsk8s.errors import Nsk8sError
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def examine(paths: Paths, state: ClusterState, record: Record) -> dict[str, Any]
         answer = supervise.call(paths, {"op": "status"}) or answer
     return {
         "name": paths.name,
-        "state": word_for(state.stopped, [m["state"] for m in machines], [c["state"] for c in answer["components"]]),
+        "state": word_for(
+            state.stopped, [m["state"] for m in machines], [c["state"] for c in answer["components"]], control_plane_is_off(state)
+        ),
         "server": f"https://127.0.0.1:{state.api_port}",
         "iptables": probe.iptables_version() if config.iptables == "auto" else config.iptables,
         "supervisor": answer["pid"],
@@ -73,14 +75,17 @@ def examine(paths: Paths, state: ClusterState, record: Record) -> dict[str, Any]
     }
 
 
-def word_for(stopped: bool, machines: list[str], components: list[str]) -> str:
-    """stopped, off (no machine is there: this computer was rebooted), degraded or running. Pure."""
+def word_for(stopped: bool, machines: list[str], components: list[str], without_control_plane: bool = False) -> str:
+    """stopped, off (no machine is there: this computer was rebooted), degraded or running. Pure.
+
+    A worker that was switched off is as it was wished; a cluster without its control plane is not well, whoever wished it.
+    """
     if stopped:
         return "stopped"
     if all(m == "missing" for m in machines):
         return "off"
-    well = "missing" not in machines and bool(components) and all(c == "running" for c in components)
-    return "running" if well else "degraded"
+    all_run = bool(components) and all(c == "running" for c in components)
+    return "running" if all_run and "missing" not in machines and not without_control_plane else "degraded"
 
 
 def machine_list(config: ClusterConfig, state: ClusterState, record: Record) -> list[dict[str, Any]]:
@@ -112,6 +117,8 @@ def _show(found: dict[str, Any]) -> None:
     click.echo(f"Cluster {name}: {found['state']}, API {found['server']}, iptables {found['iptables']}")
     if any(m["state"] == "missing" for m in found["machines"]):
         click.echo(f"Machines are missing (after a reboot?): `nsk8s up --name {name}` makes them again.")
+    if any(m["name"] == "control-plane" and m["state"] == "off" for m in found["machines"]):
+        click.echo(f"The control plane is switched off: `nsk8s node start --name {name} control-plane`.")
     click.echo()
     table(
         ["MACHINE", "NAMESPACE", "ADDRESS", "STATE"],
@@ -167,7 +174,7 @@ def _row(name: str) -> dict[str, Any]:
     except Nsk8sError:
         answers = False
     machines = [] if state.stopped else [m["state"] for m in machine_list(config, state, load_record(paths))]
-    word = word_for(state.stopped, machines, ["running"] if answers else [])
+    word = word_for(state.stopped, machines, ["running"] if answers else [], control_plane_is_off(state))
     return {"name": name, "state": word, "nodes": len(state.nodes), "server": f"https://127.0.0.1:{state.api_port}"}
 
 

@@ -447,6 +447,24 @@ def test_a_machine_that_is_missing_is_said_to_be_and_made_again(cluster: None) -
     assert "203.0.113.10" in run("enter", "client", "--", "ip", "-4", "addr")[1]
 
 
+def test_a_control_plane_that_is_off_is_named_by_every_command(cluster: None) -> None:
+    assert run("node", "stop", "control-plane")[0] == 0
+    try:
+        for line in ("get pods", "apply -f " + str(ODD), "up -q", "exec debug -- true"):
+            code, out, err = run(*line.split())
+            assert (code, out, len(err.splitlines())) == (1, "", 1), line
+            assert f"the control plane of cluster {NAME} is switched off → nsk8s node start --name {NAME} control-plane" in err
+        code, out, _ = run("status")
+        assert code == 3
+        assert "The control plane is switched off" in out
+        assert _state() == "degraded"
+        assert run("enter", "node1", "--", "true")[0] == 0, "what needs no API works"
+    finally:
+        code, out, err = run("node", "start", "control-plane")
+    assert (code, out) == (0, "node/control-plane started\n"), err
+    assert run("status")[0] == 0
+
+
 def test_a_second_up_changes_nothing(cluster: None) -> None:
     before = json.loads(run("status", "-o", "json")[1])
     code, out, err = run("up")

@@ -170,6 +170,7 @@ def test_exit_codes_of_exec() -> None:
 def test_words_for_a_clusters_state() -> None:
     assert status.word_for(True, [], []) == "stopped"
     assert status.word_for(False, ["on", "off"], ["running"]) == "running", "a node switched off is as it was wished"
+    assert status.word_for(False, ["off", "on"], ["running"], True) == "degraded", "nobody wishes for no control plane"
     assert status.word_for(False, ["on", "on"], []) == "degraded"
     assert status.word_for(False, ["on"], ["running", "backoff"]) == "degraded"
     assert status.word_for(False, ["on", "missing"], ["running"]) == "degraded"
