@@ -167,7 +167,8 @@ async def change(mode: str, directory: Path, changes: int, many: int) -> dict[st
             rss_mb = int(status.partition("VmRSS:")[2].split()[0]) / 1024
             partial = "sync_partial_proxy_rules_duration_seconds"
             sync_s = await asyncio.to_thread(metric, f"{partial}_sum") / await asyncio.to_thread(metric, f"{partial}_count")
-            return {"sync_s": sync_s, "taken": taken, "rss_mb": rss_mb, "first_s": first_s, "alone": [one_alone(mode, i) for i in range(10)]}
+            alone = [one_alone(mode, i) for i in range(10)]
+            return {"sync_s": sync_s, "taken": taken, "rss_mb": rss_mb, "first_s": first_s, "alone": alone}
 
 
 async def _until_there(path: Path) -> None:

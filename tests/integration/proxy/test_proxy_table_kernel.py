@@ -6,6 +6,7 @@ Together with the tracer's test of the same table: kernel, tracer and expectatio
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -49,11 +50,13 @@ def _has_sctp() -> bool:
 
 HAS_SCTP = _has_sctp()
 Answers = dict[Flow, set[str]]
+Kernel = tuple[str, Answers, list[Counter[str]]]
+DRAWS = 450
 
 
 @pytest.fixture(scope="module", params=list(MODES))
-def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Answers]]:
-    """(mode, what became of every flow of the table, in the table's words)."""
+def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """(mode, what became of every flow of the table, in the table's words; how often each of three endpoints was drawn)."""
     mode = request.param
     with World() as world, FakeApi(world.names["node"]) as api:
         world.sh("node", f"ip addr add {SECOND_ADDRESS}/24 dev eth0; "
@@ -69,7 +72,7 @@ def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             world.answerer(pod, pod, TARGET_PORT, SECOND_TARGET_PORT)
         world.proxy(api, tmp_path_factory.mktemp("proxy"), *MODES[mode], clusters="10.244.0.0/16,fd00:10:244::/48")
         eventually(lambda: is_written(world, mode))
-        yield mode, observe(world)
+        yield mode, observe(world), draw(world)
 
 
 def is_written(world: World, mode: str) -> bool:
@@ -96,6 +99,17 @@ def observe(world: World) -> Answers:
         arrived = {tuple(p) for p in watch.result()}
         for flow, answer, sport in answers:
             found.setdefault(flow, set()).add(in_the_tables_words(flow, answer, sport, arrived, ipv6))
+    return found
+
+
+def draw(world: World) -> list[Counter[str]]:
+    """Many connections to the service with three endpoints, in each family: who answered how often."""
+    prober = world.prober("b")
+    found = []
+    for ipv6 in (False, True):
+        flow = next(f for f in flows(ipv6) if f.case == "three" and f.source == "b")
+        prober.begin(ask=[["tcp", flow.address, flow.port, ""]] * DRAWS, timeout_s=5)
+        found.append(Counter(answer.split()[0] for answer, _ in prober.result()))
     return found
 
 
@@ -142,8 +156,8 @@ def in_the_tables_words(flow: Flow, answer: str, sport: int, arrived: set[tuple[
 
 
 @pytest.mark.parametrize("flow", [*flows(), *flows(True)], ids=lambda f: f"{f.case}-{f.source}-{f.address}-{f.port}-{f.protocol}")
-def test_packets_go_where_the_table_says(kernel: tuple[str, Answers], flow: Flow) -> None:
-    mode, answers = kernel
+def test_packets_go_where_the_table_says(kernel: Kernel, flow: Flow) -> None:
+    mode, answers, _ = kernel
     if flow.protocol == "sctp" and not HAS_SCTP:
         pytest.skip("this kernel has no SCTP sockets")
     if flow.address in (UNALLOCATED, six(UNALLOCATED)) and flow.source == "outside":
@@ -155,8 +169,16 @@ def test_packets_go_where_the_table_says(kernel: tuple[str, Answers], flow: Flow
     assert seen <= set(allowed)
 
 
-def test_every_endpoint_of_a_choice_is_drawn(kernel: tuple[str, Answers]) -> None:
+def test_every_endpoint_of_a_choice_is_drawn(kernel: Kernel) -> None:
     """Over all flows with a choice, each of a, b and r is met: nobody is left out."""
-    mode, answers = kernel
+    mode, answers, _ = kernel
     drawn = {s for f, seen in answers.items() if "|" in f.expected(mode) and not f.sticky for s in seen}
     assert {s[0] for s in drawn} == {"a", "b", "r"}
+
+
+def test_the_dice_are_fair(kernel: Kernel) -> None:
+    """450 connections to three endpoints: 150 each, and no further from it than five standard deviations."""
+    _, _, drawn = kernel
+    for counted in drawn:
+        assert set(counted) == {"a", "b", "r"}
+        assert all(100 < n < 200 for n in counted.values()), counted

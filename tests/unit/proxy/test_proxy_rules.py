@@ -120,6 +120,20 @@ def test_affinity_remembers_the_client_whatever_the_dice_say() -> None:
     assert trace(kit.held, from_pod("172.30.0.44"), known) == Verdict(ACCEPT, "10.180.0.5:80")
 
 
+def test_affinity_in_nftables_mode_remembers_in_sets() -> None:
+    kit = Kit(mode="nftables").put(
+        service("s", "10.96.0.1", sessionAffinity="ClientIP"), slice_of("s", ep("10.244.1.8"), ep("10.244.1.9"))
+    )
+    kit.sync()
+    assert {v.to: c for v, c in kit.outcomes(from_pod("10.96.0.1"), HOST).items()} == {"10.244.1.8:80": 0.5, "10.244.1.9:80": 0.5}
+    second = next(n for n in kit.table.sets if n.startswith("affinity-") and "10.244.1.9" in n)
+    known = Host(HOST.addresses, frozenset({(second, POD)}))
+    assert {v.to for v in kit.outcomes(from_pod("10.96.0.1"), known)} == {"10.244.1.9:80"}
+    kit.put(service("s", "10.96.0.1"))
+    kit.sync()
+    assert not [n for n in kit.table.sets if n.startswith("affinity-")]
+
+
 @pytest.mark.parametrize(
     ("change", "pod", "node", "outside"),
     [
