@@ -32,7 +32,7 @@ from cni.result import VERSIONS, at_least, convert
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from cni.invoke import Runner
@@ -413,6 +413,26 @@ def _cached_result(cache_dir: str, network: NetworkList, to: Attachment) -> dict
     return convert(result, network.version) if isinstance(result, dict) else None
 
 
+def cached_result(container_id: str, ifname: str, cache_dir: str = DEFAULT_CACHE_DIR) -> dict[str, Any] | None:
+    """What ADD answered for an interface, in the newest version's form; None when the cache does not know."""
+    for entry in _entries_of(container_id, ifname, cache_dir):
+        if isinstance(entry.get("result"), dict):
+            return convert(entry["result"], "1.1.0")
+    return None
+
+
+def _entries_of(container_id: str, ifname: str, cache_dir: str) -> Iterator[dict[str, Any]]:
+    folder = os.path.join(cache_dir, "results")
+    try:
+        names = [name for name in os.listdir(folder) if name.endswith(f"-{container_id}-{ifname}") and name[0] != "."]
+    except OSError:
+        return
+    for name in names:
+        entry = _read_entry(os.path.join(folder, name)) or {}
+        if (entry.get("kind"), entry.get("containerId"), entry.get("ifName")) == (CACHE_KIND, container_id, ifname):
+            yield entry
+
+
 def _read_entry(path: str) -> dict[str, Any] | None:
     try:
         with open(path, "rb") as f:
@@ -427,15 +447,7 @@ def cached_network(container_id: str, ifname: str, cache_dir: str = DEFAULT_CACH
 
     For DEL: the files of the folder may have changed since. Upstream: GetNetworkListCachedConfig.
     """
-    folder = os.path.join(cache_dir, "results")
-    try:
-        names = [name for name in os.listdir(folder) if name.endswith(f"-{container_id}-{ifname}") and name[0] != "."]
-    except OSError:
-        return None
-    for name in names:
-        entry = _read_entry(os.path.join(folder, name)) or {}
-        if (entry.get("kind"), entry.get("containerId"), entry.get("ifName")) != (CACHE_KIND, container_id, ifname):
-            continue
+    for entry in _entries_of(container_id, ifname, cache_dir):
         try:
             return parse_list(base64.b64decode(str(entry.get("config", ""))))
         except (ValueError, CniError):

@@ -16,7 +16,9 @@ import cni.loopback
 import cni.portmap  # noqa: F401
 from cni import BIN_DIR, libcni
 from cni.errors import CniError
+from cni.result import convert
 from nsk8s.runtime.errors import CriError
+from nsk8s.runtime.neighbours import pin_when_crowded, unpin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ class Network:
             ips = libcni.pod_ips(result, IFNAME)
             if not ips:
                 raise CniError(f'network plugin returned no addresses for interface "{IFNAME}"')
+            pin_when_crowded(eth0.netns, convert(result, "1.1.0"), IFNAME)
             return {"ips": ips, "network": network.name}
         except (CniError, OSError) as e:
             with contextlib.suppress(CriError):  # StopPodSandbox tries again; the first failure is what the user needs
@@ -107,6 +110,9 @@ class Network:
     def tear_down(self, record: dict[str, Any]) -> None:
         """DEL, also for a sandbox whose ADD never ran or whose namespace is gone. Raises CriError."""
         lo, eth0 = self.attachments(record)
+        known = libcni.cached_result(record["id"], IFNAME, self.cache_dir)
+        if known is not None:
+            unpin(known, IFNAME)
         if not os.path.exists(eth0.netns):
             eth0.netns = lo.netns = ""
         how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": libcni.run_here_within(PLUGIN_TIMEOUT_S)}
