@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from nsk8s.api.kinds import BUILTIN
 from nsk8s.api.scheme import Scheme
@@ -124,7 +125,7 @@ async def _serve(config: Config, keys: Keys, store: Store, sock: socket.socket, 
     await cache.load()
     server, documents, kubelets = build(config, keys, store, cache)
     front = web.Server(server.handle, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None,
-                       max_line_size=64 * 1024, max_field_size=64 * 1024, lingering_time=2.0)  # fmt: skip
+                       max_line_size=64 * 1024, max_field_size=64 * 1024, lingering_time=2.0, logger=http_log())  # fmt: skip
     custom = CustomResources(server)
     loop = asyncio.get_running_loop()
     follower = loop.create_task(cache.follow())
@@ -151,6 +152,14 @@ async def _serve(config: Config, keys: Keys, store: Store, sock: socket.socket, 
     finally:
         follower.cancel()
         await asyncio.gather(follower, return_exceptions=True)
+
+
+def http_log() -> logging.Logger:
+    """The HTTP library's log without what clients do wrong on the wire: they are answered 400, and that is all."""
+    logger = logging.getLogger("http")
+    if not logger.filters:
+        logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+    return logger
 
 
 async def _wait(task: asyncio.Task[None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -471,3 +472,14 @@ def test_what_nothing_acts_on_is_said_and_what_something_does_is_not(api: Any) -
     assert warned(f"{networking}/ingressclasses", {"spec": {"controller": "example.com/mine"}}) == ""
     assert warned(f"{networking}/namespaces/default/ingresses", ingress) == ""
     assert warned(CM, {}) == ""
+
+
+def test_what_is_no_http_is_answered_400_and_leaves_no_traceback(api: Any) -> None:
+    for raw in (b"GET http://[bad/ HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/1.1\r\nBad Header\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", api.port), 5) as plain, api.context().wrap_socket(
+            plain, server_hostname="127.0.0.1"
+        ) as secure:
+            secure.sendall(raw)
+            assert b" 400 " in secure.recv(1000).split(b"\r\n")[0], raw
+    assert api.request("GET", "/readyz").body == b"ok"
+    assert "Error handling request" not in api.log()
