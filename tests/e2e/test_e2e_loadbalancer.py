@@ -208,6 +208,27 @@ def test_policy_local_keeps_the_clients_address_and_uses_only_nodes_with_an_endp
     assert set(took) == ({"node1", "node2"} if mode == "ecmp" else {announcer("red-local")})
 
 
+@ONE_MODE
+def test_health_check_node_port_and_source_ranges(mode: str) -> None:
+    """What a cloud's load balancer would ask, and whom kube-proxy lets in by the address packets really have."""
+    port = get("service/red-local")["spec"]["healthCheckNodePort"]
+
+    def health(node: str) -> str:
+        url = f"http://{NODE_IPS[node]}:{port}/healthz"
+        return netns("client", "curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url).stdout
+
+    assert {n: health(n) for n in NODES} == {"control-plane": "503", "node1": "200", "node2": "200", "node3": "503"}
+    ranged = service("ranged", app="blue")
+    ranged["spec"]["loadBalancerSourceRanges"] = ["198.51.100.0/24"]
+    apply(ranged)
+    ip = until("an address", lambda: external("ranged"))
+    until("the client is shut out", lambda: netns("client", "curl", "-s", "-m", "1", f"http://{ip}/").returncode == 28)
+    ranged["spec"]["loadBalancerSourceRanges"] = [f"{CLIENT}/32"]
+    apply(ranged)
+    assert {a["node"] for a in answered(ip)} == {"node3"}
+    nsk8s("delete", "service", "ranged")
+
+
 def test_udp(mode: str) -> None:
     assert sources(answered("10.100.0.2", 5, "udp")) == {CLIENT}
     assert {a["node"] for a in answered("10.100.0.1", 20, "udp")} == {"node1", "node2"}
