@@ -121,30 +121,41 @@ class NftablesProxier(Proxier):
     # ── writing ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _write(self, full: bool, changed: set[str]) -> None:
+        if self._stale_s:
+            await self._delete_due()
         tx = Transaction(self._where)
         if full:
             self._fill_whole(tx)
         else:
             self._fill_changed(tx, changed)
-        due = self._delete_stale(tx)
+        if not self._stale_s:
+            for name in self._stale:
+                tx.delete_chain(name)
+            self._stale.clear()
         script = tx.render()
         if script:
-            try:
-                await self._nft.run(script)
-            except NftError:
-                self._stale.update(due)
-                raise
+            await self._nft.run(script)
         if full:
             self._made_base_chains = True
 
-    def _delete_stale(self, tx: Transaction) -> dict[str, float]:
-        """Chains that lay empty for long enough go. Returns them, for the case that it fails."""
+    async def _delete_due(self) -> None:
+        """On older kernels: chains that lay empty for long enough go, in a transaction of their own, for it may fail."""
         now = time.monotonic()
-        due = {name: since for name, since in self._stale.items() if now - since >= self._stale_s}
+        due = [name for name, since in self._stale.items() if now - since >= self._stale_s]
+        if not due:
+            return
+        tx = Transaction(self._where)
         for name in due:
             tx.delete_chain(name)
+        try:
+            await self._nft.run(tx.render())
+        except NftError as e:
+            log.warning("stale chains could not be deleted, the next sync will be full: %s", e)
+            self._metrics.inc("sync_proxy_rules_nftables_cleanup_failures_total", 1, **self._family)
+            self.force_full_sync()
+            return
+        for name in due:
             del self._stale[name]
-        return due
 
     def _fall(self, tx: Transaction, chain: str) -> None:
         """A chain that nobody needs is emptied now and deleted as soon as the kernel allows."""

@@ -263,3 +263,31 @@ def test_metrics_count_changes_and_what_is_pending(mode: str) -> None:
     kit.sync(ok=False)
     failures = f"sync_proxy_rules_{'nftables_sync' if mode == 'nftables' else 'iptables_restore'}_failures_total"
     assert kit.metrics.get(failures, **family) == 1
+
+
+def test_on_older_kernels_a_chain_lies_empty_for_a_second_before_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("nsk8s.proxy.nftables.time.monotonic", lambda: now)
+    kit = Kit(mode="nftables").put(service("s", "10.96.0.1"), slice_of("s", ep("10.244.1.8"), ep("10.244.1.9")))
+    kit.proxier._stale_s = 1.0  # type: ignore[attr-defined]
+    kit.sync()
+    gone = next(n for n in kit.table.chains if "10.244.1.9" in n)
+    kit.put(slice_of("s", ep("10.244.1.8")))
+    kit.sync()
+    assert kit.table.rules(gone) == (), "emptied at once"
+    assert kit.proxier.wants_another_s == 1.0
+    kit.put(slice_of("s", ep("10.244.1.8"), ep("10.244.1.9")))  # it comes back before it went
+    kit.sync()
+    assert len(kit.table.rules(gone)) == 2
+    kit.put(slice_of("s", ep("10.244.1.8")))
+    kit.sync()
+    now += 1.1
+    kit.nft.fail_next = True
+    kit.sync()
+    failures = kit.metrics.get("sync_proxy_rules_nftables_cleanup_failures_total", ip_family="IPv4")
+    assert (failures, gone in kit.table.chains) == (1, True)
+    kit.sync()
+    now += 1.1
+    kit.sync()
+    assert gone not in kit.table.chains
+    assert kit.proxier.wants_another_s == 0
