@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
@@ -74,9 +75,17 @@ class HttpServer:
         self._headers = headers
         self._servers: list[asyncio.Server] = []
 
-    async def listen(self, host: str, port: int) -> None:
-        """Raises OSError when the address is taken."""
-        self._servers.append(await asyncio.start_server(self._serve, host, port, reuse_address=True))
+    async def listen(self, host: str, port: int, *, both: bool = True) -> None:
+        """Raises OSError when the address is taken. `::` takes IPv4 as well, as in Go, unless `both` is False."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        both = both and host == "::" and socket.has_dualstack_ipv6()
+        sock = socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=both)
+        try:
+            sock.setblocking(False)
+            self._servers.append(await asyncio.start_server(self._serve, sock=sock))
+        except OSError:
+            sock.close()
+            raise
 
     async def close(self) -> None:
         for server in self._servers:
@@ -129,7 +138,7 @@ class ServiceHealth:
     """One server for each Service with a health check node port: 200 while this node has a ready endpoint of it."""
 
     def __init__(self, health: ProxyHealth, addresses: Callable[[], list[str]]) -> None:
-        """`addresses()`: where node ports are served; ["0.0.0.0"] for everywhere."""
+        """`addresses()`: where node ports are served; "0.0.0.0" and "::" for everywhere."""
         self._health = health
         self._addresses = addresses
         self._ports: dict[str, int] = {}
@@ -165,7 +174,7 @@ class ServiceHealth:
         )
         try:
             for address in self._addresses():
-                await server.listen(address, port)
+                await server.listen(address, port, both=False)
         except OSError as e:
             log.error("health check node port %d of %s: %s", port, service, e.strerror or e)
             await server.close()

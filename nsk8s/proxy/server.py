@@ -306,9 +306,15 @@ class Server:
         return 200, "text/plain", "ok" if path == "/healthz" else ""
 
     def _health_addresses(self) -> list[str]:
-        addresses = NodePortAddresses(self._config.node_port_addresses, node_ips=tuple(filter(None, [self._facts.ip(False)])))
-        current = addresses.current()
-        return ["0.0.0.0"] if current is None else [a for a in current if not ip_address(a).is_loopback]
+        found: list[str] = []
+        for ipv6, proxier in self._proxiers:
+            if ipv6 and not proxier.is_needed:
+                continue
+            node_ips = tuple(filter(None, [self._facts.ip(ipv6)]))
+            current = NodePortAddresses(self._config.node_port_addresses, ipv6, node_ips).current()
+            everywhere = "::" if ipv6 else "0.0.0.0"
+            found += [everywhere] if current is None else [a for a in current if not ip_address(a).is_loopback]
+        return found
 
 
 def refuse_root_namespace() -> None:

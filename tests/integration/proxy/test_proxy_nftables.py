@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from proxy_table import CASES, node_object, objects, slice_of
+from proxy_table import CASES, node_object, objects, six, slice_of
 from proxy_world import FakeApi, World, endpoint_slice, eventually, node, service
 
 from nsk8s.net import chainset
@@ -221,3 +221,21 @@ def test_what_goes_over_netlink_is_what_nft_would_write(world: World, family: st
     with pytest.raises(AssertionError, match="No such file or directory: add rule"):
         run("add element {f} kube-proxy cluster-ips {{ {vip} }}\nadd rule {f} kube-proxy service-X/a goto nowhere\n", by="wire")
     assert words["vip"] not in world.sh("a", "nft list ruleset"), "all or nothing"
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_health_check_node_ports_answer_in_both_families(world: World, api: FakeApi, tmp_path: Path, mode: str) -> None:
+    api.put(node_object())
+    index, each = next((i, c) for i, c in enumerate(CASES, 1) if c.name == "lb-local")
+    service_object, *slices = objects(index, each)
+    service_object["spec"]["healthCheckNodePort"] = 32100
+    api.put(service_object, *slices)
+    world.proxy(api, tmp_path, "--proxy-mode", mode, clusters=BOTH)
+
+    def code(address: str) -> str:
+        get = f"curl -g -s -o /dev/null -w '%{{http_code}}' --noproxy '*' -m 3 http://{address}:32100/"
+        return world.sh("outside", get, check=False)
+
+    eventually(lambda: (code(world.NODE), code(f"[{six(world.NODE)}]")) == ("200", "200"))
+    api.put(*(slice_of(each, v, ()) for v in (False, True)))
+    eventually(lambda: (code(world.NODE), code(f"[{six(world.NODE)}]")) == ("503", "503"))
