@@ -210,7 +210,7 @@ _CATALOGUE: dict[str, tuple[Callable[[str], Image], tuple[str, ...], str]] = {
     "perl": (_simple(cmd=("perl", "-de0")), ("/usr/bin/perl",), "perl"),
     "nginx": (_nginx, ("/usr/sbin/nginx",), "nginx"),
     "curlimages/curl": (_simple(("curl",), ()), ("/usr/bin/curl",), "curl"),
-    "nicolaka/netshoot": (_simple(busybox=True, cmd=("bash",)), ("/usr/sbin/tcpdump", "/usr/bin/ip"), "tcpdump iproute2"),
+    "nicolaka/netshoot": (_simple(busybox=True, cmd=("bash",)), ("/usr/bin/tcpdump", "/usr/bin/ip"), "tcpdump iproute2"),
     "registry.k8s.io/pause": (_simple(("/bin/sh", "-c", _PAUSE), ()), ("/bin/sh", "/usr/bin/sleep"), "dash coreutils"),
     "networkstatic/iperf3": (_simple(("iperf3",), ()), ("/usr/bin/iperf3",), "iperf3"),
 }
