@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_HEAD = 65536
 MAX_BODY = 16 << 20
-QUIET_S, LAME_DUCK_S, FINISH_S = 0.3, 3.0, 1.0
+QUIET_S, LAME_DUCK_S, FINISH_S = 0.5, 5.0, 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 413: "Content Too Large", 431: "Request Header Fields Too Large"}
 
