@@ -42,6 +42,8 @@ class IngressController:
         self._publish = publish_service
         self._said: set[Problem] = set()
         self._known: set[str] = set()
+        self._good: dict[str, Object] = {}
+        """The Ingresses that nginx took the last time."""
         self._checked: dict[str, tuple[str, tuple[str, str] | None]] = {}
         """Secret → resourceVersion, and what is wrong with it."""
 
@@ -69,16 +71,24 @@ class IngressController:
         ingresses = {meta.key(i): i for i in self._ingresses.items() if model.ours(i, classes)}
         view = View(self._services.get, lambda key: self._slices.by_index("service", key), self._secret_problem)
         site = model.build(ingresses.values(), view)
-        self._tell(ingresses, site)
+        refused: set[Problem] = set()
         try:
-            if await self._nginx.apply(site, {name: self._pair(name) for name in site.certificates}):
-                await asyncio.sleep(MIN_INTERVAL_S)
+            changed = await self._apply(site)
+            self._good = ingresses
         except Nsk8sError as e:
             log.error("%s", e.message)
-            for key in set(ingresses):
-                self._say(ingresses, Problem(key, "ConfigurationRefused", e.message[:900]))
+            # What nginx took before goes on, and follows its endpoints; what came since then is to blame.
+            blame = [k for k, i in ingresses.items() if k not in self._good or _asked(i) != _asked(self._good[k])]
+            refused = {Problem(key, "ConfigurationRefused", e.message[:900]) for key in blame}
+            changed = await self._apply(model.build((self._good[k] for k in ingresses if k in self._good), view))
+        self._tell(ingresses, {*site.problems, *refused})
         await self._publish_address(ingresses)
+        if changed:
+            await asyncio.sleep(MIN_INTERVAL_S)
         return None
+
+    async def _apply(self, site: Site) -> bool:
+        return await self._nginx.apply(site, {name: self._pair(name) for name in site.certificates})
 
     def _secret_problem(self, key: str) -> tuple[str, str] | None:
         secret = self._secrets.get(key)
@@ -93,19 +103,14 @@ class IngressController:
         data = (self._secrets.get(key) or {}).get("data") or {}
         return base64.b64decode(data["tls.crt"]).decode(), base64.b64decode(data["tls.key"]).decode()
 
-    def _tell(self, ingresses: dict[str, Object], site: Site) -> None:
+    def _tell(self, ingresses: dict[str, Object], problems: set[Problem]) -> None:
         """Events for what is new: an Ingress of ours, and what is wrong with one."""
         for key in set(ingresses) - self._known:
             self._events.event(ingresses[key], NORMAL, "Sync", "Scheduled for sync")
         self._known = set(ingresses)
-        for problem in site.problems:
-            self._say(ingresses, problem)
-        self._said &= set(site.problems)
-
-    def _say(self, ingresses: dict[str, Object], problem: Problem) -> None:
-        if problem not in self._said and problem.ingress in ingresses:
+        for problem in sorted(problems - self._said):
             self._events.event(ingresses[problem.ingress], WARNING, problem.reason, problem.message)
-        self._said.add(problem)
+        self._said = problems
 
     async def _publish_address(self, ingresses: dict[str, Object]) -> None:
         """Write the addresses of our own Service into the Ingresses' status."""
@@ -128,6 +133,11 @@ class IngressController:
                 continue  # the watch brings what it is now
             except (StatusError, Unreachable) as e:
                 log.warning("status of %s: %s", key, e)
+
+
+def _asked(ingress: Object) -> tuple[Object, dict[str, str]]:
+    """What of an Ingress is its user's."""
+    return ingress.get("spec") or {}, meta.annotations(ingress)
 
 
 def _service_of(slice_: Object) -> list[str]:

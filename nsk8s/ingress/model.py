@@ -18,7 +18,7 @@ CONTROLLER = "nsk8s.dev/ingress"
 CLASS_ANNOTATION = "kubernetes.io/ingress.class"
 DEFAULT_CLASS_ANNOTATION = "ingressclass.kubernetes.io/is-default-class"
 ANNOTATIONS = "nginx.ingress.kubernetes.io/"
-SSL_REDIRECT = ANNOTATIONS + "ssl-redirect"
+SSL_REDIRECT, REWRITE_TARGET, USE_REGEX = (ANNOTATIONS + name for name in ("ssl-redirect", "rewrite-target", "use-regex"))
 CATCH_ALL = ""
 """The host of rules without a host."""
 
@@ -34,13 +34,18 @@ class Problem:
 
 @dataclass(frozen=True, order=True)
 class Location:
-    """Requests for a path, and where they lead: an upstream's name, or nothing (503). `exact`, or else everything below."""
+    """Requests for a path, and where they lead: an upstream's name, or nothing (503). `exact`, or else everything below.
+
+    With `regex` the path is a regular expression for the beginning, and `rewrite` what it is replaced by (empty: nothing is).
+    """
 
     path: str
     exact: bool
     upstream: str
     redirect: bool = False
     """Plain HTTP is sent to HTTPS."""
+    regex: bool = False
+    rewrite: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class _Builder:
     def add(self, ingress: Object) -> None:
         spec, key = ingress.get("spec") or {}, meta.key(ingress)
         for name in sorted(meta.annotations(ingress)):
-            if name.startswith(ANNOTATIONS) and name != SSL_REDIRECT:
+            if name.startswith(ANNOTATIONS) and name not in (SSL_REDIRECT, REWRITE_TARGET, USE_REGEX):
                 self._problem(key, "UnsupportedAnnotation", f"the annotation {name} is not supported and has no effect")
         rules = spec.get("rules") or []
         hosts = [rule.get("host") or CATCH_ALL for rule in rules]
@@ -129,15 +134,21 @@ class _Builder:
         for host, rule in zip(hosts, rules, strict=True):
             self._locations.setdefault(host, {})
             for path in (rule.get("http") or {}).get("paths") or []:
-                self._path(key, host, path, redirect and host in secured)
+                self._path(ingress, host, path, redirect and host in secured)
 
-    def _path(self, key: str, host: str, path: Object, redirect: bool) -> None:
-        text, kind = unquote(path.get("path") or "/"), path.get("pathType") or "ImplementationSpecific"
-        if any(ord(c) < 32 or ord(c) == 127 for c in text):
+    def _path(self, ingress: Object, host: str, path: Object, redirect: bool) -> None:
+        key, notes = meta.key(ingress), meta.annotations(ingress)
+        rewrite = notes.get(REWRITE_TARGET, "")
+        kind = path.get("pathType") or "ImplementationSpecific"
+        regex = kind != "Exact" and (bool(rewrite) or notes.get(USE_REGEX) == "true")
+        text = path.get("path") or "/"
+        if not regex:
+            text = unquote(text)
+        if any(ord(c) < 32 or ord(c) == 127 for c in text + rewrite):
             self._problem(key, "BadPath", f"the path {text!r} holds control characters")
             return
         upstream = self._upstream(key, path.get("backend") or {})
-        for where, exact, asked in _places(text, kind):
+        for where, exact, asked in [(text, False, True)] if regex else _places(text, kind):
             known = self._locations[host].get((where, exact))
             # A rule for just this path goes before one that includes it: Exact /a before Prefix /a.
             if known is not None and (known[2] or not asked):
@@ -145,7 +156,7 @@ class _Builder:
                     other = f"{known[1]} has {host or '*'}{where} already"
                     self._problem(key, "PathConflict", f"{other}, and is older: this rule has no effect")
                 continue
-            self._locations[host][where, exact] = Location(where, exact, upstream, redirect), key, asked
+            self._locations[host][where, exact] = Location(where, exact, upstream, redirect, regex, rewrite), key, asked
 
     def _upstream(self, key: str, backend: Object) -> str:
         """The name of a backend's upstream; empty when there is none."""

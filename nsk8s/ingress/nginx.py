@@ -92,18 +92,29 @@ def _server(server: Server, served: set[str], pem: str, http: int, https: int) -
         f"listen {http}{default};", f"listen {https} ssl{default};", f"server_name {server_name(server.host)};",
         f"ssl_certificate {quoted(pem)};", f"ssl_certificate_key {quoted(pem)};",
     ]  # fmt: skip
-    for location in server.locations:
-        lines += _location(location, served)
+    # nginx tries expressions before prefixes, and in order: so prefixes beside them become expressions too, the longest first.
+    expressions = any(e.regex for e in server.locations)
+    order = sorted(server.locations, key=lambda e: -len(e.path)) if expressions else server.locations
+    for location in order:
+        lines += _location(location, served, expressions)
     if not any(not e.exact and e.path == "/" for e in server.locations):
         lines += ["location / {", "    default_type text/plain;", '    return 404 "default backend - 404\\n";', "}"]
     return "\n    server {\n" + "".join(f"        {line}\n" for line in lines) + "    }\n"
 
 
-def _location(location: Location, served: set[str]) -> list[str]:
-    lines = [f"location {'= ' if location.exact else ''}{quoted(location.path)} {{"]
+def _location(location: Location, served: set[str], expressions: bool) -> list[str]:
+    path = location.path if location.regex else re.escape(location.path)
+    if location.exact:
+        lines = [f"location = {quoted(location.path)} {{"]
+    elif expressions:
+        lines = [f"location ~* {quoted('^' + path)} {{"]
+    else:
+        lines = [f"location {quoted(location.path)} {{"]
     if location.redirect:
         lines.append("    if ($scheme = http) { return 308 https://$host$request_uri; }")
     if location.upstream in served:
+        if location.rewrite:
+            lines.append(f"    rewrite {quoted('(?i)' + path)} {quoted(location.rewrite)} break;")
         # Quoting does not keep nginx from reading variables in a URL: names of upstreams hold no $.
         lines.append(f"    proxy_pass http://{location.upstream};")
     else:

@@ -75,7 +75,7 @@ class Nginx:
         trial.rename(path)
         self._text = text
         if self._process is None:
-            self._process = await asyncio.create_subprocess_exec(self._binary, "-e", "stderr", "-c", str(path))
+            self._process = await self._start(path)
             self._started.set()
             log.info("nginx started, pid %d", self._process.pid)
         else:
@@ -84,6 +84,17 @@ class Nginx:
         for old in set((self._folder / "ssl").iterdir()) - {Path(p) for p in paths.values()}:
             old.unlink()
         return True
+
+    async def _start(self, path: Path) -> asyncio.subprocess.Process:
+        """nginx, once it has its signal handlers: a SIGHUP before that would be its end. It writes its pid right after."""
+        written = self._folder / "nginx.pid"
+        written.unlink(missing_ok=True)
+        process = await asyncio.create_subprocess_exec(self._binary, "-e", "stderr", "-c", str(path))
+        for _ in range(2000):
+            if written.exists() or process.returncode is not None:
+                break
+            await asyncio.sleep(0.01)
+        return process
 
     async def _test(self, path: Path) -> None:
         child = await asyncio.create_subprocess_exec(

@@ -149,9 +149,9 @@ def test_tls() -> None:
 
 
 def test_what_is_not_supported_is_told() -> None:
-    site = build(ingress(rule("h", ("/", "Prefix"), ("/a\nb", "Exact")), notes={"nginx.ingress.kubernetes.io/rewrite-target": "/"}))
+    site = build(ingress(rule("h", ("/", "Prefix"), ("/a\nb", "Exact")), notes={"nginx.ingress.kubernetes.io/limit-rps": "5"}))
     assert {(p.reason, p.message) for p in site.problems} == {
-        ("UnsupportedAnnotation", "the annotation nginx.ingress.kubernetes.io/rewrite-target is not supported and has no effect"),
+        ("UnsupportedAnnotation", "the annotation nginx.ingress.kubernetes.io/limit-rps is not supported and has no effect"),
         ("BadPath", "the path '/a\\nb' holds control characters"),
     }
 
@@ -239,6 +239,31 @@ def test_the_configuration_as_text() -> None:
     }
 }
 """
+
+
+def test_rewrites_and_expressions() -> None:
+    rewritten = ingress(
+        rule("h", ("/some(/|$)(.*)", "ImplementationSpecific"), ("/exact", "Exact")), name="r", notes={model.REWRITE_TARGET: "/$2"}
+    )
+    plain = ingress(rule("h", ("/some/v1.0", "Prefix")), name="p", when="2025-01-01T00:00:00Z")
+    text = nginx.render(build(rewritten, plain), {nginx.FALLBACK: "/f.pem"})
+    wanted = r"""
+        location ~* "^/some(/|$)(.*)" {
+            rewrite "(?i)/some(/|$)(.*)" "/$2" break;
+            proxy_pass http://default-web-80;
+        }
+        location ~* "^/some/v1\\.0/" {
+            proxy_pass http://default-web-80;
+        }
+        location = "/some/v1.0" {
+            proxy_pass http://default-web-80;
+        }
+        location = "/exact" {
+            rewrite "(?i)/exact" "/$2" break;
+            proxy_pass http://default-web-80;
+        }
+"""
+    assert wanted.strip() in text
 
 
 def test_certificates_are_looked_at_before_nginx_does() -> None:
