@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_cluster import components, get, nsk8s, until
+from e2e_cluster import NAME, components, get, nsk8s, pods, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 SCRIPT = (Path(__file__).parent / "escape_attempts.py").read_text()
@@ -127,6 +129,40 @@ def test_a_static_pod_of_a_node(cluster: None) -> None:
     assert answer["pod"] == "fixed-node1"
     nsk8s("enter", "node/node1", "--", "rm", file)
     until("both have gone", lambda: nsk8s("get", "pod/fixed-node1", ok=False).returncode != 0)
+
+
+LOAD = """
+import json, socket, sys, time
+end, errors, servers = time.monotonic() + float(sys.argv[2]), [], {}
+while time.monotonic() < end:
+    try:
+        with socket.create_connection((sys.argv[1], 80), 5) as s:
+            s.sendall(b"GET /hostname HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+            answer = b"".join(iter(lambda: s.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        servers[answer.split()[-1].decode()] = 1
+    except (OSError, AssertionError) as e:
+        errors.append(repr(e))
+    time.sleep(0.01)
+print(json.dumps([errors, sorted(servers)]))
+"""
+
+
+def test_a_rolling_update_of_echo_loses_no_connection(cluster: None) -> None:
+    """Its pods go on answering until nobody comes any more (docs/pods.md), so no preStop hook is needed."""
+    hello = (Path(__file__).parents[2] / "examples" / "hello.yaml").read_text()
+    nsk8s("apply", "-f", "-", text=hello)
+    until("three ready pods", lambda: len(pods()) == 3)
+    vip = get("service/hello")["spec"]["clusterIP"]
+    before = {p["metadata"]["name"] for p in pods()}
+    enter = [sys.executable, "-m", "nsk8s.cli.main", "enter", "pod/neighbour", "--", "/usr/bin/python3", "-c", LOAD, vip, "8"]
+    load = subprocess.Popen(enter, stdout=subprocess.PIPE, text=True, env={**os.environ, "NSK8S_CLUSTER": NAME})
+    nsk8s("apply", "-f", "-", text=hello.replace("cpu: 10m", "cpu: 11m"))
+    until("three new pods", lambda: len(new := {p["metadata"]["name"] for p in pods()}) == 3 and not new & before)
+    errors, servers = json.loads(load.communicate(timeout=30)[0])
+    assert errors == []
+    assert set(servers) & before
+    assert set(servers) - before
 
 
 def test_no_process_of_ours_has_an_executable_that_can_be_written(cluster: None) -> None:
