@@ -50,7 +50,11 @@ class ClusterState:
     def cluster_config(self) -> ClusterConfig:
         from nsk8s import config
 
-        return config.parse(self.config, "cluster.json")
+        try:
+            return config.parse(self.config, "cluster.json")
+        except Nsk8sError as e:
+            remedy = f"another version of nsk8s made it: nsk8s down --name {self.config.get('name', 'CLUSTER')}"
+            raise Nsk8sError(e.message, remedy) from e
 
     def node(self, name: str) -> NodeState:
         found = next((n for n in self.nodes if n.name == name), None)

@@ -265,3 +265,11 @@ def test_a_captures_target_names_the_port_of_the_switch(monkeypatch: pytest.Monk
         machines.find("c", "switch/node9")
     with pytest.raises(Nsk8sError, match="there is no machine"):
         machines.find("c", "nowhere")
+
+
+def test_a_cluster_of_another_version_says_how_to_be_rid_of_it() -> None:
+    from nsk8s.cluster.state import ClusterState
+
+    with pytest.raises(Nsk8sError, match="there is no such setting") as e:
+        ClusterState({"name": "old", "kubeVersion": "1.2"}, 6443, []).cluster_config()
+    assert e.value.remedy.endswith("nsk8s down --name old")
