@@ -17,7 +17,10 @@ from e2e_cluster import NAME, apply, documents, get, netns, nsk8s, pods, until
 from nsk8s.client import certs
 from nsk8s.ingress import manifest
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.root, pytest.mark.timeout(180),
+    pytest.mark.skipif(not Path("/usr/sbin/nginx").exists(), reason="no nginx: apt-get install nginx-light"),
+]  # fmt: skip
 CA = certs.new_ca("the test's own CA")
 SLOW = "import http.server, time\nclass H(http.server.BaseHTTPRequestHandler):\n def do_GET(self):\n  self.send_response(200); self.end_headers()\n  for i in range(30):\n   self.wfile.write(b'x' * 1000); self.wfile.flush(); time.sleep(0.1)\nhttp.server.ThreadingHTTPServer(('', 8080), H).serve_forever()"
 

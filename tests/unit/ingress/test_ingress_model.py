@@ -12,6 +12,7 @@ from nsk8s.client import certs
 from nsk8s.ingress import manifest, model, nginx
 from nsk8s.ingress.model import Location, Problem, Server, Site, View
 from nsk8s.ingress.server import certificate_problem
+from nsk8s.runtime import images
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "ingress.yaml"
 
@@ -272,6 +273,12 @@ def test_certificates_are_looked_at_before_nginx_does() -> None:
     assert certificate_problem(one.cert_pem, other.key_pem) == "KEY_VALUES_MISMATCH"
     assert certificate_problem("rubbish", one.key_pem)
     assert certificate_problem("", "")
+
+
+def test_without_nginx_the_image_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images.os, "access", lambda path, mode: False)
+    with pytest.raises(images.ImageError, match="needs /usr/sbin/nginx on this machine: apt-get install nginx-light"):
+        images.resolve(manifest.IMAGE)
 
 
 def test_the_example_begins_with_the_manifest() -> None:
