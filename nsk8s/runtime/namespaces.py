@@ -26,7 +26,8 @@ class Namespaces:
         }
 
     def make(self, record: dict[str, Any]) -> list[int]:
-        """Descriptors of a sandbox's new namespaces. Its network namespace is also bound to its path. Raises OSError."""
+        """Descriptors of a sandbox's new namespaces. Its network namespace is also bound to its path.
+        Raises OSError, ValueError."""
         wanted = [] if record["hostIpc"] else ["ipc"]
         if not record["hostNetwork"]:
             wanted += ["net", "uts"]
@@ -43,7 +44,7 @@ class Namespaces:
                     made.append(os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
             finally:
                 self.go_back(wanted)
-        except OSError:
+        except (OSError, ValueError):
             for fd in made:
                 os.close(fd)
             raise

@@ -113,7 +113,7 @@ class Sandboxes:
             self.node.cgroups.create(record["cgroup"])
             self.node.cgroups.limit(record["cgroup"].rpartition("/")[0], spec.limits(record["config"]))
             self.start_pause(sandbox)
-        except OSError as e:
+        except (OSError, ValueError) as e:  # ValueError: text that the kernel cannot be told
             self.abandon(sandbox, request, CriError(f"failed to create sandbox: {describe(e)}"))
             return
         ended: list[tuple[Any, CriError | None]] = []
@@ -167,7 +167,8 @@ class Sandboxes:
                 os.close(fd)
 
     def start_pause(self, sandbox: Sandbox) -> None:
-        """Make the namespaces and the process that holds them; tell it to outlive us once it is written down. Raises OSError."""
+        """Make the namespaces and the process that holds them; tell it to outlive us once it is written down.
+        Raises OSError, ValueError."""
         record, metadata = sandbox.record, sandbox.record["config"]["metadata"]
         listener = wire.listen(sandbox.dir + "/sock")
         fds = [listener.fileno()]

@@ -574,3 +574,16 @@ def test_the_process_that_forks_sandboxes_is_replaced_and_dies_with_the_runtime(
     before.remove()
     after.remove()
     client.close()
+
+
+@pytest.mark.parametrize("sysctls", [{"net.ipv4.tcp_syncookies": "\ud800"}, {"net.x\0y": "1"}, {"net.ipv4.tcp_fin_timeout": "never"}])
+def test_what_the_kernel_cannot_be_told_fails_that_pod_only(node, client, sysctls):
+    own = os.readlink(f"/proc/{node.runtime}/ns/net")
+    for _ in range(5):  # more than are in flight at once
+        with pytest.raises(RuntimeFailure, match="failed to create sandbox"):
+            client.call("RunPodSandbox", {"config": node.pod_config(linux={"sysctls": sysctls})})
+    assert os.readlink(f"/proc/{node.runtime}/ns/net") == own
+    after = Pod(node, client)
+    assert after.run("echo fine") == (0, "fine\n")
+    after.remove()
+    assert client.call("ListPodSandbox")["items"] == []
