@@ -101,9 +101,6 @@ class Nft:
             said = err.decode(errors="replace").strip() or f"exit code {process.returncode}"
             raise NftError("nft: " + said[:2000])
 
-    def table_exists(self, family: str, table: str) -> bool:
-        return _exists(_GETTABLE, family, m.attr_text(_TABLE_NAME, table))
-
     def chains(self, family: str, table: str) -> list[str]:
         """The names of a table's chains; none when there is no such table."""
         found = []
@@ -153,10 +150,11 @@ def _dump(kind: int, family: str, payload: bytes) -> Iterator[bytes]:
     raise NftError("the rules change faster than they can be listed")
 
 
-def _exists(kind: int, family: str, payload: bytes) -> bool:
+def table_exists(family: str, table: str) -> bool:
+    """Whether a table is there; False on a kernel without nftables. Needs no nft program."""
     try:
-        return bool(list(_ask(kind, family, payload, 0)))
-    except FileNotFoundError:
+        return bool(list(_ask(_GETTABLE, family, m.attr_text(_TABLE_NAME, table), 0)))
+    except OSError:
         return False
 
 

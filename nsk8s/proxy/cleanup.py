@@ -83,11 +83,7 @@ async def _clean_iptables(variants: tuple[str, ...]) -> None:
 
 
 async def _clean_nftables() -> None:
-    try:
-        program = nft.detect()
-    except Nsk8sError:
-        return  # then it never wrote anything
     for family in ("ip", "ip6"):
-        if program.table_exists(family, nftrules.TABLE):
-            await program.run(f"delete table {family} {nftrules.TABLE}\n")
+        if nft.table_exists(family, nftrules.TABLE):
+            await nft.detect().run(f"delete table {family} {nftrules.TABLE}\n")
             log.info("removed nftables table %s %s", family, nftrules.TABLE)

@@ -360,3 +360,25 @@ def test_switches_may_be_spelled_as_go_does() -> None:
 
     given = ["--masquerade-all=false", "--iptables-localhost-nodeports=true", "--cluster-cidr=10.0.0.0/8", "--cleanup"]
     assert [_plain(a) for a in given] == ["--no-masquerade-all", "--iptables-localhost-nodeports", *given[2:]]
+
+
+def test_each_mode_reads_its_own_section_of_the_configuration() -> None:
+    document = {
+        "apiVersion": config.API_VERSION, "kind": "KubeProxyConfiguration", "mode": "nftables",
+        "nftables": {"masqueradeAll": True, "masqueradeBit": 3, "syncPeriod": "40s", "minSyncPeriod": "2s"},
+        "iptables": {"masqueradeBit": 9, "minSyncPeriod": "5s"},
+    }  # fmt: skip
+    found = config.from_document(document)
+    assert (found.masquerade_all, found.masquerade_bit, found.sync_period_s, found.min_sync_period_s) == (True, 3, 40, 2)
+    assert found.node_port_addresses == ("primary",), "upstream's default in this mode"
+    found = config.from_document({**document, "mode": "iptables"})
+    assert (found.masquerade_all, found.masquerade_bit, found.min_sync_period_s, found.node_port_addresses) == (False, 9, 5, ())
+    kept = config.from_document({**document, "nodePortAddresses": ["0.0.0.0/0"]})
+    assert kept.node_port_addresses == ("0.0.0.0/0",)
+
+
+@pytest.mark.parametrize("mode", ["ipvs", "userspace", "kernelspace"])
+def test_modes_that_are_not_there_are_refused_in_words(mode: str) -> None:
+    with pytest.raises(config.ConfigError, match=f"mode: {mode} is not supported: .+") as caught:
+        config.Config(mode=mode).validated()
+    assert caught.value.remedy == "use iptables or nftables"
