@@ -86,6 +86,22 @@ def limits(nodes: int, pods: int) -> list[Check]:
     return out
 
 
+def full_neighbour_table(proc: Path = Path("/proc")) -> Check | None:
+    """The check that fails when the machine's clusters together know more neighbours than the kernel keeps; None while it does.
+
+    It is one table for all namespaces. When it overflows no new address is found any more, and that looks like a cut cable.
+    """
+    try:
+        entries = int((proc / "net/stat/arp_cache").read_text().splitlines()[1].split()[0], 16)
+        limit = int((proc / "sys/net/ipv4/neigh/default/gc_thresh3").read_text())
+    except (OSError, ValueError, IndexError):
+        return None
+    if entries < limit:
+        return None
+    found = f"the kernel's neighbour table is full ({entries} of {limit} entries, of all clusters together)"
+    return Check("neighbours", False, found, f"sysctl -w net.ipv4.neigh.default.gc_thresh3={4 * limit}, or fewer pods")
+
+
 def iptables_variant() -> Check:
     """Which iptables this machine's `iptables` is."""
     found = probe.iptables_version()

@@ -19,7 +19,7 @@ from nsk8s.api.meta import Object
 from nsk8s.client import kubeconfig
 from nsk8s.client.resources import BY_KIND, NODES
 from nsk8s.client.rest import Client, Unreachable
-from nsk8s.cluster import supervise
+from nsk8s.cluster import preflight, supervise
 from nsk8s.cluster.state import ClusterState, Paths
 from nsk8s.config import ClusterConfig
 from nsk8s.errors import AlreadyExists, Gone, NotFound, Nsk8sError, StatusError
@@ -32,7 +32,17 @@ GONE_POLL_S = 0.25
 
 
 def wait(paths: Paths, state: ClusterState, timeout_s: float, say: Callable[[str], None]) -> None:
-    """Return when everything that should be there is Ready. Raises Nsk8sError naming what is not."""
+    """Return when everything that should be there is Ready. Raises Nsk8sError naming what is not, and why if it is the machine."""
+    try:
+        _wait(paths, state, timeout_s, say)
+    except Nsk8sError as e:
+        full = preflight.full_neighbour_table()
+        if full is None:
+            raise
+        raise Nsk8sError(f"{e.message}; {full.found}", full.fix) from e
+
+
+def _wait(paths: Paths, state: ClusterState, timeout_s: float, say: Callable[[str], None]) -> None:
     deadline = time.monotonic() + timeout_s
     config = state.cluster_config()
     born = _born(paths)

@@ -143,3 +143,17 @@ def test_the_next_free_port_that_no_other_cluster_has(monkeypatch: pytest.Monkey
     monkeypatch.setattr(preflight, "port_is_free", lambda port: False)
     with pytest.raises(Nsk8sError, match="no free port"):
         preflight.choose_api_port(ClusterConfig(), set())
+
+
+@pytest.mark.parametrize(("entries", "full"), [("000003ff", False), ("00000400", True), ("00000407", True), ("nonsense", False)])
+def test_a_full_neighbour_table_is_told(tmp_path: Path, entries: str, full: bool) -> None:
+    stat, sysctl = tmp_path / "net/stat/arp_cache", tmp_path / "sys/net/ipv4/neigh/default/gc_thresh3"
+    assert preflight.full_neighbour_table(tmp_path) is None, "a kernel that does not tell"
+    for path, text in ((stat, f"entries  allocs\n{entries} 00000d54\n"), (sysctl, "1024\n")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    check = preflight.full_neighbour_table(tmp_path)
+    assert (check is not None) == full
+    if check is not None:
+        assert f"({int(entries, 16)} of 1024 entries" in check.found
+        assert "gc_thresh3=4096" in check.fix
