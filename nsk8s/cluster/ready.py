@@ -32,7 +32,7 @@ GONE_POLL_S = 0.25
 
 
 def wait(paths: Paths, state: ClusterState, timeout_s: float, say: Callable[[str], None]) -> None:
-    """Return when everything that should be there is Ready. Raises Nsk8sError naming what is not, and why if it is the machine."""
+    """Return when everything that should be there is Ready. Raises Nsk8sError naming what is not."""
     try:
         _wait(paths, state, timeout_s, say)
     except Nsk8sError as e:
