@@ -169,6 +169,8 @@ def security_context(pod: Object, container: Object) -> dict[str, Any]:
         "readonlyRootfs": bool(own.get("readOnlyRootFilesystem")),
         "noNewPrivs": not escalation_allowed(own),
     }
+    if (effective("seccompProfile") or {}).get("type") == "Unconfined":
+        out["seccomp"] = {"profileType": "Unconfined"}
     if user is not None:
         out["runAsUser"] = {"value": int(user)}
     if group is not None:
@@ -242,7 +244,7 @@ def unsupported(pod: Object) -> list[str]:
                 said.append(f"{where}: securityContext.{key}")
         for key in ("seccompProfile", "appArmorProfile"):
             kind = (security.get(key) or {}).get("type")
-            if kind not in (None, "Unconfined"):
+            if kind == "Localhost":  # RuntimeDefault is what there is, and no seccomp filter can be had as well
                 said.append(f"{where}: securityContext.{key} {kind}")
         if security.get("procMount") not in (None, "Default"):
             said.append(f"{where}: securityContext.procMount {security['procMount']}")

@@ -145,7 +145,7 @@ def drop_privileges(spec: dict[str, Any]) -> None:
     os.setgroups(spec["groups"])
     uid, gid = spec["uid"], spec["gid"]
     os.setresgid(gid, gid, gid)
-    if not spec["privileged"]:
+    if spec.get("seccomp", not spec["privileged"]):
         seccomp.apply(spec["capabilities"])
     os.setresuid(uid, uid, uid)  # another user than root loses its capabilities here, as in runc
     if uid == 0:

@@ -149,6 +149,7 @@ def build(
         "capabilities": bits,
         "noNewPrivs": (not privileged) if nnp is None else bool(nnp),
         "privileged": privileged,
+        "seccomp": not privileged and (sec.get("seccomp") or {}).get("profileType") != "Unconfined",
         "holdsSignals": image.holds_signals and not config.get("command"),
         "readonly": bool(sec.get("readonlyRootfs")),
         "mounts": mounts,

@@ -273,3 +273,11 @@ def test_an_exec_is_never_seen_with_the_machine_in_its_hands(pod, tmp_path):
     assert "('root', 'own')" in seen, "the spy did see processes"
     assert "MACHINE" not in seen
     assert "WRITABLE" not in seen
+
+
+def test_without_the_filter_only_when_asked_for(pod):
+    code, out = pod.run(
+        "grep Seccomp: /proc/self/status; grep NoNewPrivs /proc/self/status",
+        linux={"securityContext": {"seccomp": {"profileType": "Unconfined"}}},
+    )
+    assert (code, out.split()) == (0, ["Seccomp:", "0", "NoNewPrivs:", "1"])

@@ -234,3 +234,16 @@ def test_an_ephemeral_container_may_join_anothers_processes():
         pod(), spec(), attempt=0, environment={}, mounts=[], termination_file="", target_id="abc"
     )  # fmt: skip
     assert config["linux"]["securityContext"]["namespaceOptions"] == {"pid": "TARGET", "targetId": "abc"}
+
+
+def test_seccomp_profiles():
+    def config(**security):
+        return container_config(pod(), spec(securityContext=security), attempt=0, environment={}, mounts=[], termination_file="")
+
+    def asked(kind):
+        return {"seccompProfile": {"type": kind}}
+
+    assert config(**asked("Unconfined"))["linux"]["securityContext"]["seccomp"] == {"profileType": "Unconfined"}
+    assert "seccomp" not in config(**asked("RuntimeDefault"))["linux"]["securityContext"]
+    assert [unsupported(pod(spec(securityContext=asked(k)))) for k in ("Unconfined", "RuntimeDefault")] == [[], []]
+    assert unsupported(pod(spec(securityContext=asked("Localhost")))) == ["container main: securityContext.seccompProfile Localhost"]
