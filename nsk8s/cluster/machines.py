@@ -126,12 +126,22 @@ def make_infrastructure(paths: Paths, record: Record, config: ClusterConfig) -> 
     route_pool(config)
 
 
+def linked_resolv_conf(host: Path) -> dict[str, str]:
+    """A node sees the machine's /etc/resolv.conf; where that is a link out of /etc (systemd-resolved), a node gets its text instead."""
+    if not host.is_symlink():
+        return {}
+    try:
+        return {"etc/resolv.conf": host.read_text()}
+    except OSError:
+        return {"etc/resolv.conf": ""}
+
+
 def make_node(paths: Paths, record: Record, config: ClusterConfig, state: NodeState) -> None:
     """A node's machine, booted: empty /run, no rules, no pods; its disk as it was."""
     root = paths.node_root(state.name)
     for name, text in {**node_files(config), "etc/hostname": f"{state.name}\n", "etc/hosts": HOSTS.format(
         ip=state.ip, name=state.name
-    )}.items():  # fmt: skip
+    ), **linked_resolv_conf(Path("/etc/resolv.conf"))}.items():  # fmt: skip
         path = root / name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
