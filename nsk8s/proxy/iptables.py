@@ -46,7 +46,7 @@ class IptablesProxier(Proxier):
         super().__init__(context, node, node_ports, metrics)
         self._iptables = iptables
         self._held: dict[PortName, _Held] = {}
-        self._names: dict[str, set[PortName]] = {}  # Service → its keys in _held
+        self._names: dict[str, tuple[PortName, ...]] = {}  # Service → its keys in _held
         self._written: dict[tuple[str, str], Rules] = {}  # (table, shared chain) → its rules as last written
 
     async def _write(self, full: bool, changed: set[str]) -> None:
@@ -89,13 +89,13 @@ class IptablesProxier(Proxier):
         """
         differing: dict[str, Chain] = {}
         own: set[str] = set()
-        kept: set[PortName] = set()
+        kept: list[PortName] = []
         before = [n for p in self._ports_of(key) for n in self._held[p].chains]
         for decision in self.decisions(key):
             made = rules.port_rules(decision, self._context)
             name, sticky = decision.service.name, bool(decision.service.affinity_s)
             own.update(made.own)
-            kept.add(name)
+            kept.append(name)
             old = self._held.get(name)
             known = {c for c in old.chains if c.startswith("KUBE-SEP-")} if old and old.sticky == sticky else ()
             differing.update((n, c) for n, c in made.own.items() if n not in known)
@@ -107,16 +107,17 @@ class IptablesProxier(Proxier):
                 decision.internal_verdict == "DROP",
                 decision.external_verdict == "DROP" and decision.service.externally_accessible,
             )
-            self._names.setdefault(key, set()).add(name)
-        for gone in [p for p in self._ports_of(key) if p not in kept]:
-            del self._held[gone]
-            self._names[key].discard(gone)
-        if not self._names.get(key):
+        for gone in self._ports_of(key):
+            if gone not in kept:
+                del self._held[gone]
+        if kept:
+            self._names[key] = tuple(kept)
+        else:
             self._names.pop(key, None)
         return differing, [n for n in before if n not in own]
 
-    def _ports_of(self, key: str) -> list[PortName]:
-        return list(self._names.get(key, ()))
+    def _ports_of(self, key: str) -> tuple[PortName, ...]:
+        return self._names.get(key, ())
 
     def _shared(self) -> tuple[dict[str, Chain], dict[str, Chain]]:
         """Tables filter and nat, without the service-owned chains."""

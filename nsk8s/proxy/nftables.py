@@ -84,7 +84,7 @@ class NftablesProxier(Proxier):
         self._family_name = "ip6" if context.ipv6 else "ip"
         self._where = f"{self._family_name} {TABLE}"
         self._held: dict[PortName, _Held] = {}
-        self._names: dict[str, set[PortName]] = {}  # Service → its keys in _held
+        self._names: dict[str, tuple[PortName, ...]] = {}  # Service → its keys in _held
         self._claims = Claims()
         self._node_port_ips: tuple[str, ...] | None = ()
         self._service_cidrs: tuple[str, ...] = ()
@@ -285,7 +285,7 @@ class NftablesProxier(Proxier):
             )
             found.append((port, made))
         if found:
-            self._names[service] = {port for port, _ in found}
+            self._names[service] = tuple(port for port, _ in found)
         else:
             self._names.pop(service, None)
         return found
