@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from nsk8s.cluster.specs import node_files
 from nsk8s.cluster.state import NodeState, Paths, Record, save_record, write_atomically
@@ -127,7 +128,7 @@ def make_infrastructure(paths: Paths, record: Record, config: ClusterConfig) -> 
 
 
 def linked_resolv_conf(host: Path) -> dict[str, str]:
-    """A node sees the machine's /etc/resolv.conf; where that is a link out of /etc (systemd-resolved), a node gets its text instead."""
+    """A node sees the machine's /etc/resolv.conf; where that is a link out of /etc (systemd-resolved), it gets the text."""
     if not host.is_symlink():
         return {}
     try:
