@@ -6,9 +6,11 @@ import json
 import os
 import socket
 import sys
+import time
 import traceback
 from typing import Any
 
+from nsk8s.cluster import launch
 from nsk8s.cluster.state import Paths
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel import process
@@ -49,14 +51,21 @@ def ensure_running(paths: Paths) -> bool:
 class Starting:
     """A supervisor that is on its way; `wait` returns when it answers."""
 
-    def __init__(self, ready_fd: int, log: str) -> None:
-        self._fd, self._log = ready_fd, log
+    def __init__(self, paths: Paths, ready_fd: int, log: str) -> None:
+        self._paths, self._fd, self._log = paths, ready_fd, log
 
     def wait(self) -> None:
         """Raises Nsk8sError when it died instead."""
         with os.fdopen(self._fd, "rb") as f:
-            if f.read(1) != b"1":
-                raise Nsk8sError("the supervisor did not start", f"see {self._log}")
+            if f.read(1) == b"1":
+                return
+        # Perhaps that of an earlier command, which was killed, was on its way, and this one made room for it.
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while launch.read_identity(str(self._paths.run), "supervisor") is not None and time.monotonic() < deadline:
+            if call(self._paths, {"op": "status"}) is not None:
+                return
+            time.sleep(0.02)
+        raise Nsk8sError("the supervisor did not start", f"see {self._log}")
 
 
 def start(paths: Paths) -> Starting:
@@ -94,4 +103,4 @@ def start(paths: Paths) -> Starting:
             os._exit(1)
     os.waitpid(pid, 0)
     os.close(ready_w)
-    return Starting(ready_r, str(log))
+    return Starting(paths, ready_r, str(log))

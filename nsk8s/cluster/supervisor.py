@@ -11,6 +11,7 @@ Control socket (`<run>/supervisor.sock`), one JSON line each way: `{"op": "ensur
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -98,7 +99,8 @@ class Supervisor:
         self._start_zygote()
         self._load()
         if ready_fd >= 0:
-            os.write(ready_fd, b"1")
+            with contextlib.suppress(BrokenPipeError):  # the command that started us was killed
+                os.write(ready_fd, b"1")
             os.close(ready_fd)
         while not self.leaving:
             timeout = self._start_due()
