@@ -100,8 +100,12 @@ class ServiceController:
         self._events.event(service, NORMAL, "EnsuringLoadBalancer", "Ensuring load balancer")
         if not services.has_finalizer(service):
             service = await self._finalizers(service, [*(service["metadata"].get("finalizers") or []), services.FINALIZER])
-        await self._status(service, wanted)
-        self._written[key] = ip
+        self._written[key] = ip  # before it is written: the watch may be faster than the answer
+        try:
+            await self._status(service, wanted)
+        except BaseException:
+            self._written.pop(key, None)
+            raise
         self._events.event(service, NORMAL, "EnsuredLoadBalancer", "Ensured load balancer")
 
     async def _clean_up(self, service: Object) -> None:

@@ -71,7 +71,7 @@ def choose(service: Object, pool: Pool, holder: Callable[[str], str | None]) -> 
     for ip in held(service, pool):
         if holder(ip) in (None, key):
             return ip
-    return pool.first_free(lambda ip: holder(ip) is not None)
+    return pool.first_free(lambda ip: holder(ip) not in (None, key))
 
 
 def status(ip: str) -> Object:
