@@ -32,6 +32,7 @@ timing:
 """
 ONE_MODE = pytest.mark.parametrize("mode", ["ecmp"], indirect=True)
 """For what the modes share."""
+SLOW_IN_L2 = pytest.mark.parametrize("mode", ["ecmp", pytest.param("l2", marks=pytest.mark.slow)], indirect=True)
 ASK = """
 import json, socket, sys
 kind, ip, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -242,6 +243,7 @@ def test_from_inside_nothing_goes_over_the_router(mode: str) -> None:
     assert since(before, "10.100.0.1") == {}
 
 
+@SLOW_IN_L2
 def test_what_nobody_serves_is_refused_aloud(mode: str) -> None:
     """Not a loop between node and router until the TTL ends: an ICMP error, at an address and at a port that nobody serves."""
     assert "No route to host" in connect("10.100.0.6")[0]["error"]
@@ -249,6 +251,7 @@ def test_what_nobody_serves_is_refused_aloud(mode: str) -> None:
     assert done.returncode == 7, done.stdout
 
 
+@SLOW_IN_L2
 def test_components_that_are_killed_cost_no_address_and_no_connection(mode: str) -> None:
     kept = {n: external(n) for n in ("red", "red-local", "blue")}
     running = components()
@@ -287,6 +290,7 @@ def test_an_address_is_released_and_used_again(mode: str) -> None:
     nsk8s("delete", "service", "second")
 
 
+@pytest.mark.slow
 @ONE_MODE
 def test_a_full_pool_and_a_wrong_wish_are_said_in_an_event(mode: str) -> None:
     names = [f"many{i}" for i in range(3)]
@@ -306,6 +310,7 @@ def test_a_full_pool_and_a_wrong_wish_are_said_in_an_event(mode: str) -> None:
     nsk8s("delete", "service", *names[::2], "wish", "taken", "pending")
 
 
+@SLOW_IN_L2
 def test_a_node_that_is_excluded_by_label_takes_nothing(mode: str) -> None:
     label = "node.kubernetes.io/exclude-from-external-load-balancers"
     victim = "node1" if mode == "ecmp" else announcer("red")
