@@ -22,7 +22,7 @@ from nsk8s.kubelet.actions import Actions, Kill, compute_pod_actions
 from nsk8s.kubelet.containerconfig import sandbox_config, unsupported
 from nsk8s.kubelet.cri import RuntimeFailure
 from nsk8s.kubelet.killing import Deadline
-from nsk8s.kubelet.podruntime import PodRuntime, find_spec, garbage
+from nsk8s.kubelet.podruntime import EXITED, PodRuntime, find_spec, garbage
 from nsk8s.kubelet.problems import StartProblem
 from nsk8s.kubelet.status import generate_status
 from nsk8s.kubelet.volumes import MountError, freshness, needs_refresh
@@ -254,6 +254,9 @@ class PodWorker:
         sandbox_id = actions.sandbox_id
         if actions.create_sandbox:
             sandbox_id = await self._create_sandbox(actions.attempt)
+        elif await self._sandbox_has_died(actions):
+            self._dirty = True
+            return
         ips: tuple[str, ...] = self.runtime.ips
         if self.pod["spec"].get("hostNetwork"):
             ips = self.k.config.node_ips
@@ -266,6 +269,18 @@ class PodWorker:
                 if self.wants_to_end:
                     return
                 await self._start(spec[key][i], sandbox_id, ips)
+
+    async def _sandbox_has_died(self, actions: Actions) -> bool:
+        """Containers that end may have ended with their sandbox, whose own event is still on its way: a restart in it would
+        fail, and would count as one when the next has to wait. (Upstream's relist sees both at once.)"""
+        spec = self.pod["spec"]
+        names = [spec["initContainers"][i]["name"] for i in actions.init_to_start]
+        names += [spec["containers"][i]["name"] for i in actions.to_start]
+        before = [self.runtime.container(n) for n in names]
+        if any(c is not None and c.state == EXITED and c.sandbox_id == actions.sandbox_id for c in before):
+            await self.k.pleg.refresh_sandbox(actions.sandbox_id, tell=False)
+            return self.runtime.sandbox is None or not self.runtime.sandbox.ready
+        return False
 
     async def _kill(self, kill: Kill) -> None:
         spec = find_spec(self.pod, kill.container.name) or {}

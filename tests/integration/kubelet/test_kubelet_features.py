@@ -51,7 +51,7 @@ def test_a_killed_pause_costs_the_pod_its_address_and_nothing_leaks(world: Kubel
     old = before["status"]["podIP"]
     assert old in leases(world)
     os.kill(world.sandbox_of(before)["pid"], signal.SIGKILL)
-    after = world.wait_pod("boxed", lambda p: is_ready(p) and main_status(p)["restartCount"] == 1, "remade")
+    after = world.wait_pod("boxed", lambda p: is_ready(p) and main_status(p)["restartCount"] == 1, "remade, at once", 8)
     new = after["status"]["podIP"]
     assert new != old
     assert ("SandboxChanged", "Pod sandbox changed, it will be killed and re-created.") in world.events("boxed")
