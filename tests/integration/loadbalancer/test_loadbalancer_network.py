@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -141,7 +142,67 @@ def test_the_routers_sysctls(lan: list[int]) -> None:
 
     with entered(lan[0]):
         router.set_sysctls()
-        names = [re.sub("net/ipv4/", "", key) for key in router.SYSCTLS]
-        assert [value(n) for n in names] == ["1", "1"]
+        names = {re.sub("net/ipv4/", "", key): wanted for key, wanted in router.SYSCTLS.items()}
+        assert {n: value(n) for n in names} == names
     with entered(lan[1]):
-        assert [value(n) for n in names] == ["0", "0"], "of this namespace only"
+        assert all(value(n) != wanted for n, wanted in names.items()), "of this namespace only"
+
+
+def answers(fd: int, count: int) -> int:
+    """How many of so many UDP questions from the router to the VIP, each from a port of its own, are answered."""
+    good = 0
+    for _ in range(count):
+        with entered(fd):
+            client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with client:
+            client.settimeout(0.2)
+            try:
+                client.sendto(b"x", (VIP, 9))
+                good += client.recv(10) == b"x"
+            except OSError:
+                continue
+    return good
+
+
+@pytest.mark.slow
+def test_a_node_that_is_cut_off_is_passed_over_while_the_routes_still_name_it(lan: list[int]) -> None:
+    """Nobody is told: that it no longer answers ARP is enough."""
+    with entered(lan[0]):
+        router.set_sysctls()
+        router.ensure({"10.100.0.0/16": ("192.168.56.11", "192.168.56.12")})
+    servers = []
+    for fd in lan[1:]:
+        with Rtnl(fd) as rtnl:
+            lo = rtnl.link_get("lo")
+            assert lo is not None
+            rtnl.link_set(lo.index, up=True)
+            rtnl.addr_add(lo.index, f"{VIP}/32")
+        with entered(fd):
+            server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind((VIP, 9))
+        servers.append(server)
+
+    def serve(server: socket.socket) -> None:
+        while (question := server.recvfrom(10))[0] != b"end":
+            server.sendto(*question)
+
+    threads = [threading.Thread(target=serve, args=(s,)) for s in servers]
+    for thread in threads:
+        thread.start()
+    try:
+        assert answers(lan[0], 40) == 40
+        with Rtnl(lan[2]) as rtnl:
+            link = rtnl.link_get("eth0")
+            assert link is not None
+            rtnl.link_set(link.index, up=False)
+        assert answers(lan[0], 40) < 40, "half of them go there at first"
+        deadline = time.monotonic() + 30
+        while answers(lan[0], 40) < 40:
+            assert time.monotonic() < deadline
+        assert routes_of(lan[0])["10.100.0.0/16"][1] == ("192.168.56.11", "192.168.56.12")
+    finally:
+        for fd, server, thread in zip(lan[1:], servers, threads, strict=True):
+            with entered(fd), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                s.sendto(b"end", (VIP, 9))
+            thread.join(5)
+            server.close()
