@@ -21,59 +21,73 @@ if TYPE_CHECKING:
 @click.option("-6", "--ipv6", is_flag=True, help="The IPv6 rules.")
 @output_option("json")
 def rules(cluster: str, service: str | None, namespace: str, node: str, ipv6: bool, output: str | None) -> None:
-    """Show the rules of one Service on a node, as the kernel holds them: each with its packets so far and what it does.
+    """Show the rules of one Service on a node, as the kernel holds them: what each does and, in iptables mode, its packets.
 
     Only the first packet of a connection meets these rules; conntrack treats the others alike. Without SERVICE: every Service
-    that has rules on the node. iptables mode only.
+    that has rules on the node.
     """
     from nsk8s.kernel import machine, rulesave
-    from nsk8s.net import ruletree
+    from nsk8s.net import nftruletree, ruletree
     from nsk8s.net.topology import CONTROL_PLANE
 
     _, state = loaded(cluster)
-    config = state.cluster_config()
-    if config.proxy.mode != "iptables":
-        raise Nsk8sError(
-            f"kube-proxy runs in {config.proxy.mode} mode: its rules are not iptables'",
-            "nsk8s enter node/NODE -- nft list table ip kube-proxy",
-        )
     running = [n.name for n in state.nodes if not n.stopped]
     workers = [n for n in running if n != CONTROL_PLANE] or running
     chosen = state.node(node).name if node else workers[0]
     if chosen not in running:
         raise Nsk8sError(f"node {chosen} is switched off", f"nsk8s node start {chosen}")
-    counted = ruletree.read(rulesave.counted(machine.netns_path(f"{cluster}-{chosen}"), config.iptables, ipv6=ipv6))
-    found = ruletree.services(counted)
+    netns = machine.netns_path(f"{cluster}-{chosen}")
+    listing = rulesave.kube_proxy_table(netns, ipv6=ipv6)
+    if listing:
+        mode, nft = "nftables", nftruletree.read(listing)
+        found = {name: [_element(e) for e in entries] for name, entries in nftruletree.services(nft).items()}
+    else:
+        mode = "iptables"
+        counted = ruletree.read(rulesave.counted(netns, state.cluster_config().iptables, ipv6=ipv6))
+        found = {name: [_rule(r) for r in entries] for name, entries in ruletree.services(counted).items()}
     if service is None:
-        _overview(found, chosen, output)
+        _overview(found, chosen, mode, output)
         return
     key = service.removeprefix("service/").removeprefix("svc/")
     key = key if "/" in key else f"{namespace}/{key}"
     if key not in found:
         raise _why_none(cluster, key, chosen)
-    branches = ruletree.tree(counted, key, with_client(cluster, lambda client: _endpoints(client, key)))
+    pods = with_client(cluster, lambda client: _endpoints(client, key))
+    branches = nftruletree.tree(nft, key, pods) if listing else ruletree.tree(counted, key, pods)
     if output:
-        print_json({"service": key, "node": chosen, "mode": "iptables", "rules": [ruletree.as_json(b) for b in branches]})
+        print_json({"service": key, "node": chosen, "mode": mode, "rules": [ruletree.as_json(b) for b in branches]})
         return
-    click.echo(f"Service {key} on {chosen}, iptables mode. Packets are counted since the rule was written.\n")
-    click.echo(" packets  rule")
+    said = "" if listing else " Packets are counted since the rule was written."
+    click.echo(f"Service {key} on {chosen}, {mode} mode.{said}\n")
+    if not listing:
+        click.echo(" packets  rule")
     for branch, drawn, below in ruletree.lines(branches):
-        click.echo(f"{branch.rule.packets:8}  {drawn}{click.style(ruletree.short(branch.rule), bold=not drawn)}")
-        click.echo(f"          {below}{click.style(branch.sentence, dim=True)}")
-    click.echo("\nWhat is marked for masquerade gets the node's address in KUBE-POSTROUTING.")
+        counter, blank = ("", "") if branch.packets is None else (f"{branch.packets:8}  ", " " * 10)
+        click.echo(f"{counter}{drawn}{click.style(branch.label, bold=not drawn)}")
+        if branch.sentence:
+            click.echo(f"{blank}{below}{click.style(branch.sentence, dim=True)}")
+    where = "the chain masquerading" if listing else "KUBE-POSTROUTING"
+    click.echo(f"\nWhat is marked for masquerade gets the node's address in {where}.")
 
 
-def _overview(found: dict[str, list[Any]], node: str, output: str | None) -> None:
+def _rule(rule: Any) -> dict[str, Any]:
+    return {
+        "destination": rule.option("-d").partition("/")[0] or "the node", "port": f"{rule.option('--dport')}/{rule.option('-p')}",
+        "target": rule.target, "packets": rule.packets,
+    }  # fmt: skip
+
+
+def _element(element: Any) -> dict[str, Any]:
+    *address, protocol, port = element.key.split(" . ")
+    return {"destination": address[0] if address else "the node", "port": f"{port}/{protocol}", "target": element.verdict}
+
+
+def _overview(found: dict[str, list[dict[str, Any]]], node: str, mode: str, output: str | None) -> None:
     if output:
-        print_json({"node": node, "mode": "iptables", "services": {s: [r.text for r in rules] for s, rules in found.items()}})
+        print_json({"node": node, "mode": mode, "services": found})
         return
-    rows = []
-    for name, entries in found.items():
-        for rule in entries:
-            to = rule.option("-d").partition("/")[0] or "the node"
-            port = f"{rule.option('--dport')}/{rule.option('-p')}"
-            rows.append([name, to, port, rule.target, str(rule.packets)])
-    table(["SERVICE", "DESTINATION", "PORT", "TARGET", "PACKETS"], rows)
+    header = ["SERVICE", "DESTINATION", "PORT", "TARGET", *(["PACKETS"] if mode == "iptables" else [])]
+    table(header, [[name, *(str(v) for v in entry.values())] for name, entries in found.items() for entry in entries])
 
 
 async def _endpoints(client: Client, service: str) -> dict[str, str]:

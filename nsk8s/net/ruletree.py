@@ -47,10 +47,16 @@ class Rule:
 
 @dataclass(frozen=True)
 class Branch:
-    """A rule of the tree, and the rules of the chain it jumps to, when that chain belongs to the Service."""
+    """A rule of the tree, and the rules of the chain it jumps to, when that chain belongs to the Service.
 
-    rule: Rule
+    `label` is what is drawn; `inside` says that it stands in the Service's own chain; `packets` is None where none are counted.
+    """
+
+    label: str
     sentence: str
+    inside: bool
+    detail: Mapping[str, Any]
+    packets: int | None = None
     below: tuple[Branch, ...] = ()
 
 
@@ -106,12 +112,18 @@ def tree(counted: Counted, service: str, pods: Mapping[str, str]) -> list[Branch
 def _branch(counted: Counted, rule: Rule, pods: Mapping[str, str], share: float, shown: set[tuple[str, str]]) -> Branch:
     words_for = sentence(rule, pods, share)
     key = rule.table, rule.target
-    if not rule.target.startswith(PER_SERVICE):
-        return Branch(rule, words_for)
-    if key in shown:
-        return Branch(rule, f"{words_for} (written out above)")
-    shown.add(key)
     below: list[Branch] = []
+    if key in shown:
+        words_for += " (written out above)"
+    elif rule.target.startswith(PER_SERVICE):
+        shown.add(key)
+        below = _chain(counted, key, pods, shown)
+    detail = {"table": rule.table, "chain": rule.chain, "rule": rule.text, "target": rule.target, "bytes": rule.bytes}
+    return Branch(short(rule), words_for, rule.chain.startswith(PER_SERVICE), detail, rule.packets, tuple(below))
+
+
+def _chain(counted: Counted, key: tuple[str, str], pods: Mapping[str, str], shown: set[tuple[str, str]]) -> list[Branch]:
+    below = []
     left = 1.0
     for inner in counted.chains.get(key, []):
         chance = float(inner.option("--probability") or 1.0)
@@ -119,7 +131,7 @@ def _branch(counted: Counted, rule: Rule, pods: Mapping[str, str], share: float,
         below.append(_branch(counted, inner, pods, left * chance if is_choice else 1.0, shown))
         if is_choice:
             left *= 1 - chance
-    return Branch(rule, words_for, tuple(below))
+    return below
 
 
 def sentence(rule: Rule, pods: Mapping[str, str], share: float = 1.0) -> str:
@@ -169,20 +181,16 @@ def _masquerade(rule: Rule) -> str:
 
 
 def as_json(branch: Branch) -> dict[str, Any]:
-    rule = branch.rule
-    return {
-        "table": rule.table, "chain": rule.chain, "rule": rule.text, "target": rule.target, "packets": rule.packets,
-        "bytes": rule.bytes, "meaning": branch.sentence, "rules": [as_json(b) for b in branch.below],
-    }  # fmt: skip
+    counted = {} if branch.packets is None else {"packets": branch.packets}
+    return {**branch.detail, **counted, "meaning": branch.sentence, "rules": [as_json(b) for b in branch.below]}
 
 
 def lines(branches: Sequence[Branch], indent: str = "") -> Iterator[tuple[Branch, str, str]]:
     """Each rule, depth first, with what is drawn in front of it and in front of a second line about it."""
     for branch in branches:
-        inside = branch.rule.chain.startswith(PER_SERVICE)
         last = branch is branches[-1]
-        continued = indent + (("  " if last else "│ ") if inside else "")
-        yield branch, indent + (("└ " if last else "├ ") if inside else ""), continued + ("│ " if branch.below else "  ")
+        continued = indent + (("  " if last else "│ ") if branch.inside else "")
+        yield branch, indent + (("└ " if last else "├ ") if branch.inside else ""), continued + ("│ " if branch.below else "  ")
         yield from lines(branch.below, continued)
 
 

@@ -66,6 +66,14 @@ def test_a_scaled_service_has_its_rules_in_a_moment(cluster: None) -> None:
     everybody_is_answered()
 
 
+def test_rules_are_shown_in_nftables_mode(cluster: None) -> None:
+    shown = json.loads(nsk8s("rules", "hello", "--node", "node1", "-o", "json").stdout)
+    assert shown["mode"] == "nftables"
+    assert [entry["chain"] for entry in shown["rules"]] == ["@service-ips", "@service-nodeports"]
+    text = nsk8s("rules", "hello", "--node", "node1").stdout
+    assert all(f"(pod {p['metadata']['name']} on {p['spec']['nodeName']})" in text for p in pods())
+
+
 def test_switching_to_iptables_leaves_nothing_of_nftables_mode(cluster: None) -> None:
     path = "/var/lib/kube-proxy/config.conf"
     for node in NODES:

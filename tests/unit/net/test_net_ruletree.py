@@ -56,7 +56,7 @@ DRAWN = """\
 
 def draw(branches: list[ruletree.Branch]) -> str:
     return "".join(
-        f"{b.rule.packets} {mark}{ruletree.short(b.rule)}\n  # {b.sentence}\n" for b, mark, _ in ruletree.lines(branches)
+        f"{b.packets} {mark}{b.label}\n  # {b.sentence}\n" for b, mark, _ in ruletree.lines(branches)
     )
 
 
@@ -76,7 +76,7 @@ def test_only_services_with_rules_are_listed() -> None:
 def test_a_service_without_endpoints_is_refused_in_words() -> None:
     (branch,) = ruletree.tree(ruletree.read(SAVE), "default/empty", {})
     assert branch.sentence == "answers with an ICMP port-unreachable: has no endpoints"
-    assert (branch.rule.table, branch.rule.packets, branch.below) == ("filter", 4, ())
+    assert (branch.detail["table"], branch.packets, branch.below) == ("filter", 4, ())
 
 
 def test_a_rule_somebody_took_away_is_not_there() -> None:
