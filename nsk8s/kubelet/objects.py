@@ -27,11 +27,14 @@ class ObjectCache:
         self._reading: dict[tuple[str, str, str], tuple[float, asyncio.Task[Object | None]]] = {}
 
     async def get(self, kind: str, namespace: str, name: str, not_before: float) -> Object | None:
-        """The "configmaps" or "secrets" object as it was at `not_before` (time.monotonic) or later; None if there is none."""
+        """The "configmaps" or "secrets" object as it was at `not_before` (time.monotonic) or later; None if there is none.
+
+        What was missing is looked for each time: a pod that waits for it asks again and again, with a back-off of its own.
+        """
         key = (kind, namespace, name)
-        cached = self._objects.get(key)
-        if cached is not None and cached[0] >= not_before:
-            return cached[1]
+        read_at, found = self._objects.get(key, (0.0, None))
+        if found is not None and read_at >= not_before:
+            return found
         reading = self._reading.get(key)
         if reading is None or reading[0] < not_before:
             now = time.monotonic()
