@@ -1,6 +1,6 @@
 """The lower layers of containers: a synthesised root without the machine's own data, and what an image adds. Touches: files.
 
-Made once a node, below `<root-dir>/images/`; a container's overlay lies on top. Upstream: an unpacked image snapshot.
+Made once a node, below `<state-dir>/images/`; a container's overlay lies on top. Upstream: an unpacked image snapshot.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def _write(path: str, text: str, mode: int = 0o644) -> None:
 
 
 def _copy(source: str, target: str) -> None:
-    """A file (content), a link (as it is) or a folder of these; private files and other kinds are left out."""
+    """A file (content), a link (as it is) or a folder of these; private files, manual pages and other kinds are left out."""
+    if source.endswith(".gz"):
+        return  # /etc/alternatives has a link for each manual page
     if os.path.islink(source):
         os.symlink(os.readlink(source), target)
     elif os.path.isdir(source):

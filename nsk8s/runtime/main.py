@@ -20,8 +20,8 @@ from nsk8s.runtime.service import Service
 
 FLAGS = {
     "--listen": ("/run/nsk8s/runtime.sock", "the unix socket to serve"),
-    "--root-dir": ("/var/lib/containers/nsk8s", "images' layers and containers' writable layers; not on an overlay if possible"),
-    "--state-dir": ("/run/nsk8s/runtime", "what runs; to be lost with a boot"),
+    "--root-dir": ("/var/lib/containers/nsk8s", "containers' writable layers; not on an overlay if possible"),
+    "--state-dir": ("/run/nsk8s/runtime", "what runs, and images' layers; to be lost with a boot"),
     "--cni-conf-dir": ("/etc/cni/net.d", "where the conflist appears"),
     "--cni-bin-dir": ("", "folders of CNI plugins, joined by colons; our own, /opt/cni/bin and /usr/lib/cni by default"),
     "--cni-cache-dir": ("/var/lib/cni", "results of CNI"),
