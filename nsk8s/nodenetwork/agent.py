@@ -48,6 +48,7 @@ class Agent:
         self._kubeconfig = kubeconfig_path
         self._variant = variant
         self._tables: list[Iptables] = []
+        self._masquerade_due = 0.0
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`. Routes, rules and conflist stay when it ends."""
@@ -73,7 +74,8 @@ class Agent:
         """Bring everything in line; returns when to look again (s)."""
         own = self._nodes.get(self._node)
         self._ensure_routes()
-        await self._ensure_masquerade()
+        if asyncio.get_running_loop().time() >= self._masquerade_due:  # it depends on no Node
+            await self._ensure_masquerade()
         if own is not None:
             cidrs = plan.pod_cidrs(own)
             if cidrs:
@@ -91,6 +93,7 @@ class Agent:
             log.error("route to %s: %s", destination, why)
 
     async def _ensure_masquerade(self) -> None:
+        self._masquerade_due = asyncio.get_running_loop().time() + RESYNC_S / 2
         for used in self._tables:
             want = plan.masquerade(
                 self._cluster_cidrs, self._inside_cidrs, ipv6=used.ipv6, random_fully=used.has_random_fully
