@@ -1,7 +1,7 @@
 """Where a packet goes under an nftables table: a walk through its hooks, with the chance of each outcome. Pure.
 
-The twin of `trace`, with the same packets, hosts and verdicts, for every expression that kube-proxy writes. What it does not know
-it refuses (ValueError) rather than guess.
+The twin of `trace`, with the same packets, hosts and verdicts, for every expression that kube-proxy and network-policy write.
+What it does not know it refuses (ValueError) rather than guess.
 """
 
 from __future__ import annotations
@@ -133,26 +133,42 @@ class _Walk:
         return [(c, p, a or ("return" if how == "goto" else "")) for c, p, a in self._chain(to, packet)]
 
     def _key(self, of: str, packet: Packet) -> str:
-        fields = {"ip daddr": packet.dst, "ip6 daddr": packet.dst, "meta l4proto": packet.protocol, "th dport": str(packet.dport)}
-        return " . ".join(fields[f.strip()] for f in of.split(" . "))
+        family = "ip6" if ":" in packet.src else "ip"
+        fields = {
+            f"{family} saddr": packet.src, f"{family} daddr": packet.dst, "meta l4proto": packet.protocol,
+            "th dport": str(packet.dport),
+        }  # fmt: skip
+        return " . ".join(fields.get(f.strip(), "none") for f in of.split(" . "))
 
     def _matches(self, words: tuple[str, ...], packet: Packet) -> bool:
         field, wanted, value = words
         match field:
             case "ip saddr" | "ip6 saddr" | "ip daddr" | "ip6 daddr":
                 address = packet.src if "saddr" in field else packet.dst
+                if (":" in address) != field.startswith("ip6"):
+                    return False
                 hit = self._is_in(address, value)
             case "meta l4proto":
                 hit = packet.protocol == value
+            case "key":
+                of, _, held = value.partition(" @")
+                hit = self._key(of, packet) in self.maps[held]
+            case "th dport":
+                first, _, last = value.partition("-")
+                hit = int(first) <= packet.dport <= int(last or first)
             case "ct state":
-                hit = packet.state.lower() == value
+                hit = packet.state.lower() in value.strip("{} ").split(", ")
+            case "ct direction" if packet.state == "NEW":
+                hit = value == "original"
+            case "icmpv6 type" if packet.protocol != "icmpv6":
+                hit = False
             case "fib saddr type":
                 hit = self.host.is_local(packet.src)
             case "fib daddr type":
                 hit = self.host.is_local(packet.dst)
-            case "iifname":
-                name = value.strip('"')
-                hit = packet.interface.startswith(name[:-1]) if name.endswith("*") else packet.interface == name
+            case "iifname" | "oifname":
+                name, held = value.strip('"'), packet.interface if field == "iifname" else packet.out
+                hit = held.startswith(name[:-1]) if name.endswith("*") else held == name
             case "mark and":
                 mask, _, expected = value.partition(" ")
                 hit = packet.mark & int(mask, 0) == int(expected, 0)
@@ -168,12 +184,15 @@ class _Walk:
 
 
 _MATCH = re.compile(
-    r"(ip saddr|ip6 saddr|ip daddr|ip6 daddr|meta l4proto|ct state|fib [sd]addr type|iifname)( !=)? "
+    r"(ip saddr|ip6 saddr|ip daddr|ip6 daddr|meta l4proto|ct state|ct direction|icmpv6 type|th dport|fib [sd]addr type|iifname"
+    r"|oifname)( !=)? "
     r'(\{ [^}]* \}|@\S+|"[^"]*"|\S+) ?'
 )
 _MARK_IS = re.compile(r"mark and (\S+) == (\S+) ?")
 _MARK_SET = re.compile(r"mark set mark (or|xor) (\S+) ?")
-_LOOKUP = re.compile(r"((?:ip6? daddr \. )?meta l4proto \. th dport) vmap @(\S+) ?")
+_FIELD = r"(?:ip6? [sd]addr|meta l4proto|th dport)"
+_LOOKUP = re.compile(rf"({_FIELD}(?: \. {_FIELD})*) vmap @(\S+) ?")
+_MEMBER = re.compile(rf"({_FIELD}(?: \. {_FIELD})+ @\S+) ?")
 _NUMGEN = re.compile(r"numgen random mod (\d+) vmap \{ (.*) \} ?")
 _DNAT = re.compile(r"dnat to (\S+) ?")
 _UPDATE = re.compile(r"update @(\S+) \{ ip6? saddr \} ?")
@@ -188,6 +207,8 @@ def _parse(rule: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     while text:
         if found := _LOOKUP.match(text):
             parts.append(("vmap", (found[1], found[2])))
+        elif found := _MEMBER.match(text):
+            parts.append(("match", ("key", "==", found[1])))
         elif found := _MATCH.match(text):
             parts.append(("match", (found[1], "!=" if found[2] else "==", found[3])))
         elif found := _MARK_IS.match(text):

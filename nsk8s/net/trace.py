@@ -18,7 +18,10 @@ ACCEPT, DROP, REJECT = "ACCEPT", "DROP", "REJECT"
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A packet as it enters the host by `interface`; an empty interface means that the host itself sends it."""
+    """A packet as it enters the host by `interface`; an empty interface means that the host itself sends it.
+
+    `out` is the interface it leaves by, for rules that ask.
+    """
 
     src: str
     dst: str
@@ -29,6 +32,7 @@ class Packet:
     mark: int = 0
     dnat: bool = False
     masqueraded: bool = False
+    out: str = ""
 
 
 @dataclass(frozen=True, slots=True)
