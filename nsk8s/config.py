@@ -121,6 +121,15 @@ class LoadBalancer(_Model):
         return "off" if value is False else value
 
 
+class PodNetwork(_Model):
+    """How packets find pods; docs/routing.md compares the ways."""
+
+    mode: Literal["routes", "vxlan", "router"] = "routes"
+    """routes: nodes have routes to one another's pods; vxlan: flannel's overlay; router: nodes know only their gateway."""
+    expose: list[Literal["pods", "services"]] = []
+    """What the router leads into the cluster from outside, without NAT for pods."""
+
+
 PARTS = ("kube-proxy", "kube-scheduler", "kube-controller-manager", "node-network", "dns", "kubelet")
 Part = Literal["kube-proxy", "kube-scheduler", "kube-controller-manager", "node-network", "dns", "kubelet"]
 
@@ -142,6 +151,8 @@ class ClusterConfig(_Model):
     """kube-proxy's settings."""
     load_balancer: LoadBalancer = LoadBalancer()
     """Services of type LoadBalancer."""
+    network: PodNetwork = PodNetwork()
+    """How packets find pods."""
     ingress: bool = False
     """Whether `up` installs the ingress controller (nginx); it needs nginx on this machine."""
     timing: Timing = Timing()
@@ -262,6 +273,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = ClusterConfig
     children: dict[str, type[BaseModel]] = {
         "subnets": Subnets, "timing": Timing, "proxy": Proxy, "nodes": Node, "loadBalancer": LoadBalancer,
+        "network": PodNetwork,
     }  # fmt: skip
     for part in location[:-1]:
         model = children.get(str(part), model)

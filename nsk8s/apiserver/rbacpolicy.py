@@ -270,8 +270,8 @@ def roles() -> list[Object]:
 
 def role_bindings() -> list[Object]:
     return [
-        _binding("system:node-network", [group("system:node-network"), account("node-network")], kind="Role",
-                 namespace="kube-system"),
+        _binding("system:node-network", [group("system:node-network"), account("node-network"), user("system:router-agent")],
+                 kind="Role", namespace="kube-system"),
         _binding("extension-apiserver-authentication-reader",
                  [user("system:kube-controller-manager"), user("system:kube-scheduler")],
                  kind="Role", name="system::extension-apiserver-authentication-reader", namespace="kube-system"),

@@ -62,6 +62,8 @@ def kernel() -> list[Check]:
     out = []
     for name, error, fix in probe.features():
         out.append(Check(name, not error, error or "works", fix if error else ""))
+    for name, error, fix in probe.optional_features():
+        out.append(Check(name, not error, error or "works", fix if error else "", False))
     groups = Cgroups()
     mounted = groups.version != "none"
     out.append(Check("cgroups", mounted, groups.version, "" if mounted else "mount -t cgroup2 none /sys/fs/cgroup"))
@@ -134,6 +136,10 @@ def require(config: ClusterConfig) -> None:
     for name, error, fix in probe.features():
         if error:
             raise Nsk8sError(f"this kernel cannot do {name}: {error}", fix)
+    if config.network.mode == "vxlan":
+        for name, error, fix in probe.optional_features():
+            if error:
+                raise Nsk8sError(f"this kernel cannot do {name}: {error}", fix)
     if Cgroups().version == "none":
         raise Nsk8sError("no control groups are mounted", "mount -t cgroup2 none /sys/fs/cgroup")
     if STATE_ROOT.exists() and mounts.filesystem_type(str(STATE_ROOT)) == "overlay":

@@ -118,11 +118,17 @@ def _pool(config: ClusterConfig) -> str:
     return f"--load-balancer-pool={config.load_balancer.pool}"
 
 
+def _network(config: ClusterConfig) -> list[str]:
+    expose = [f"--expose={','.join(config.network.expose)}"] if config.network.expose else []
+    return [f"--mode={config.network.mode}", *expose]
+
+
 def router(paths: Paths, config: ClusterConfig) -> list[Spec]:
-    """What runs on the router: for load balancers over equal paths, its agent. It has no disk of its own."""
-    if config.load_balancer.mode != "ecmp":
-        return []
-    argv = [f"--kubeconfig={paths.node_root(ROUTER)}/router-agent.conf", _pool(config)]
+    """What runs on the router: its agent. It has no disk of its own."""
+    argv = [f"--kubeconfig={paths.node_root(ROUTER)}/router-agent.conf", f"--service-cidr={config.subnets.services}"]
+    if config.load_balancer.mode == "ecmp":
+        argv.append(_pool(config))
+    argv += _network(config)
     return [{**_spec(paths, config, ROUTER, "router-agent", argv), "mnt": ""}]
 
 
@@ -150,6 +156,7 @@ def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:
             f"--cluster-cidr={config.subnets.pods}",
             f"--node-cidr={config.subnets.nodes}",
             f"--service-cidr={config.subnets.services}",
+            *_network(config),
         ],
         "kube-proxy": [
             f"--hostname-override={state.name}",

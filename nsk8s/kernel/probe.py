@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Sequence
 
 from nsk8s.kernel import syscalls as sc
 
@@ -28,13 +29,22 @@ def iptables_version() -> str:
 
 def features() -> list[tuple[str, str, str]]:
     """(feature, error or "", fix) for everything a cluster cannot do without."""
+    return _tried(_FEATURES)
+
+
+def optional_features() -> list[tuple[str, str, str]]:
+    """The same for what only some settings need."""
+    return _tried(_OPTIONAL)
+
+
+def _tried(features: Sequence[tuple[str, Callable[[], None], str]]) -> list[tuple[str, str, str]]:
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(read)
         lines = []
         try:
-            for name, function, fix in _FEATURES:
+            for name, function, fix in features:
                 try:
                     function()
                     lines.append(f"{name}\t\t{fix}")
@@ -106,6 +116,14 @@ COMMIT
         raise OSError(" ".join(answer.stderr.split())[:200])
 
 
+def _vxlan() -> None:
+    from nsk8s.kernel.rtnl import Rtnl
+
+    sc.unshare(sc.CLONE_NEWNET)
+    with Rtnl() as netlink:
+        netlink.link_add_vxlan("vxlan0", 1, local="192.0.2.1")
+
+
 _FEATURES = (
     ("namespaces", _namespaces, "a kernel with CONFIG_NET_NS, CONFIG_UTS_NS, CONFIG_IPC_NS, CONFIG_PID_NS"),
     ("veth and bridge", _veth_and_bridge, "modprobe veth bridge"),
@@ -113,3 +131,4 @@ _FEATURES = (
     ("overlay", _overlay, "modprobe overlay"),
     ("iptables with NAT and conntrack", _iptables_nat, "apt-get install iptables; modprobe nf_nat nf_conntrack"),
 )
+_OPTIONAL = (("vxlan", _vxlan, "modprobe vxlan; or another network.mode than vxlan"),)

@@ -5,50 +5,78 @@ Every route carries nsk8s' own protocol number (`ip route` shows `proto 118`), a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import NamedTuple
 
+from nsk8s.kernel import rtmsg
 from nsk8s.kernel.rtnl import Rtnl
 
 PROTOCOL = 118
 """Free in include/uapi/linux/rtnetlink.h and iproute2's rt_protos; 118 is the `v` of no routing daemon."""
 
 
-def ours(rtnl: Rtnl) -> dict[str, str]:
+OWN_METRIC = 1024
+"""Of the route that refuses what nobody in the own subnet has: the bridge's, with metric 0, comes first."""
+
+
+class Via(NamedTuple):
+    """A gateway; with a link's index it counts as a neighbour there although no address says so (`onlink`)."""
+
+    gateway: str
+    onlink: int = 0
+
+
+def ours() -> dict[str, Via]:
     """destination → gateway of the routes in the main table that carry our mark."""
-    return {r.dst: r.gateway for r in rtnl.routes() if r.protocol == PROTOCOL}
+    with Rtnl() as rtnl:
+        return {r.dst: _via(r) for r in rtnl.routes() if r.kind == "unicast" and r.protocol == PROTOCOL}
 
 
-def changes(have: Mapping[str, str], want: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """(routes to set, destinations to remove) that turn `have` into `want`; both map destination → gateway. Pure."""
+def changes(have: Mapping[str, Via], want: Mapping[str, Via]) -> tuple[dict[str, Via], list[str]]:
+    """(routes to set, destinations to remove) that turn `have` into `want`. Pure."""
     return {dst: via for dst, via in want.items() if have.get(dst) != via}, [dst for dst in have if dst not in want]
 
 
-def ensure(want: Mapping[str, str]) -> tuple[list[str], list[str], dict[str, str]]:
-    """Make our routes exactly `want` (destination → gateway): (destinations set, removed, destination → why it failed).
+def ensure(want: Mapping[str, Via], *, own: Iterable[str] = ()) -> tuple[list[str], list[str], dict[str, str]]:
+    """Make our routes exactly `want`: (destinations set, removed, destination → why it failed).
 
-    A route that another program put there for the same destination is not touched: that destination fails.
+    Packets to `own` subnets are refused unless a better route, the bridge's, has them: the default route would send them back
+    to where they came from. A route that another program put there for the same destination is not touched: that one fails.
     """
     done: list[str] = []
     removed: list[str] = []
     failed: dict[str, str] = {}
     with Rtnl() as rtnl:
-        held = {r.dst: r for r in rtnl.routes() if r.kind == "unicast"}
-        have = {dst: r.gateway for dst, r in held.items() if r.protocol == PROTOCOL}
+        table = rtnl.routes()
+        held = {r.dst: r for r in table if r.kind == "unicast"}
+        have = {dst: _via(r) for dst, r in held.items() if r.protocol == PROTOCOL}
+        refused = {r.dst for r in table if r.kind == "unreachable" and r.protocol == PROTOCOL}
         to_set, to_remove = changes(have, want)
         for dst in to_remove:
             with suppress(ProcessLookupError):  # ESRCH: gone already
                 rtnl.route_del(dst, protocol=PROTOCOL)
             removed.append(dst)
-        for dst, gateway in to_set.items():
+        for dst, via in to_set.items():
             foreign = held.get(dst)
             if foreign is not None and foreign.protocol != PROTOCOL:
                 failed[dst] = f"there is a route to {dst} that is not nsk8s' own (protocol {foreign.protocol})"
                 continue
             try:
-                rtnl.route_replace(dst, gateway=gateway, protocol=PROTOCOL)
+                rtnl.route_replace(
+                    dst, gateway=via.gateway, index=via.onlink, onlink=bool(via.onlink), protocol=PROTOCOL
+                )
             except OSError as e:
                 failed[dst] = e.strerror or str(e)
             else:
                 done.append(dst)
+        for dst in refused - set(own):
+            with suppress(ProcessLookupError):
+                rtnl.route_del(dst, kind="unreachable", priority=OWN_METRIC, protocol=PROTOCOL)
+        for dst in set(own) - refused:
+            rtnl.route_replace(dst, kind="unreachable", priority=OWN_METRIC, protocol=PROTOCOL)
     return done, removed, failed
+
+
+def _via(route: rtmsg.Route) -> Via:
+    return Via(route.gateway, route.index if route.flags & rtmsg.RTNH_F_ONLINK else 0)

@@ -16,6 +16,7 @@ from nsk8s.loadbalancer.controller import ServiceController
 from nsk8s.loadbalancer.pool import Pool
 from nsk8s.loadbalancer.router import RouterAgent
 from nsk8s.loadbalancer.speaker import Speaker
+from nsk8s.net import podnet
 
 
 def _pool(context: click.Context, parameter: click.Parameter, value: str) -> Pool:
@@ -58,17 +59,41 @@ def _controller_manager(path: str, pool: Pool, leader_elect: bool, verbosity: in
     return run(serve)
 
 
+def _expose(context: click.Context, parameter: click.Parameter, value: str) -> frozenset[str]:
+    try:
+        return podnet.parse_expose(value)
+    except ValueError as e:
+        raise click.BadParameter(str(e)) from e
+
+
+def _network(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    try:
+        return tuple(str(IPv4Network(c.strip())) for c in value.split(",") if c.strip())
+    except ValueError as e:
+        raise click.BadParameter(str(e)) from e
+
+
 @click.command("router-agent", context_settings=CONTEXT_SETTINGS)
 @_kubeconfig
-@_addresses
+@click.option(
+    "--load-balancer-pool", "pool", default=None, callback=lambda c, p, v: _pool(c, p, v) if v else None, metavar="CIDR",
+    help="The addresses of load balancers, when they are led here.",
+)  # fmt: skip
+@click.option("--mode", type=click.Choice(podnet.MODES), default="routes", show_default=True, help="How pods are reached.")
+@click.option("--expose", default="", callback=_expose, metavar="pods,services", help="What is reached from outside.")
+@click.option("--service-cidr", default="", callback=_network, metavar="CIDR", help="Services' addresses.")
 @_verbosity
-def _router_agent(path: str, pool: Pool, verbosity: int) -> int:
-    """Lead the load balancers' addresses to the nodes that can take them, over equal paths. Runs on the router.
+def _router_agent(
+    path: str, pool: Pool | None, mode: str, expose: frozenset[str], service_cidr: tuple[str, ...], verbosity: int
+) -> int:
+    """Lead load balancers' addresses and services to the nodes over equal paths, and pods to their nodes. Runs on the router.
 
-    Example: router-agent --kubeconfig router-agent.conf --load-balancer-pool 10.100.0.0/16
+    The ConfigMap kube-system/node-network, when there is one, wins over --mode and --expose.
+
+    Example: router-agent --kubeconfig router-agent.conf --load-balancer-pool 10.100.0.0/16 --mode router
     """
     setup_logging(verbosity)
-    return run(RouterAgent(path, pool).serve)
+    return run(RouterAgent(path, pool, podnet.Settings(mode, expose), service_cidr).serve)
 
 
 @click.command("speaker", context_settings=CONTEXT_SETTINGS)

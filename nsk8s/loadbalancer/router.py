@@ -1,4 +1,5 @@
-"""`router-agent`: the router leads the pool to the nodes, over equal paths. Touches: the API, netlink, sysctls of its namespace.
+"""`router-agent`: the router leads load balancers' addresses, services and pods to the nodes. Touches: the API, netlink, sysctls
+of its namespace.
 
 Counterpart: what a data centre's router learns by BGP from MetalLB's speakers. It runs on the router machine and knows of the
 cluster what the API server tells it. Its routes carry nsk8s' protocol number and stay when it ends.
@@ -7,9 +8,10 @@ cluster what the API server tells it. Its routes carry nsk8s' protocol number an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+import math
+from collections.abc import Iterable, Mapping
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
@@ -17,17 +19,21 @@ from nsk8s.client import kubeconfig
 from nsk8s.client.component import until
 from nsk8s.client.controller import Controller
 from nsk8s.client.informer import Informer
-from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES
+from nsk8s.client.resources import CONFIGMAPS, ENDPOINTSLICES, NODES, SERVICES
 from nsk8s.client.rest import Client
 from nsk8s.kernel.routes import PROTOCOL
 from nsk8s.kernel.rtnl import Rtnl
 from nsk8s.loadbalancer import nodes
 from nsk8s.loadbalancer.pool import Pool
+from nsk8s.net import podnet
+from nsk8s.net.podnet import DEFAULT, SETTLE_S, Settings
 
 log = logging.getLogger("router-agent")
 
 RESYNC_S = 30.0
 """How often the routes are looked after when nothing happens: someone may have removed them."""
+CONFIG_WAIT_S = 5.0
+_KEY = "routes"
 SYSCTLS = {
     # By addresses and ports: or all connections of a client to a service would take the same path.
     "net/ipv4/fib_multipath_hash_policy": "1",
@@ -40,6 +46,9 @@ SYSCTLS = {
     "net/ipv4/neigh/eth0/retrans_time_ms": "500",
 }
 
+BACK_PRIORITY = PROTOCOL + 1
+"""Of the rules for services; the pool's, which `up` makes, has PROTOCOL."""
+
 Routes = Mapping[str, tuple[str, ...]]
 """destination → gateways; without one the destination is unreachable."""
 
@@ -51,10 +60,10 @@ def changes(have: Routes, want: Routes) -> tuple[dict[str, tuple[str, ...]], lis
 
 
 def held(rtnl: Rtnl) -> tuple[dict[str, tuple[str, ...]], set[str]]:
-    """Our routes in the main table, and the destinations that somebody else routes."""
+    """Our routes in the main table, and the destinations that somebody else routes, or that are on a link (layer 2 pools)."""
     found, foreign = {}, set()
     for route in rtnl.routes():
-        if route.protocol != PROTOCOL:
+        if route.protocol != PROTOCOL or (route.kind == "unicast" and not route.gateway and not route.nexthops):
             foreign.add(route.dst)
         else:
             hops = tuple(sorted(gateway for gateway, _ in route.nexthops)) or ((route.gateway,) if route.gateway else ())
@@ -78,9 +87,22 @@ def ensure(want: Routes) -> tuple[dict[str, tuple[str, ...]], list[str]]:
             else:
                 rtnl.route_replace(dst, kind="unreachable", protocol=PROTOCOL)
         for dst in to_remove:
-            with suppress(ProcessLookupError):  # ESRCH: gone already
+            with contextlib.suppress(ProcessLookupError):  # ESRCH: gone already
                 rtnl.route_del(dst, kind="unicast" if have[dst] else "unreachable", protocol=PROTOCOL)
     return to_set, to_remove
+
+
+def refuse_back(cidrs: Iterable[str]) -> None:
+    """What nodes send back, because they have no such service, is refused: or it would go round until its TTL ends."""
+    with Rtnl() as rtnl:
+        have = {rule.dst for rule in rtnl.rules() if rule.priority == BACK_PRIORITY}
+        want = set(cidrs)
+        if want:
+            rtnl.route_replace("default", table=PROTOCOL, kind="unreachable", protocol=PROTOCOL)
+        for cidr in want - have:
+            rtnl.rule_add(BACK_PRIORITY, PROTOCOL, dst=cidr, iif="eth0")
+        for cidr in have - want:
+            rtnl.rule_del(BACK_PRIORITY, PROTOCOL, dst=cidr, iif="eth0")
 
 
 def set_sysctls() -> None:
@@ -95,9 +117,15 @@ def set_sysctls() -> None:
 class RouterAgent:
     """All work is one key of a work queue: any event makes all routes be looked at again."""
 
-    def __init__(self, kubeconfig_path: str, pool: Pool) -> None:
+    def __init__(
+        self, kubeconfig_path: str, pool: Pool | None, settings: Settings = DEFAULT, service_cidrs: Iterable[str] = ()
+    ) -> None:
         self._kubeconfig = kubeconfig_path
         self._pool = pool
+        self._started_with = settings
+        self._service_cidrs = tuple(service_cidrs)
+        self._settings: Settings | None = None
+        self._knew_pods_at = -math.inf
 
     async def serve(self, stop: asyncio.Event) -> None:
         set_sysctls()
@@ -105,22 +133,58 @@ class RouterAgent:
             self._nodes = Informer(client, NODES)
             self._services = Informer(client, SERVICES)
             self._slices = Informer(client, ENDPOINTSLICES, indexers={"service": nodes.by_service})
+            self._config = Informer(
+                client, CONFIGMAPS, podnet.NAMESPACE, field_selector=f"metadata.name={podnet.CONFIG_MAP}"
+            )
+            self._config.add_handler(lambda _, __: controller.queue.add(_KEY))
             informers = (self._nodes, self._services, self._slices)
             controller = Controller("router-agent", self._reconcile, workers=1)
             for informer in informers:
                 controller.watch(informer, _everything)
-            await until(stop, *(i.run() for i in informers), controller.run())
+            await until(stop, *(i.run() for i in informers), self._config.run(), self._start(controller))
+
+    async def _start(self, controller: Controller) -> None:
+        """Begin once it is known whether there is a ConfigMap; one that may not be read is not waited for."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._config.synced.wait(), CONFIG_WAIT_S)
+        if not self._config.synced.is_set():
+            log.warning("ConfigMap %s/%s cannot be read: the flags count", podnet.NAMESPACE, podnet.CONFIG_MAP)
+        await controller.run()
 
     async def _reconcile(self, _: str) -> float:
-        pairs = [(s, self._slices.by_index("service", meta.key(s))) for s in self._services.items()]
-        want = nodes.wanted_routes(self._pool, nodes.gateways(self._nodes.items()), pairs)
+        before, settings = self._settings, self._in_force()
+        usable = nodes.gateways(self._nodes.items())
+        want: dict[str, tuple[str, ...]] = {}
+        if self._pool is not None:
+            pairs = [(s, self._slices.by_index("service", meta.key(s))) for s in self._services.items()]
+            want |= nodes.wanted_routes(self._pool, usable, pairs)
+        services = self._service_cidrs if "services" in settings.expose else ()
+        want |= {cidr: tuple(sorted(usable.values())) for cidr in services}
+        now = asyncio.get_running_loop().time()
+        if settings.router_knows_pods or (before is not None and before.router_knows_pods):
+            self._knew_pods_at = now
+        # Nodes that have just been told to know the ways themselves may still send packets here.
+        settling = now - self._knew_pods_at < SETTLE_S
+        if settling:
+            want |= {cidr: (gateway,) for cidr, gateway in podnet.routes(self._nodes.items()).items() if ":" not in cidr}
+        refuse_back(services)
         done, removed = ensure(want)
         for dst, hops in done.items():
             log.info("route to %s: %s", dst, "via " + " ".join(hops) if hops else "unreachable, no node can take it")
         for dst in removed:
             log.info("route to %s removed", dst)
-        return RESYNC_S
+        return SETTLE_S if settling and not settings.router_knows_pods else RESYNC_S
+
+    def _in_force(self) -> Settings:
+        """The settings, as the ConfigMap has them; one that makes no sense changes nothing."""
+        before = self._settings or self._started_with
+        try:
+            self._settings = podnet.override(self._started_with, self._config.get(f"{podnet.NAMESPACE}/{podnet.CONFIG_MAP}"))
+        except ValueError as e:
+            log.error("ConfigMap %s/%s: %s; still %s", podnet.NAMESPACE, podnet.CONFIG_MAP, e, before.mode)
+            self._settings = before
+        return self._settings
 
 
 def _everything(_: Object) -> list[str]:
-    return ["routes"]
+    return [_KEY]

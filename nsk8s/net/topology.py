@@ -65,7 +65,13 @@ _HOST = {
     "net/ipv4/icmp_ratelimit": "0",
     **_NO_IPV6,
 }
-_FORWARDING = {**_HOST, "net/ipv4/ip_forward": "1"}
+_FORWARDING = {
+    **_HOST,
+    "net/ipv4/ip_forward": "1",
+    # Where the router leads pods to nodes, packets leave it the way they came: nobody is told of a shorter one.
+    "net/ipv4/conf/all/send_redirects": "0",
+    "net/ipv4/conf/default/send_redirects": "0",
+}
 _BRIDGE_NF = "net/bridge/bridge-nf-call-{}tables"
 SYSCTLS: Mapping[Role, Mapping[str, str]] = {
     # Bridged replies must pass netfilter, or a service whose endpoint shares the client's bridge never answers.

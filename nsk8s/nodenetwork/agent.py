@@ -1,12 +1,14 @@
 """node-network at work: watches Nodes and keeps this node's part of the pod network true. Upstream: flanneld, kindnetd.
 
-Touches: the API (Nodes), files (the conflist), netlink (routes), iptables. Works without kube-proxy and beside it.
+Touches: the API (Nodes), files (the conflist), netlink (routes, VXLAN), iptables. Works without kube-proxy and beside it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,18 +20,22 @@ from nsk8s.client import kubeconfig
 from nsk8s.client.component import until
 from nsk8s.client.controller import Controller
 from nsk8s.client.informer import Informer
-from nsk8s.client.resources import NODES
+from nsk8s.client.resources import CONFIGMAPS, NODES
 from nsk8s.client.rest import STRATEGIC_PATCH, Client
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel import iptables, routes
 from nsk8s.kernel.iptables import Iptables, IptablesError
-from nsk8s.net import chainset
-from nsk8s.nodenetwork import plan
+from nsk8s.kernel.routes import Via
+from nsk8s.kernel.rtmsg import Link
+from nsk8s.net import chainset, podnet
+from nsk8s.net.podnet import DEFAULT, SETTLE_S, Settings
+from nsk8s.nodenetwork import plan, vxlan
 
 log = logging.getLogger("node-network")
 
 RESYNC_S = 30.0
 """How often routes and masquerade are looked after when nothing happens: someone may have flushed them."""
+CONFIG_WAIT_S = 5.0
 CONDITION = "NetworkUnavailable"
 _KEY = "network"
 
@@ -39,7 +45,7 @@ class Agent:
 
     def __init__(
         self, node: str, cluster_cidrs: Sequence[str], inside_cidrs: Sequence[str], *,
-        conf_dir: Path, kubeconfig_path: str, variant: str = "auto",
+        conf_dir: Path, kubeconfig_path: str, variant: str = "auto", settings: Settings = DEFAULT,
     ) -> None:  # fmt: skip
         self._node = node
         self._cluster_cidrs = cluster_cidrs
@@ -49,6 +55,10 @@ class Agent:
         self._variant = variant
         self._tables: list[Iptables] = []
         self._masquerade_due = 0.0
+        self._started_with = settings
+        self._settings: Settings | None = None
+        """What is in force; None until the API has been asked."""
+        self._changed_at = -math.inf
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`. Routes, rules and conflist stay when it ends."""
@@ -64,31 +74,104 @@ class Agent:
         async with Client(config) as client:
             self._client = client
             self._nodes = Informer(client, NODES)
+            self._config = Informer(
+                client, CONFIGMAPS, podnet.NAMESPACE, field_selector=f"metadata.name={podnet.CONFIG_MAP}"
+            )
             controller = Controller("node-network", self._reconcile, workers=1)
             controller.watch(self._nodes, lambda _: [_KEY])
+            self._config.add_handler(lambda _, __: controller.queue.add(_KEY))
             # The masquerade needs no API: pods that are there already go on when the API server is down.
             await self._ensure_masquerade()
-            await until(stop, self._nodes.run(), controller.run())
+            await until(stop, self._nodes.run(), self._config.run(), self._start(controller))
+
+    async def _start(self, controller: Controller) -> None:
+        """Begin once it is known whether there is a ConfigMap; one that may not be read is not waited for."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._config.synced.wait(), CONFIG_WAIT_S)
+        if not self._config.synced.is_set():
+            log.warning("ConfigMap %s/%s cannot be read: the flags count", podnet.NAMESPACE, podnet.CONFIG_MAP)
+        await controller.run()
 
     async def _reconcile(self, _: str) -> float:
         """Bring everything in line; returns when to look again (s)."""
         own = self._nodes.get(self._node)
-        self._ensure_routes()
+        settings = self._in_force()
+        since = asyncio.get_running_loop().time() - self._changed_at
+        link = await self._ensure_vxlan(own, settings, since)
+        self._ensure_routes(own, settings, link.index if link else 0, settled=since >= SETTLE_S)
         if asyncio.get_running_loop().time() >= self._masquerade_due:  # it depends on no Node
             await self._ensure_masquerade()
         if own is not None:
-            cidrs = plan.pod_cidrs(own)
+            cidrs = podnet.pod_cidrs(own)
             if cidrs:
-                self._ensure_conflist(cidrs)
+                self._ensure_conflist(cidrs, link.mtu if link else 0)
                 await self._report_network(own)
-        return RESYNC_S
+        return RESYNC_S if since >= 2 * SETTLE_S else SETTLE_S / 3
 
-    def _ensure_routes(self) -> None:
-        done, removed, failed = routes.ensure(plan.routes(self._nodes.items(), self._node))
+    def _in_force(self) -> Settings:
+        """The settings, as the ConfigMap has them; one that makes no sense changes nothing."""
+        before = self._settings or self._started_with
+        try:
+            now = podnet.override(self._started_with, self._config.get(f"{podnet.NAMESPACE}/{podnet.CONFIG_MAP}"))
+        except ValueError as e:
+            log.error("ConfigMap %s/%s: %s; still %s", podnet.NAMESPACE, podnet.CONFIG_MAP, e, before.mode)
+            now = before
+        if now.mode != before.mode and self._settings is not None:
+            log.info("mode is %s now, was %s", now.mode, before.mode)
+            self._changed_at = asyncio.get_running_loop().time()
+        self._settings = now
+        return now
+
+    async def _ensure_vxlan(self, own: Object | None, settings: Settings, since: float) -> Link | None:
+        """This node's end of the VXLAN and all others' entries in it; None where there is none, or none any more."""
+        if settings.mode != "vxlan":
+            if own is not None:
+                await self._annotate(own, "")
+            # Others may still send through it, or (until SETTLE_S) this node itself.
+            if since >= 2 * SETTLE_S and vxlan.remove_device():
+                log.info("%s removed", plan.VXLAN_DEVICE)
+            return None
+        cidr = next((c for c in podnet.pod_cidrs(own) if ":" not in c), "") if own is not None else ""
+        ip = next((ip for ip in podnet.internal_ips(own) if ":" not in ip), "") if own is not None else ""
+        if own is None or not cidr or not ip:
+            return None
+        try:
+            link = vxlan.ensure_device(ip, cidr)
+            done, removed = vxlan.ensure_peers(link.index, plan.peers(self._nodes.items(), self._node))
+        except (vxlan.NoVxlan, OSError) as e:
+            log.error("%s: %s: other nodes' pods are reached by plain routes", plan.VXLAN_DEVICE, e)
+            await self._annotate(own, "")
+            return None
+        for gateway in done:
+            log.info("%s: entries for %s set", plan.VXLAN_DEVICE, gateway)
+        for gateway in removed:
+            log.info("%s: entries for %s removed", plan.VXLAN_DEVICE, gateway)
+        await self._annotate(own, link.mac)
+        return link
+
+    async def _annotate(self, own: Object, mac: str) -> None:
+        """Tell the other nodes of this one's end of the VXLAN, or (without a MAC) that there is none."""
+        held = meta.annotations(own)
+        changed = {k: v for k, v in plan.vtep_annotations(own, mac).items() if held.get(k) != v}
+        if changed:
+            body = {"metadata": {"annotations": changed}}
+            await self._client.patch(NODES, self._node, body, subresource="status", content_type=STRATEGIC_PATCH)
+
+    def _ensure_routes(self, own: Object | None, settings: Settings, device: int, *, settled: bool) -> None:
+        """In mode router there are none, the default route leads to who knows; the old ones go once that one does."""
+        nodes = self._nodes.items()
+        want = {dst: Via(via) for dst, via in podnet.routes(nodes, self._node).items()}
+        known = set(want)
+        if device:
+            want |= {p.cidr: Via(p.gateway, device) for p in plan.peers(nodes, self._node) if p.cidr in want}
+        if settings.mode == "router":
+            want = {} if settled else {dst: via for dst, via in routes.ours().items() if dst in known}
+        refuse = podnet.pod_cidrs(own) if own is not None and settings.router_knows_pods else []
+        done, removed, failed = routes.ensure(want, own=refuse)
         for destination in done:
             log.info("route to %s set", destination)
         for destination in removed:
-            log.info("route to %s removed: no node has it any more", destination)
+            log.info("route to %s removed", destination)
         for destination, why in failed.items():
             log.error("route to %s: %s", destination, why)
 
@@ -107,8 +190,8 @@ class Agent:
             except IptablesError as e:
                 log.error("masquerade: %s", e)
 
-    def _ensure_conflist(self, cidrs: Sequence[str]) -> None:
-        if write_whole(self._conf_dir / plan.CONFLIST, plan.conflist(cidrs)):
+    def _ensure_conflist(self, cidrs: Sequence[str], mtu: int) -> None:
+        if write_whole(self._conf_dir / plan.CONFLIST, plan.conflist(cidrs, mtu=mtu)):
             log.info("%s written for %s", self._conf_dir / plan.CONFLIST, ", ".join(cidrs))
 
     async def _report_network(self, own: Object) -> None:

@@ -11,11 +11,19 @@ import click
 
 from nsk8s.client.component import CONTEXT_SETTINGS, invoke, run, setup_logging
 from nsk8s.kernel.iptables import VARIANTS
+from nsk8s.net import podnet
 
 
 def _cidrs(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
     try:
         return tuple(str(ip_network(c.strip())) for c in value.split(",") if c.strip())
+    except ValueError as e:
+        raise click.BadParameter(str(e)) from e
+
+
+def _expose(context: click.Context, parameter: click.Parameter, value: str) -> frozenset[str]:
+    try:
+        return podnet.parse_expose(value)
     except ValueError as e:
         raise click.BadParameter(str(e)) from e
 
@@ -27,13 +35,17 @@ def _cidrs(context: click.Context, parameter: click.Parameter, value: str) -> tu
 @click.option("--node-cidr", default="", callback=_cidrs, metavar="CIDR[,CIDR]", help="The nodes' addresses: not masqueraded to.")
 @click.option("--service-cidr", default="", callback=_cidrs, metavar="CIDR[,CIDR]", help="Services' addresses: likewise.")
 @click.option("--cni-conf-dir", default="/etc/cni/net.d", show_default=True, metavar="DIR", help="Where the conflist goes.")
+@click.option("--mode", type=click.Choice(podnet.MODES), default="routes", show_default=True, help="How pods are reached.")
+@click.option("--expose", default="", callback=_expose, metavar="pods,services", help="What the router leads here from outside.")
 @click.option("--iptables", "variant", type=click.Choice(VARIANTS), default="auto", show_default=True, help="Which iptables.")
 @click.option("-v", "--v", "verbosity", type=int, default=2, show_default=True, help="Log level; 4 and above for debugging.")
 def _command(
     kubeconfig: str, node_name: str, cluster_cidr: tuple[str, ...], node_cidr: tuple[str, ...], service_cidr: tuple[str, ...],
-    cni_conf_dir: str, variant: str, verbosity: int,
+    cni_conf_dir: str, mode: str, expose: frozenset[str], variant: str, verbosity: int,
 ) -> int:  # fmt: skip
     """Keep this node's CNI configuration, its routes to other nodes' pods, and the masquerade of what leaves the cluster.
+
+    The ConfigMap kube-system/node-network, when there is one, wins over --mode and --expose.
 
     Example: node-network --kubeconfig /etc/kubernetes/node-network.conf --node-name node1 --cluster-cidr 10.244.0.0/16
     --node-cidr 192.168.56.0/24
@@ -45,7 +57,8 @@ def _command(
 
     async def serve(stop: asyncio.Event) -> None:
         await Agent(
-            *agent_arguments, conf_dir=Path(cni_conf_dir), kubeconfig_path=kubeconfig, variant=variant
+            *agent_arguments, conf_dir=Path(cni_conf_dir), kubeconfig_path=kubeconfig, variant=variant,
+            settings=podnet.Settings(mode, expose),
         ).serve(stop)
 
     return run(serve)

@@ -1,51 +1,80 @@
-"""What node-network wants on a node: conflist, routes, masquerade. Upstream: flanneld (host-gw), ip-masq-agent. Pure."""
+"""What node-network wants on a node: conflist, VXLAN peers, masquerade. Upstream: flanneld (vxlan), ip-masq-agent. Pure."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
-from ipaddress import ip_network
+from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_network
 from typing import Any
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
+from nsk8s.net import podnet
 from nsk8s.net.chainset import Chain, ChainSet, Jump
 
 CONFLIST = "10-nsk8s.conflist"
 BRIDGE = "cni0"
+VXLAN_DEVICE, VNI, VXLAN_PORT = "flannel.1", 1, 8472
+VXLAN_OVERHEAD = 50
+"""Ethernet, IP, UDP and VXLAN headers around a packet."""
+BACKEND_DATA, BACKEND_TYPE, PUBLIC_IP, SUBNET_MANAGER = (
+    f"flannel.alpha.coreos.com/{key}" for key in ("backend-data", "backend-type", "public-ip", "kube-subnet-manager")
+)
+MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 MASQ_CHAIN = "NSK8S-MASQ"
 MASQ_JUMP = Jump("nat", "POSTROUTING", f'-m comment --comment "nsk8s: traffic that leaves the cluster" -j {MASQ_CHAIN}')
 
 
-def pod_cidrs(node: Object) -> list[str]:
-    """A Node's pod subnets, one a family; empty until the node-ipam controller gave it some."""
-    spec = node.get("spec") or {}
-    return list(spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else []))
+@dataclass(frozen=True)
+class Peer:
+    """Another node's end of the VXLAN: `gateway` is its address inside, `public_ip` where its packets are sent."""
+
+    cidr: str
+    gateway: str
+    mac: str
+    public_ip: str
 
 
-def internal_ips(node: Object) -> list[str]:
-    addresses = (node.get("status") or {}).get("addresses") or []
-    return [a["address"] for a in addresses if a.get("type") == "InternalIP" and a.get("address")]
+def vtep_annotations(node: Object, mac: str) -> dict[str, str | None]:
+    """What flannel writes on its own Node for the others; without a MAC, what takes that away."""
+    ip = next((ip for ip in podnet.internal_ips(node) if ":" not in ip), "")
+    wanted: dict[str, str | None] = {
+        BACKEND_DATA: json.dumps({"VNI": VNI, "VtepMAC": mac}, separators=(",", ":")),
+        BACKEND_TYPE: "vxlan",
+        SUBNET_MANAGER: "true",
+        PUBLIC_IP: ip,
+    }
+    return wanted if mac else dict.fromkeys(wanted)
 
 
-def routes(nodes: Iterable[Object], own: str) -> dict[str, str]:
-    """destination → gateway: one for each other node's pod subnet, through its InternalIP of the same family."""
-    wanted: dict[str, str] = {}
+def vtep_address(cidr: str) -> str:
+    """The address of a node's own end: the first of its subnet, which no pod has."""
+    return str(ip_network(cidr).network_address)
+
+
+def peers(nodes: Iterable[Object], own: str) -> list[Peer]:
+    """The other nodes that have an end of the VXLAN, as their annotations say. Those without are reached by plain routes."""
+    found = []
     for node in sorted(nodes, key=meta.name):
-        if meta.name(node) == own:
+        held = meta.annotations(node)
+        if meta.name(node) == own or held.get(BACKEND_TYPE) != "vxlan" or held.get(SUBNET_MANAGER) != "true":
             continue
-        for cidr in pod_cidrs(node):
-            try:
-                network = ip_network(cidr)
-            except ValueError:
-                continue
-            gateway = next((ip for ip in internal_ips(node) if (":" in ip) == (network.version == 6)), "")
-            if gateway:
-                wanted[str(network)] = gateway
-    return wanted
+        try:
+            data = json.loads(held[BACKEND_DATA])
+            mac, vni = data["VtepMAC"], data.get("VNI", VNI)
+            public_ip = str(IPv4Address(held[PUBLIC_IP]))
+            cidr = next(c for c in podnet.pod_cidrs(node) if ":" not in c)
+            peer = Peer(str(ip_network(cidr)), vtep_address(cidr), str(mac).lower(), public_ip)
+        except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
+            continue
+        if vni == VNI and MAC.fullmatch(peer.mac):
+            found.append(peer)
+    return found
 
 
-def conflist(cidrs: Sequence[str], data_dir: str = "/var/lib/cni/networks") -> str:
+def conflist(cidrs: Sequence[str], data_dir: str = "/var/lib/cni/networks", mtu: int = 0) -> str:
     """The CNI configuration list (JSON text): a bridge with the node's own subnet behind it.
 
     ipMasq is off: it would masquerade pod traffic to other nodes too. What leaves the cluster is masqueraded by `masquerade`.
@@ -59,13 +88,14 @@ def conflist(cidrs: Sequence[str], data_dir: str = "/var/lib/cni/networks") -> s
         "routes": [{"dst": anywhere[v]} for v in versions],
         "dataDir": data_dir,
     }
-    bridge = {
+    bridge: dict[str, Any] = {
         "type": "bridge",
         "bridge": BRIDGE,
         "isGateway": True,
         "isDefaultGateway": True,
         "hairpinMode": True,
         "ipMasq": False,
+        **({"mtu": mtu} if mtu else {}),
         "ipam": ipam,
     }
     portmap = {"type": "portmap", "capabilities": {"portMappings": True}}

@@ -23,7 +23,7 @@ from proxy_table import six
 from nsk8s.kernel import rtnl
 
 Object = dict[str, Any]
-PLURALS = {"Service": "services", "EndpointSlice": "endpointslices", "Node": "nodes"}
+PLURALS = {"Service": "services", "EndpointSlice": "endpointslices", "Node": "nodes", "ConfigMap": "configmaps"}
 
 
 class FakeApi:
@@ -107,6 +107,7 @@ class FakeApi:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         parts = request.path.strip("/").split("/")
         parts = parts[2:] if parts[0] == "api" else parts[3:]
+        parts = parts[2:] if parts[0] == "namespaces" else parts
         plural = parts[0]
         if plural not in self.objects:
             return web.json_response({"kind": "Status", "code": 404, "reason": "NotFound", "message": "unknown"}, status=404)

@@ -9,7 +9,7 @@ import pytest
 
 from nsk8s import config
 from nsk8s.errors import Nsk8sError
-from nsk8s.net import chainset
+from nsk8s.net import chainset, podnet
 from nsk8s.nodenetwork import plan
 from nsk8s.nodenetwork.agent import masquerade_text
 
@@ -31,11 +31,11 @@ def test_routes_lead_to_every_other_node_that_has_both_an_address_and_a_subnet()
          "status": {"addresses": [{"type": "InternalIP", "address": "192.168.56.17"}]}},
         {"metadata": {"name": "bare"}},
     ]  # fmt: skip
-    assert plan.routes(nodes, "node1") == {
+    assert podnet.routes(nodes, "node1") == {
         "10.244.2.0/24": "192.168.56.12", "fd00:2::/64": "fd56::12", "10.244.3.0/24": "192.168.56.13",
         "10.244.7.0/24": "192.168.56.17",
     }  # fmt: skip
-    assert plan.routes(nodes[:1], "node1") == {}
+    assert podnet.routes(nodes[:1], "node1") == {}
 
 
 def test_the_conflist_of_a_dual_stack_node() -> None:

@@ -1,0 +1,86 @@
+"""This node's end of the VXLAN. Upstream: flannel's backend/vxlan. Touches: netlink (links, addresses, ARP and FDB entries).
+
+Nothing is learnt and nothing asked for: every other node's end is written down here, as flannel does, so that no packet is
+ever flooded.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from contextlib import suppress
+from socket import AF_INET
+
+from nsk8s.kernel import rtmsg
+from nsk8s.kernel.rtnl import Rtnl
+from nsk8s.nodenetwork import plan
+from nsk8s.nodenetwork.plan import Peer
+
+
+class NoVxlan(Exception):
+    """This node can have no VXLAN; the text says why."""
+
+
+def ensure_device(ip: str, cidr: str) -> rtmsg.Link:
+    """The device, made on top of the link that has `ip`, with the first address of the node's subnet. Raises NoVxlan, OSError."""
+    with Rtnl() as rtnl:
+        link = rtnl.link_get(plan.VXLAN_DEVICE)
+        if link is not None and link.kind != "vxlan":
+            raise NoVxlan(f"{plan.VXLAN_DEVICE} is there and not a VXLAN device but {link.kind or 'something else'}")
+        if link is None:
+            lower = next((rtnl.link_by_index(a.index) for a in rtnl.addrs() if a.ip == ip), None)
+            if lower is None:
+                raise NoVxlan(f"no link of this node has the node's address {ip}")
+            try:
+                link = rtnl.link_add_vxlan(
+                    plan.VXLAN_DEVICE, plan.VNI, local=ip, lower=lower.index, port=plan.VXLAN_PORT,
+                    mtu=lower.mtu - plan.VXLAN_OVERHEAD,
+                )  # fmt: skip
+            except OSError as e:
+                if e.errno == errno.EOPNOTSUPP:
+                    raise NoVxlan("this kernel has no vxlan (CONFIG_VXLAN; modprobe vxlan)") from e
+                raise
+        wanted = f"{plan.vtep_address(cidr)}/32"
+        held = {a.cidr for a in rtnl.addrs(link.index, AF_INET)}
+        for other in held - {wanted}:
+            rtnl.addr_del(link.index, other)
+        if wanted not in held:
+            rtnl.addr_add(link.index, wanted)
+        if not link.up:
+            rtnl.link_set(link.index, up=True)
+        return link
+
+
+def ensure_peers(index: int, peers: Iterable[Peer]) -> tuple[list[str], list[str]]:
+    """Make the device's permanent ARP and forwarding entries exactly those of `peers`; (gateways set, gateways removed)."""
+    wanted = list(peers)
+    arp, fdb = {p.gateway: p.mac for p in wanted}, {p.mac: p.public_ip for p in wanted}
+    with Rtnl() as rtnl:
+        permanent = [n for n in rtnl.neighs(index, AF_INET) if n.state & rtmsg.NUD_PERMANENT]
+        have_arp = {n.ip: n.mac for n in permanent}
+        have_fdb = {n.mac: n.ip for n in rtnl.neighs(index, rtmsg.AF_BRIDGE) if n.ip}
+        # Where to before what for: the first packet must find both.
+        for mac, ip in fdb.items():
+            if have_fdb.get(mac) != ip:
+                rtnl.neigh_replace(index, ip, mac, fdb=True)
+        done = [gateway for gateway, mac in arp.items() if have_arp.get(gateway) != mac]
+        for gateway in done:
+            rtnl.neigh_replace(index, gateway, arp[gateway])
+        removed = [gateway for gateway in have_arp if gateway not in arp]
+        for gateway in removed:
+            with suppress(FileNotFoundError):  # ENOENT: gone already
+                rtnl.neigh_del(index, gateway)
+        for mac in have_fdb.keys() - fdb.keys():
+            with suppress(FileNotFoundError):
+                rtnl.neigh_del(index, have_fdb[mac], mac, fdb=True)
+    return done, removed
+
+
+def remove_device() -> bool:
+    """Take the device away, and all that hangs on it; whether there was one."""
+    with Rtnl() as rtnl:
+        link = rtnl.link_get(plan.VXLAN_DEVICE)
+        if link is None or link.kind != "vxlan":
+            return False
+        rtnl.link_delete(link.index)
+    return True

@@ -1,0 +1,279 @@
+"""Every way to route the pod network, one after another on one living cluster: addresses, hops, packet sizes, and no packet lost.
+
+The cluster starts with `network.mode: routes` and `expose: [pods, services]`; the ConfigMap kube-system/node-network switches it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e_cluster import NAME, Capture, apply, get, in_pod, netns, nsk8s, pod, pods, until
+from test_e2e_network import CLIENT, NODES, PAIRS, PEER, PODS, PORT, PROTOCOLS, ROUTER, ask, home, tracked
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+CONFIG = "nodes: 3\nnetwork: {mode: routes, expose: [pods, services]}\n"
+MACHINES = {"control-plane": "192.168.56.10", **NODES, "node3": "192.168.56.13"}
+NUMBER = {machine: i for i, machine in enumerate(MACHINES)}  # of its pods' subnet: 10.244.NUMBER.0/24
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Addresses of pods a1 and a2 on node1, b on node2, nodes and the client; a server listens at each."""
+    nsk8s("down", "-q", ok=False)
+    file = tmp_path_factory.mktemp("routing") / "cluster.yaml"
+    file.write_text(CONFIG)
+    servers: list[subprocess.Popen[str]] = []
+    try:
+        nsk8s("up", "-q", "-f", str(file))
+        apply(*(pod(name, nodeName=node) for name, node in PODS.items()))
+        until("the pods are ready", lambda: all(pods(f"app={name}") for name in PODS))
+        for place in (*(f"pod/{p}" for p in PODS), *(f"node/{n}" for n in NODES), "client"):
+            argv = [sys.executable, "-m", "nsk8s.cli.main", "enter", place, "--", "/usr/bin/python3", "-c", PEER, "serve", str(PORT)]
+            environment = {**os.environ, "NSK8S_CLUSTER": NAME}
+            servers.append(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment))
+        for server in servers:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+        yield {**{p: get(f"pod/{p}")["status"]["podIP"] for p in PODS}, **NODES, "client": CLIENT}
+    finally:
+        for server in servers:
+            server.kill()
+            server.communicate()
+        nsk8s("down", "-q", ok=False)
+
+
+def routes(machine: str) -> dict[str, str]:
+    """destination → the rest of the line, of the routes that are nsk8s'."""
+    lines = netns(machine, "ip", "-4", "route", "show", "proto", "118").stdout.splitlines()
+    return {line.split()[-3 if line.startswith("unreachable") else 0]: line for line in lines if line[0].isdigit()}
+
+
+def wanted(machine: str, mode: str) -> dict[str, str]:
+    """What `routes` finds on a node in a mode."""
+    if mode == "router":
+        return {}
+    found = {}
+    for other, ip in MACHINES.items():
+        if other != machine:
+            subnet = f"10.244.{NUMBER[other]}.0"
+            found[f"{subnet}/24"] = f"{subnet}/24 via {subnet if mode == 'vxlan' else ip} dev " + (
+                "flannel.1 onlink" if mode == "vxlan" else "eth0"
+            )
+    return found
+
+
+def has_device(machine: str) -> bool:
+    return netns(machine, "ip", "link", "show", "flannel.1").returncode == 0
+
+
+def as_wanted(mode: str) -> bool:
+    return all(
+        {k: " ".join(v.split()) for k, v in routes(m).items()} == wanted(m, mode) and has_device(m) == (mode == "vxlan")
+        for m in MACHINES
+    )
+
+
+def switch(mode: str, expose: str = "pods,services") -> None:
+    """Tell the cluster, and return when every node has done it."""
+    settings = {"mode": mode, "expose": expose}
+    apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "node-network", "namespace": "kube-system"},
+           "data": settings})  # fmt: skip
+    until(f"mode {mode}", lambda: as_wanted(mode), 20)
+
+
+def ping(place: str, address: str, *options: str) -> str:
+    return nsk8s("enter", place, "--", "ping", "-n", "-c", "1", "-W", "2", *options, address, ok=False).stdout
+
+
+def hops(place: str, address: str) -> int:
+    """How many routers the answer met."""
+    found = re.search(r"ttl=(\d+)", ping(place, address))
+    assert found
+    return 64 - int(found[1])
+
+
+def redirects() -> list[str]:
+    """Machines that sent an ICMP redirect, or got one."""
+    found = []
+    for machine in ("router", *MACHINES):
+        names, values = (x.split() for x in netns(machine, "grep", "^Icmp:", "/proc/net/snmp").stdout.splitlines())
+        counters = dict(zip(names, values, strict=True))
+        if counters["OutRedirects"] != "0" or counters["InRedirects"] != "0":
+            found.append(machine)
+    return found
+
+
+def check_matrix(addresses: dict[str, str], mode: str) -> None:
+    """Every pair, for TCP, UDP and ICMP: the address at both ends, and in the connection tracking of the nodes on the way."""
+    for source, target in (*PAIRS, ("client", "a1"), ("client", "b"), ("client", "node1"), ("node1", "b")):
+        found: dict[str, Any] = ask(source, addresses[target])
+        for protocol in PROTOCOLS:
+            own, seen = found[protocol]
+            assert own == seen, (mode, source, target, protocol)
+            ip = own.partition(":")[0]
+            if source in NODES and target in PODS and home(target) == source:
+                assert ip == f"10.244.{NUMBER[source]}.1"  # the bridge's
+            elif source in NODES and target in PODS and mode == "vxlan":
+                assert ip == f"10.244.{NUMBER[source]}.0"  # flannel.1's
+            else:
+                assert ip == addresses[source], (mode, source, target)
+            for node in {home(source), home(target)} & set(NODES):
+                entry = (ip, addresses[target], addresses[target], ip)
+                assert entry in tracked(node, protocol, ip, addresses[target]), (mode, source, target, protocol, node)
+        assert found["unreachable"] == [], (mode, source, target)
+    for source in ("a1", "b"):  # what leaves the cluster is the node's, exposed or not
+        found = ask(source, CLIENT)
+        assert {p: found[p][1].partition(":")[0] for p in PROTOCOLS} == dict.fromkeys(PROTOCOLS, NODES[home(source)])
+
+
+class Pings:
+    """A pod's ping to another, 50 a second, until it is told to stop."""
+
+    def __init__(self, source: str, address: str) -> None:
+        argv = [sys.executable, "-m", "nsk8s.cli.main", "enter", f"pod/{source}", "--", "ping", "-n", "-i", "0.02", address]
+        environment = {**os.environ, "NSK8S_CLUSTER": NAME}
+        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline().startswith("PING")
+
+    def lost(self) -> int:
+        """How many were sent and not answered (the last one may be on its way)."""
+        self._process.send_signal(signal.SIGINT)
+        out = self._process.communicate(timeout=10)[0]
+        found = re.search(r"(\d+) packets transmitted, (\d+) received", out)
+        assert found, out
+        return max(0, int(found[1]) - int(found[2]) - 1)
+
+
+def test_routes_between_nodes(cluster: dict[str, str]) -> None:
+    until("the routes", lambda: as_wanted("routes"))
+    check_matrix(cluster, "routes")
+    assert hops("pod/a1", cluster["b"]) == 2
+
+
+def test_the_router_leads_to_pods_and_services_from_outside(cluster: dict[str, str]) -> None:
+    known = routes("router")
+    assert {f"10.244.{NUMBER[m]}.0/24": f"via {ip} " for m, ip in MACHINES.items()}.items() <= {
+        dst: re.sub(r".*(via \S+ ).*", r"\1", line) for dst, line in known.items()
+    }.items()
+    assert "10.96.0.0/16" in known
+    # Any node takes the API's ClusterIP; an address that no Service has is refused instead of going round.
+    assert netns("client", "curl", "-sk", "-m", "5", "https://10.96.0.1/version").stdout
+    assert ask("client", "10.96.77.77", "tcp")["unreachable"] == [[3, 1, ROUTER]]
+    # So is a pod's address that no pod has: by its node, even by one without any pod; and a subnet that no node has.
+    assert ask("client", "10.244.1.250", "icmp")["unreachable"] == [[3, 1, NODES["node1"]]]
+    assert ask("client", "10.244.9.1", "tcp")["unreachable"] == [[3, 0, ROUTER]]
+
+
+def test_switched_to_vxlan(cluster: dict[str, str], tmp_path: Path) -> None:
+    pings = Pings("a1", cluster["b"])
+    switch("vxlan")
+    assert pings.lost() == 0
+    assert {p: get(f"pod/{p}")["status"]["podIP"] for p in PODS}.items() <= cluster.items()
+    for machine, ip in MACHINES.items():
+        held = get(f"node/{machine}")["metadata"]["annotations"]
+        mac = json.loads(held["flannel.alpha.coreos.com/backend-data"])["VtepMAC"]
+        assert held["flannel.alpha.coreos.com/public-ip"] == ip
+        for other in MACHINES.keys() - {machine}:
+            assert f"{mac} dst {ip} self permanent" in netns(other, "bridge", "fdb", "show", "dev", "flannel.1").stdout
+            entries = netns(other, "ip", "neigh", "show", "dev", "flannel.1").stdout
+            assert f"10.244.{NUMBER[machine]}.0 lladdr {mac} PERMANENT" in entries
+    check_matrix(cluster, "vxlan")
+    assert hops("pod/a1", cluster["b"]) == 2, "the packets inside do not see the way outside"
+    capture = Capture(tmp_path, "node1", expression="udp port 8472")
+    try:
+        ping("pod/a1", cluster["b"])
+        packets = "\n".join(capture.until("echo reply"))
+    finally:
+        capture.stop()
+    assert re.search(
+        rf"192\.168\.56\.11\.\d+ > 192\.168\.56\.12\.8472: OTV, flags \[I\] \(0x08\), overlay 0, instance 1\s+"
+        rf"IP {cluster['a1']} > {cluster['b']}: ICMP echo request", packets
+    ), packets  # fmt: skip
+
+
+def test_packets_that_do_not_fit_into_a_tunnel(cluster: dict[str, str]) -> None:
+    # Pods from before the switch have an MTU of 1,500, and are told that 1,450 is what the way takes.
+    assert "From 10.244.1.1 icmp_seq=1 Frag needed and DF set (mtu = 1450)" in ping("pod/a1", cluster["b"], "-M", "do", "-s", "1472")
+    assert "1 received" in ping("pod/a1", cluster["b"], "-M", "do", "-s", "1422")
+    assert "1 received" in ping("pod/b", cluster["a1"], "-M", "dont", "-s", "1472"), "whole again behind two fragments"
+    # One made now has 1,450, and so its peers hear it from their own kernel.
+    apply(pod("c", nodeName="node2"))
+    until("c is ready", lambda: pods("app=c"))
+    assert "mtu 1450" in in_pod("c", "ip", "link", "show", "eth0")
+    ip = get("pod/c")["status"]["podIP"]
+    assert "1 received" in ping("pod/a2", ip, "-M", "do", "-s", "1422")
+    # From outside: the node in front of it says it.
+    assert f"From {NODES['node2']} icmp_seq=1 Frag needed and DF set (mtu = 1450)" in ping("client", ip, "-M", "do", "-s", "1472")
+    # A stream finds its size by itself, old pod or new.
+    for target in (ip, cluster["b"]):
+        script = (
+            "import socket,sys; s=socket.create_connection((sys.argv[1], 7008), 5); s.sendall(b'x'*3000000); s.shutdown(1); "
+            "print(s.recv(20).decode())"
+        )
+        sink = (
+            "import socket; l=socket.create_server(('', 7008)); print('ready', flush=True); c=l.accept()[0]; n=0\n"
+            "while d:=c.recv(65536): n+=len(d)\nc.sendall(str(n).encode())"
+        )
+        place = "pod/c" if target == ip else "pod/b"
+        argv = [sys.executable, "-m", "nsk8s.cli.main", "enter", place, "--", "/usr/bin/python3", "-c", sink]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "NSK8S_CLUSTER": NAME}) as server:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+            try:
+                assert nsk8s("enter", "pod/a1", "--", "/usr/bin/python3", "-c", script, target).stdout == "3000000\n"
+            finally:
+                server.kill()
+
+
+def test_nodes_restart_and_leave(cluster: dict[str, str]) -> None:
+    fdb = netns("node1", "bridge", "fdb", "show", "dev", "flannel.1").stdout
+    nsk8s("node", "stop", "node3")
+    nsk8s("node", "start", "node3")
+    # A restarted node has a new MAC there; the others hear of it.
+    until("node3 answers", lambda: "1 received" in ping("pod/a1", "10.244.3.0"), 20)
+    assert netns("node1", "bridge", "fdb", "show", "dev", "flannel.1").stdout != fdb
+    nsk8s("node", "remove", "node3")
+    del MACHINES["node3"]
+    until("it is forgotten", lambda: as_wanted("vxlan"))
+    for table in (("bridge", "fdb"), ("ip", "neigh")):
+        assert len(netns("node1", *table, "show", "dev", "flannel.1").stdout.splitlines()) == 2, table
+    until("by the router too", lambda: "10.244.3.0/24" not in routes("router"))
+
+
+def test_switched_to_router(cluster: dict[str, str]) -> None:
+    pings = Pings("a1", cluster["b"])
+    switch("router")
+    assert pings.lost() == 0
+    assert "flannel" not in json.dumps(get("node/node1")["metadata"]["annotations"])
+    check_matrix(cluster, "router")
+    assert hops("pod/a1", cluster["b"]) == 3, "one more than with routes"
+    assert hops("pod/a1", cluster["a2"]) == 0
+    assert redirects() == [], "the shorter way is not for nodes to know"
+
+
+def test_switched_back_without_the_router_knowing(cluster: dict[str, str]) -> None:
+    pings = Pings("a1", cluster["b"])
+    switch("routes", expose="")
+    until("the router has forgotten the pods", lambda: "10.244.1.0/24" not in routes("router"))
+    assert pings.lost() == 0
+    assert ask("client", cluster["a1"], "tcp")["unreachable"] == [[3, 0, ROUTER]]
+    assert netns("router", "ip", "rule", "show", "priority", "119").stdout == ""
+
+
+def test_nonsense_changes_nothing(cluster: dict[str, str]) -> None:
+    before = {m: routes(m) for m in NODES}
+    apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "node-network", "namespace": "kube-system"},
+           "data": {"mode": "pigeons"}})  # fmt: skip
+    log = Path(f"/var/lib/nsk8s/{NAME}/logs/node1/node-network.log")
+    until("it is said", lambda: "mode: 'pigeons' is none of routes, vxlan, router; still routes" in log.read_text(), 5)
+    assert {m: routes(m) for m in NODES} == before

@@ -1,0 +1,122 @@
+"""The routing modes: which is in force, what a node tells of its end of the VXLAN, and what it makes of others'."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from nsk8s import config
+from nsk8s.cluster import specs
+from nsk8s.cluster.state import Paths
+from nsk8s.errors import Nsk8sError
+from nsk8s.kernel.routes import Via, changes
+from nsk8s.net import podnet
+from nsk8s.net.podnet import Settings
+from nsk8s.nodenetwork import plan
+from nsk8s.nodenetwork.plan import Peer
+
+MACS = {1: "0a:00:00:00:00:01", 2: "0a:00:00:00:00:02"}
+EXPOSED = Settings("routes", frozenset({"pods"}))
+
+
+def node(number: int, annotations: dict[str, Any] | None = None, *cidrs: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": f"node{number}", "annotations": annotations or {}},
+        "spec": {"podCIDRs": list(cidrs) or [f"10.244.{number}.0/24"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": f"192.168.56.{10 + number}"}]},
+    }
+
+
+def vtep(number: int, **changed: Any) -> dict[str, Any]:
+    found = node(number, plan.vtep_annotations(node(number), MACS[number]))
+    found["metadata"]["annotations"].update({f"flannel.alpha.coreos.com/{k.replace('_', '-')}": v for k, v in changed.items()})
+    return found
+
+
+def test_a_node_writes_what_flannel_writes() -> None:
+    assert plan.vtep_annotations(node(1), MACS[1]) == {
+        "flannel.alpha.coreos.com/backend-data": '{"VNI":1,"VtepMAC":"0a:00:00:00:00:01"}',
+        "flannel.alpha.coreos.com/backend-type": "vxlan",
+        "flannel.alpha.coreos.com/kube-subnet-manager": "true",
+        "flannel.alpha.coreos.com/public-ip": "192.168.56.11",
+    }
+    assert set(plan.vtep_annotations(node(1), "").values()) == {None}, "a patch with nulls takes them away"
+
+
+def test_peers_are_the_other_nodes_with_an_end() -> None:
+    nodes = [vtep(2), vtep(1), node(3), node(4, None, "fd00:4::/64")]
+    assert plan.peers(nodes, "node1") == [Peer("10.244.2.0/24", "10.244.2.0", MACS[2], "192.168.56.12")]
+    two = node(2, vtep(2)["metadata"]["annotations"], "fd00:2::/64", "10.244.2.0/24")
+    assert [p.cidr for p in plan.peers([two], "node1")] == ["10.244.2.0/24"], "the IPv4 one of two"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"backend_type": "host-gw"}, {"backend_data": "null"}, {"backend_data": "{"}, {"backend_data": "[]"},
+        {"backend_data": '{"VNI":7,"VtepMAC":"0a:00:00:00:00:02"}'}, {"backend_data": '{"VtepMAC":"x"}'},
+        {"backend_data": '{"VtepMAC":null}'}, {"public_ip": "fd56::12"}, {"public_ip": ""}, {"kube_subnet_manager": "false"},
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_not_a_peer(wrong: dict[str, str]) -> None:
+    assert plan.peers([vtep(2, **wrong)], "node1") == []
+
+
+def test_a_node_without_a_subnet_is_not_a_peer() -> None:
+    fresh = vtep(2)
+    fresh["spec"] = {}
+    assert plan.peers([fresh, vtep(2) | {"spec": {"podCIDRs": ["x"]}}], "node1") == []
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (None, EXPOSED),
+        ({}, EXPOSED),
+        ({"mode": "vxlan"}, Settings("vxlan", EXPOSED.expose)),
+        ({"mode": " router\n", "expose": ""}, Settings("router")),
+        ({"expose": "services, pods"}, Settings("routes", frozenset({"pods", "services"}))),
+    ],
+)
+def test_the_config_map_wins_over_the_flags(data: dict[str, str] | None, expected: Settings) -> None:
+    assert podnet.override(EXPOSED, None if data is None else {"data": data}) == expected
+
+
+@pytest.mark.parametrize("data", [{"mode": "bgp"}, {"mode": ""}, {"expose": "nodes"}])
+def test_nonsense_in_it_is_named(data: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=next(iter(data))):
+        podnet.override(EXPOSED, {"data": data})
+
+
+def test_when_the_router_knows_pods() -> None:
+    assert [Settings(m).router_knows_pods for m in podnet.MODES] == [False, False, True]
+    assert EXPOSED.router_knows_pods
+
+
+def test_a_route_through_another_link_is_another_route() -> None:
+    have = {"10.244.2.0/24": Via("192.168.56.12"), "10.244.3.0/24": Via("10.244.3.0", 5), "10.244.4.0/24": Via("10.244.4.0", 5)}
+    want = {"10.244.2.0/24": Via("10.244.2.0", 5), "10.244.3.0/24": Via("10.244.3.0", 6)}
+    assert changes(have, want) == (want, ["10.244.4.0/24"])
+
+
+def test_the_conflist_says_how_much_fits_into_a_tunnel() -> None:
+    bridge = json.loads(plan.conflist(["10.244.1.0/24"], mtu=1450))["plugins"][0]
+    assert bridge["mtu"] == 1450
+    assert "mtu" not in json.loads(plan.conflist(["10.244.1.0/24"]))["plugins"][0]
+
+
+def test_every_part_is_told() -> None:
+    asked = config.parse({"network": {"mode": "vxlan", "expose": ["pods"]}, "loadBalancer": {"mode": "l2"}}, "x")
+    (router,) = specs.router(Paths("x"), asked)
+    assert {"--mode=vxlan", "--expose=pods", "--service-cidr=10.96.0.0/16"} <= set(router["argv"])
+    assert not any("pool" in word for word in router["argv"]), "layer 2 addresses are not led through it"
+    assert "--mode=routes" in specs.router(Paths("x"), config.parse({}, "x"))[0]["argv"]
+
+
+def test_what_is_no_mode_is_refused() -> None:
+    with pytest.raises(Nsk8sError, match=r"network.mode: Input should be 'routes', 'vxlan' or 'router', not 'bgp'"):
+        config.parse({"network": {"mode": "bgp"}}, "cluster.yaml")
+    with pytest.raises(Nsk8sError, match=r"network.modus: there is no such setting, did you mean mode\?"):
+        config.parse({"network": {"modus": "vxlan"}}, "cluster.yaml")
