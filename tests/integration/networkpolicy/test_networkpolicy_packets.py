@@ -1,0 +1,82 @@
+"""The rules in the kernel, asked with real packets: what arrives is what the policies mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from policy_net import Answer, PolicyNet
+from policy_table import RECIPES, SUBNETS, addresses, generated, policy, world
+
+from nsk8s.networkpolicy import render
+
+QUICK, ALL = 110, 500
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[PolicyNet]:
+    with PolicyNet() as made:
+        yield made
+
+
+def compare(net: PolicyNet, policies: list[dict[str, Any]], family: int) -> None:
+    asked = world(*policies)
+    for node, cidrs in SUBNETS.items():
+        net.load(node, render.table(asked, node, cidrs))
+    wanted: Answer = {}
+
+    def wrong() -> dict[Any, bool]:
+        found = net.ask(family)
+        for source, destination, protocol, port in found:
+            if (source, destination, protocol, port) not in wanted:
+                packet = (*addresses(source, destination, family), protocol, port)
+                wanted[source, destination, protocol, port] = asked.allowed(*packet)
+        return {k: v for k, v in found.items() if v != wanted[k]}
+
+    # A machine under load may take longer than the short wait; what a rule decides stays so.
+    differences = wrong() and wrong() and wrong()
+    assert not differences, policies
+
+
+@pytest.mark.timeout(120)
+def test_packets_of_upstreams_recipes_arrive_or_not(net: PolicyNet) -> None:
+    for i, (policies, _, _) in enumerate(RECIPES.values()):
+        compare(net, policies, i % 2)
+        if i % 5 == 0:
+            compare(net, policies, 1 - i % 2)
+
+
+@pytest.mark.timeout(120)
+def test_packets_of_generated_policies_arrive_or_not(net: PolicyNet) -> None:
+    for seed in range(QUICK):
+        compare(net, generated(seed), seed % 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_packets_of_many_more_generated_policies_arrive_or_not(net: PolicyNet) -> None:
+    for seed in range(QUICK, ALL):
+        compare(net, generated(seed), seed // 2 % 2)
+
+
+def test_nothing_is_forwarded_before_policies_are_known(net: PolicyNet) -> None:
+    for node in SUBNETS:
+        net.load(node, render.held(["10.244.0.0/16", "fd00:244::/32"]))
+    for family in (0, 1):
+        assert not any(net.ask(family).values())
+    net.clear()
+    for family in (0, 1):
+        assert all(net.ask(family).values())
+
+
+def test_a_pod_that_is_not_known_yet_is_held(net: PolicyNet) -> None:
+    from dataclasses import replace
+
+    asked = world(policy("z", podSelector={"matchLabels": {"pod": "nobody"}}))
+    without = replace(asked, pods=tuple(p for p in asked.pods if (p.namespace, p.name) != ("x", "a")))
+    for node, cidrs in SUBNETS.items():
+        net.load(node, render.table(without, node, cidrs))
+    for family in (0, 1):
+        assert all(arrived == ("x/a" not in key) for key, arrived in net.ask(family).items())
+    net.clear()
