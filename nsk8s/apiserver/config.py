@@ -45,6 +45,7 @@ class Config:
     event_ttl: timedelta
     write_kubeconfig: str
     disabled_plugins: frozenset[str] = frozenset()
+    policies_enforced: bool = False
 
     @classmethod
     def from_flags(cls, **flags: Any) -> Config:
@@ -81,6 +82,7 @@ class Config:
             event_ttl=_duration(flags["event_ttl"]),
             write_kubeconfig=flags["write_kubeconfig"],
             disabled_plugins=_plugins(flags["disable_admission_plugins"]),
+            policies_enforced=flags["network_policies_enforced"],
         )
 
     @property

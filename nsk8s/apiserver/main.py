@@ -38,6 +38,8 @@ from nsk8s.client import component
 @click.option("--default-unreachable-toleration-seconds", default=300, show_default=True, type=click.IntRange(0))
 @click.option("--disable-admission-plugins", default="", help="Admission plug-ins to leave out, separated by commas.")
 @click.option("--event-ttl", default="1h0m0s", show_default=True, help="How long Events are kept.")
+@click.option("--network-policies-enforced", is_flag=True,
+              help="Every node enforces NetworkPolicies: do not warn that they have no effect. (nsk8s)")
 @click.option("--write-kubeconfig", default="", help="Write a cluster-admin kubeconfig for this server here. (nsk8s)")
 @click.option("-v", "--v", "verbosity", default=2, type=int, help="Log level; 4 and above is debug.")
 def command(verbosity: int, **flags: Any) -> int:

@@ -17,7 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from nsk8s.api.kinds import BUILTIN
 from nsk8s.api.scheme import Scheme
-from nsk8s.apiserver import admission, reviews, specials, verbs
+from nsk8s.apiserver import admission, notices, reviews, specials, verbs
 from nsk8s.apiserver.authn import Authenticator, read_token_file
 from nsk8s.apiserver.authz import Authorizer
 from nsk8s.apiserver.bootstrap import Bootstrap
@@ -85,6 +85,8 @@ def build(config: Config, keys: Keys, store: Store, cache: Cache) -> tuple[Serve
     static = read_token_file(Path(config.token_auth_file)) if config.token_auth_file else {}
     authenticator = Authenticator(static, tokens, anonymous=config.anonymous_auth)
     server = Server(scheme, store, cache, registry, authenticator, Authorizer(cache))
+    if config.policies_enforced:
+        server.acted_on.add(notices.POLICIES)
     verbs.register(server)
     specials.register(server, tokens)
     reviews.register(server)

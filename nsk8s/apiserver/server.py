@@ -83,6 +83,8 @@ class Server:
         self.authenticator = authenticator
         self.authorizer = authorizer
         self.metrics = Metrics(cache)
+        self.acted_on: set[str] = set()
+        """Group resources that draw no notice of having no effect, as this cluster has who acts on them."""
         self.documents: dict[str, Document] = {}
         """Exact paths."""
         self.document_prefixes: list[tuple[str, Document]] = []

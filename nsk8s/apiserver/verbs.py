@@ -135,7 +135,7 @@ async def create(request: Request, call: Call) -> web.StreamResponse:
     out = form(request, call.kind)
     obj = parse_object(call, await request.body(), request.header("Content-Type"))
     made = await request.server.registry.create(call, obj, namespace_of(call))
-    if without_effect := notice(call.kind, request.server.cache):
+    if without_effect := notice(call.kind, request.server.cache, request.server.acted_on):
         call.warnings.append(without_effect)
     return json_response(out.one(made), 201, call.warnings)
 
@@ -233,7 +233,7 @@ async def _patch(request: Request, call: Call, *, status_only: bool) -> web.Stre
         from nsk8s.apiserver import apply
 
         new, created = await apply.server_side_apply(request.server.registry, call, namespace, name, raw, status=status_only)
-        if created and (without_effect := notice(call.kind, request.server.cache)):
+        if created and (without_effect := notice(call.kind, request.server.cache, request.server.acted_on)):
             call.warnings.append(without_effect)
         return json_response(out.one(new), 201 if created else 200, call.warnings)
     new = await request.server.registry.update(
