@@ -17,7 +17,7 @@ MODES = ("routes", "vxlan", "router")
 EXPOSABLE = ("pods", "services")
 NAMESPACE, CONFIG_MAP = "kube-system", "node-network"
 """A ConfigMap of this name overrides what the components were started with: `mode: vxlan`, `expose: pods,services`."""
-SETTLE_S = 3.0
+SETTLE_S = 2.0
 """After a change of mode the old ways stay so long: new ones are there on every machine before old ones go."""
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_cluster import NAME, Capture, apply, get, in_pod, netns, nsk8s, pod, pods, until
+from e2e_cluster import NAME, Capture, apply, components, get, in_pod, kill, netns, nsk8s, pod, pods, until
 from test_e2e_network import CLIENT, NODES, PAIRS, PEER, PODS, PORT, PROTOCOLS, ROUTER, ask, home, tracked
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
@@ -130,16 +130,18 @@ def check_matrix(addresses: dict[str, str], mode: str) -> None:
                 entry = (ip, addresses[target], addresses[target], ip)
                 assert entry in tracked(node, protocol, ip, addresses[target]), (mode, source, target, protocol, node)
         assert found["unreachable"] == [], (mode, source, target)
+    for name in ("a1", "b"):  # Services, too: of DNS, whose pods are elsewhere
+        assert "10.96.0.1" in in_pod(name, "nslookup", "kubernetes.default.svc.cluster.local")
     for source in ("a1", "b"):  # what leaves the cluster is the node's, exposed or not
         found = ask(source, CLIENT)
         assert {p: found[p][1].partition(":")[0] for p in PROTOCOLS} == dict.fromkeys(PROTOCOLS, NODES[home(source)])
 
 
 class Pings:
-    """A pod's ping to another, 50 a second, until it is told to stop."""
+    """A pod's ping to another, 1,000 a second, until it is told to stop."""
 
     def __init__(self, source: str, address: str) -> None:
-        argv = [sys.executable, "-m", "nsk8s.cli.main", "enter", f"pod/{source}", "--", "ping", "-n", "-i", "0.02", address]
+        argv = [sys.executable, "-m", "nsk8s.cli.main", "enter", f"pod/{source}", "--", "ping", "-n", "-i", "0.001", address]
         environment = {**os.environ, "NSK8S_CLUSTER": NAME}
         self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment)
         assert self._process.stdout is not None
@@ -259,6 +261,17 @@ def test_switched_to_router(cluster: dict[str, str]) -> None:
     assert hops("pod/a1", cluster["b"]) == 3, "one more than with routes"
     assert hops("pod/a1", cluster["a2"]) == 0
     assert redirects() == [], "the shorter way is not for nodes to know"
+
+
+@pytest.mark.slow
+def test_agents_die(cluster: dict[str, str]) -> None:
+    for agent in ("node1/node-network", "router/router-agent"):  # what they set stays while they are away
+        before = components()[agent]["pid"]
+        pings = Pings("a1", cluster["b"])
+        kill(before)
+        until("it runs again", lambda a=agent, pid=before: components()[a]["pid"] not in (None, pid))
+        assert pings.lost() == 0
+    assert as_wanted("router")
 
 
 def test_switched_back_without_the_router_knowing(cluster: dict[str, str]) -> None:
