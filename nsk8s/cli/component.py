@@ -20,7 +20,7 @@ def component(ctx: click.Context, name: str, argv: tuple[str, ...]) -> None:
 
     Its flags are upstream's (`nsk8s component NAME --help` lists them), so that any component can be replaced by the real one,
     or tested apart. Names: kube-apiserver, kube-scheduler, kube-controller-manager, kubelet, kube-proxy, node-network,
-    runtime, dns, ingress, cloud-controller-manager, router-agent, speaker.
+    network-policy, runtime, dns, ingress, cloud-controller-manager, router-agent, speaker.
     """
     from nsk8s.cluster.specs import TARGETS
 

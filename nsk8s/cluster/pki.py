@@ -91,6 +91,9 @@ class Authority:
         """What the components of one node need, on that node's disk."""
         etc = self.paths.node_root(node.name) / "etc/kubernetes"
         pki = etc / "pki"
+        if self.config.network.policy and not (etc / "network-policy.conf").exists():  # perhaps switched on later
+            user = f"system:network-policy:{node.name}"
+            self._kubeconfig(etc / "network-policy.conf", user, ["system:node-network"], self._internal)
         if (pki / "kubelet.key").exists():
             return
         pki.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -140,6 +140,10 @@ def require(config: ClusterConfig) -> None:
         for name, error, fix in probe.optional_features():
             if error:
                 raise Nsk8sError(f"this kernel cannot do {name}: {error}", fix)
+    if config.network.policy:
+        from nsk8s.kernel import nft
+
+        nft.detect()
     if Cgroups().version == "none":
         raise Nsk8sError("no control groups are mounted", "mount -t cgroup2 none /sys/fs/cgroup")
     if STATE_ROOT.exists() and mounts.filesystem_type(str(STATE_ROOT)) == "overlay":

@@ -25,6 +25,7 @@ TARGETS = {
     "kubelet": "nsk8s.kubelet.main:main",
     "kube-proxy": "nsk8s.proxy.main:main",
     "node-network": "nsk8s.nodenetwork.main:main",
+    "network-policy": "nsk8s.networkpolicy.main:main",
     "runtime": "nsk8s.runtime.main:main",
     "dns": "nsk8s.dns.main:main",
     "ingress": "nsk8s.ingress.main:main",
@@ -93,6 +94,8 @@ def control_plane(paths: Paths, config: ClusterConfig) -> list[Spec]:
         f"--default-not-ready-toleration-seconds={timing.not_ready_toleration}",
         f"--default-unreachable-toleration-seconds={timing.unreachable_toleration}",
     ]
+    if config.network.policy:
+        apiserver.append("--network-policies-enforced")
     controllers = [
         f"--kubeconfig={ETC}/controller-manager.conf",
         "--allocate-node-cidrs=true",
@@ -133,7 +136,7 @@ def router(paths: Paths, config: ClusterConfig) -> list[Spec]:
 
 
 def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:
-    """The four processes of a node, and the speaker of layer 2 load balancers; the runtime goes with the kubelet."""
+    """The four processes of a node, and those that were asked for; the runtime goes with the kubelet."""
     kubelet = [
         f"--hostname-override={state.name}",
         f"--kubeconfig={ETC}/kubelet.conf",
@@ -147,7 +150,14 @@ def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:
         kubelet.append("--node-labels=" + ",".join(f"{k}={v}" for k, v in state.labels.items()))
     if state.taints:
         kubelet.append("--register-with-taints=" + ",".join(state.taints))
-    wanted = {
+    wanted = {}
+    if config.network.policy:  # first: it holds pods until it knows their policies
+        wanted["network-policy"] = [
+            f"--node-name={state.name}",
+            f"--kubeconfig={ETC}/network-policy.conf",
+            f"--cluster-cidr={config.subnets.pods}",
+        ]
+    wanted |= {
         "runtime": [f"--cgroup-parent={paths.cgroup}/{state.name}/pods"],
         "kubelet": kubelet,
         "node-network": [

@@ -1,0 +1,297 @@
+"""NetworkPolicies on a whole cluster: who reaches whom, how soon a change holds, and that no moment is without them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from e2e_cluster import NAME, apply, components, documents, get, kill, netns, nsk8s, pod, pods, until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+EVERYONE = ("near", "far", "near by service", "far by service", "own node", "other node", "outside", "outside by the other node")
+
+NODE = {"server": "node1", "near": "node1", "far": "node2"}
+
+
+def label(name: str, **labels: str) -> None:
+    """Make one of the pods, or give it other labels."""
+    made = pod(name, nodeName=NODE[name])
+    made["metadata"]["labels"] = labels
+    if name == "server":
+        probe = {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1}
+        made["spec"]["containers"][0] = {
+            "name": "main", "image": "nsk8s/echo", "ports": [{"name": "http", "containerPort": 8080}], "readinessProbe": probe,
+        }  # fmt: skip
+    apply(made)
+
+
+@pytest.fixture(scope="module", params=["iptables", pytest.param("nftables", marks=pytest.mark.slow)])
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """`server` and `near` on node1, `far` on node2; Service `server` with node port 30080."""
+    nsk8s("down", "-q", ok=False)
+    file = tmp_path_factory.mktemp("policy") / "cluster.yaml"
+    file.write_text(f"nodes: 2\nnetwork: {{policy: true}}\nproxy: {{mode: {request.param}}}\n")
+    try:
+        nsk8s("up", "-q", "-f", str(file))
+        service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "server"},
+                   "spec": {"type": "NodePort", "selector": {"app": "server"}, "ports": [{"port": 80, "targetPort": "http", "nodePort": 30080}]}}
+        for name in NODE:
+            label(name, app=name)
+        apply(service)
+        until("the pods are ready", lambda: all(pods(f"app={n}") for n in NODE))
+        where = {"pod": get("pod/server")["status"]["podIP"], "service": get("service/server")["spec"]["clusterIP"]}
+        until("everybody reaches the server", lambda: reach(where) == set(EVERYONE))
+        yield where
+    finally:
+        nsk8s("down", "-q", ok=False)
+
+
+@pytest.fixture(autouse=True)
+def clean(cluster: dict[str, str]) -> Iterator[None]:
+    """Without the test's policies everybody reaches the server again."""
+    yield
+    nsk8s("delete", "networkpolicies", "--all")
+    until("everybody reaches the server", lambda: reach(cluster) == set(EVERYONE), 5)
+
+
+def reach(where: dict[str, str], *who: str) -> set[str]:
+    """Those who reach the server now."""
+    direct, service = f"http://{where['pod']}:8080/", f"http://{where['service']}/"
+    ways = {
+        "near": ("pod/near", direct), "far": ("pod/far", direct), "near by service": ("pod/near", service),
+        "far by service": ("pod/far", service), "own node": ("node1", direct), "other node": ("node2", direct),
+        "outside": ("client", "http://192.168.56.11:30080/"),
+        "outside by the other node": ("client", "http://192.168.56.12:30080/"),
+    }  # fmt: skip
+    assert tuple(ways) == EVERYONE
+
+    def one(name: str) -> bool:
+        place, url = ways[name]
+        command = ["curl", "-s", "-o", "/dev/null", "-m", "0.5", url]
+        if place.startswith("pod/"):
+            return nsk8s("enter", place, "--", *command, ok=False).returncode == 0
+        return netns(place, *command).returncode == 0
+
+    asked = who or EVERYONE
+    with ThreadPoolExecutor(8) as pool:
+        return {name for name, good in zip(asked, pool.map(one, asked), strict=True) if good}
+
+
+def policy(name: str = "p", namespace: str = "default", **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name, "namespace": namespace},
+        "spec": {"podSelector": {}, **spec},
+    }  # fmt: skip
+
+
+def to_server(**rule: Any) -> dict[str, Any]:
+    return policy(podSelector={"matchLabels": {"app": "server"}}, ingress=[rule])
+
+
+def expect(where: dict[str, str], *who: str) -> None:
+    """Exactly these reach the server, at once."""
+    assert reach(where) == set(who)
+
+
+def test_a_denied_pod_is_reached_by_its_own_node_only(cluster: dict[str, str]) -> None:
+    said = nsk8s("apply", "-f", "-", text=json.dumps(policy(policyTypes=["Ingress"])))
+    assert "no effect" not in said.stderr + said.stdout
+    time.sleep(1)
+    expect(cluster, "own node")
+    assert pods("app=server"), "the kubelet's probes come from the node"
+
+
+def test_pods_are_selected_by_label_also_through_a_service(cluster: dict[str, str]) -> None:
+    apply(to_server(**{"from": [{"podSelector": {"matchLabels": {"app": "near"}}}], "ports": [{"port": "http"}]}))
+    time.sleep(1)
+    expect(cluster, "near", "near by service", "own node")
+    label("far", app="near")
+    try:
+        until("a pod is let in by its new label", lambda: "far" in reach(cluster, "far"), 3)
+    finally:
+        label("far", app="far")
+    until("and no longer", lambda: not reach(cluster, "far"), 3)
+
+
+def test_namespaces_are_selected_by_label(cluster: dict[str, str]) -> None:
+    apply(to_server(**{"from": [{"namespaceSelector": {"matchLabels": {"team": "a"}}}]}))
+    time.sleep(1)
+    expect(cluster, "own node")
+    default: dict[str, Any] = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default", "labels": {"team": "a"}}}
+    apply(default)
+    until("the namespace's pods are let in", lambda: reach(cluster, "near", "far") == {"near", "far"}, 3)
+    default["metadata"]["labels"] = {"team": "b"}
+    apply(default)
+    until("and no longer", lambda: not reach(cluster, "near", "far"), 3)
+
+
+def test_addresses_outside_are_selected_by_block(cluster: dict[str, str]) -> None:
+    apply(to_server(**{"from": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.244.0.0/16", "192.168.56.12/32"]}}]}))
+    time.sleep(1)
+    # By the other node's port a client comes as that node: kube-proxy masquerades it.
+    expect(cluster, "outside", "own node")
+
+
+def test_egress_to_dns_only(cluster: dict[str, str]) -> None:
+    dns = {"to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+                   "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}],
+           "ports": [{"port": "dns", "protocol": "UDP"}, {"port": "dns-tcp"}]}  # fmt: skip
+    apply(policy(podSelector={"matchLabels": {"app": "far"}}, policyTypes=["Egress"], egress=[dns]))
+    time.sleep(1)
+    expect(cluster, *(w for w in EVERYONE if not w.startswith("far")))
+    found = nsk8s("exec", "far", "--", "nslookup", "server.default.svc.cluster.local", timeout=20)
+    assert cluster["service"] in found.stdout
+    assert netns("client", "true").returncode == 0
+    refused = nsk8s("enter", "pod/far", "--", "ping", "-c", "1", "-W", "1", "203.0.113.10", ok=False)
+    assert refused.returncode != 0, "not out of the cluster either"
+
+
+class Asking:
+    """A pod that asks the server every 20 ms: a line for each try, with the time at which it began."""
+
+    def __init__(self, where: dict[str, str]) -> None:
+        code = (
+            "import socket,time\nwhile True:\n t=time.time()\n try:\n"
+            f"  socket.create_connection(('{where['pod']}',8080),0.15).close(); said='yes'\n"
+            " except OSError: said='no'\n print(t,said,flush=True); time.sleep(0.02)\n"
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "nsk8s.cli.main", "enter", "pod/far", "--", "/usr/bin/python3", "-c", code],
+            env={**os.environ, "NSK8S_CLUSTER": NAME}, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def until(self, said: str) -> float:
+        """The time of the next try that went so."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            when, how = line.split()
+            if how == said:
+                return float(when)
+        raise AssertionError("the asking pod ended")
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def test_a_change_holds_within_a_second(cluster: dict[str, str]) -> None:
+    asking = Asking(cluster)
+    try:
+        asking.until("yes")
+        began = time.time()
+        apply(policy(policyTypes=["Ingress"]))
+        denied = asking.until("no") - began
+        began = time.time()
+        nsk8s("delete", "networkpolicy", "p")
+        allowed = asking.until("yes") - began
+        assert denied < 1.5, "the command itself takes half a second"
+        assert allowed < 1.5
+        print(f"denied after {denied:.2f} s, allowed after {allowed:.2f} s")
+    finally:
+        asking.stop()
+
+
+def test_a_killed_agent_leaves_its_rules(cluster: dict[str, str]) -> None:
+    apply(policy(policyTypes=["Ingress"]))
+    until("it is denied", lambda: not reach(cluster, "far"), 3)
+    asking = Asking(cluster)
+    try:
+        asking.until("no")
+        before = components()["node1/network-policy"]
+        kill(before["pid"])
+        until("it is back", lambda: components()["node1/network-policy"]["pid"] not in (before["pid"], 0, None), 15)
+        deadline = time.time() + 1
+        assert asking.process.stdout is not None
+        for line in asking.process.stdout:
+            when, how = line.split()
+            assert how == "no"
+            if float(when) > deadline:
+                break
+    finally:
+        asking.stop()
+    nsk8s("delete", "networkpolicy", "p")
+    until("the new one goes on", lambda: reach(cluster, "far"), 3)
+
+
+def test_a_deleted_table_comes_back_whole(cluster: dict[str, str]) -> None:
+    apply(policy(policyTypes=["Ingress"]))
+    until("it is denied", lambda: not reach(cluster, "far"), 3)
+    netns("node1", "nft", "delete", "table", "inet", "nsk8s-policy")
+    apply(policy("q", policyTypes=["Ingress"]))
+    until("it is denied again", lambda: not reach(cluster, "far"), 3)
+
+
+SENDER = """
+import socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    try: s.sendto(sys.argv[1].encode(), ('ADDRESS', 9999))
+    except OSError: pass
+    time.sleep(0.001)
+"""
+COUNTER = """
+import collections, select, socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('0.0.0.0', 9999)); s.settimeout(0.5)
+print('ready', flush=True)
+while True:
+    try: print(s.recv(100).decode(), flush=True)
+    except TimeoutError: print('-', flush=True)
+"""
+
+
+def test_a_new_pod_has_no_moment_without_its_policies(cluster: dict[str, str]) -> None:
+    """Pods that send from their first instruction on: one in a jail, one outside it."""
+    apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "jail"}},
+          policy("jail", "jail", policyTypes=["Egress"]))  # fmt: skip
+    until("the service account is there", lambda: get("serviceaccounts", "-n", "jail")["items"])
+    counter = subprocess.Popen(
+        [sys.executable, "-m", "nsk8s.cli.main", "enter", "pod/server", "--", "/usr/bin/python3", "-u", "-c", COUNTER],
+        env={**os.environ, "NSK8S_CLUSTER": NAME}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert counter.stdout is not None
+        assert counter.stdout.readline() == "ready\n"
+        senders = []
+        for i in range(6):
+            for namespace in ("jail", "default"):
+                code = SENDER.replace("ADDRESS", cluster["pod"])
+                made = pod(f"{namespace}{i}", "busybox", "/usr/bin/python3", "-c", code, namespace, nodeName=f"node{1 + i % 2}")
+                made["metadata"]["namespace"] = namespace
+                made["metadata"]["labels"] = {"sender": "yes"}
+                senders.append(made)
+        apply(*senders)
+        until("all are ready", lambda: len(pods("sender=yes")) == 6)
+        until("all are ready", lambda: len([p for p in get("pods", "-n", "jail")["items"] if p["status"]["phase"] == "Running"]) == 6)
+        deadline, heard = time.monotonic() + 1, set()
+        while time.monotonic() < deadline:
+            heard.add(counter.stdout.readline().strip())
+        assert "default" in heard
+        assert "jail" not in heard, "a packet came out of the jail"
+        nsk8s("delete", "networkpolicy", "-n", "jail", "jail")
+        deadline = time.monotonic() + 3
+        while "jail" not in heard and time.monotonic() < deadline:
+            heard.add(counter.stdout.readline().strip())
+        assert "jail" in heard, "it would have been seen"
+    finally:
+        counter.kill()
+        counter.communicate()
+        nsk8s("delete", "namespace", "jail", ok=False)
+        nsk8s("delete", "pods", "-l", "sender=yes", ok=False)
+
+
+def test_the_example_does_what_it_says(cluster: dict[str, str]) -> None:
+    label("server", app="hello")
+    try:
+        apply(*documents("networkpolicy.yaml"))
+        label("far", app="far", access="granted")
+        until("the one with the label gets in", lambda: reach(cluster, "near", "far", "outside") == {"far"}, 5)
+    finally:
+        label("far", app="far")
+        label("server", app="server")
