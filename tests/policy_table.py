@@ -34,7 +34,7 @@ PODS = _pods()
 
 
 def world(*policies: Object) -> World:
-    return World(tuple(map(Policy.of, policies)), tuple(PODS.values()), {n: {"ns": n} for n in NAMESPACES})
+    return World(tuple(map(Policy.of, policies)), tuple(PODS.values()), {n: {"ns": n, "kubernetes.io/metadata.name": n} for n in NAMESPACES})
 
 
 def policy(namespace: str = "x", name: str = "p", **spec: Any) -> Object:

@@ -116,6 +116,7 @@ class Agent:
 
     async def _reconcile(self, _: str) -> float:
         """Write the table if it is not what it should be; returns when to look again (s)."""
+        show_switched_packets()
         own = self._nodes.get(self._node) or {}
         spec = own.get("spec") or {}
         cidrs = spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else [])

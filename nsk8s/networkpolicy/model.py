@@ -88,17 +88,9 @@ class Selected:
         if self.namespaces is None:
             if pod.namespace != self.namespace:
                 return False
-        elif not self.namespaces.matches(namespace_labels(pod.namespace, namespaces)):
-            return False
+        elif pod.namespace not in namespaces or not self.namespaces.matches(namespaces[pod.namespace]):
+            return False  # one not yet heard of is none: NotIn would find it
         return self.pods.matches(pod.labels)
-
-
-NAME_LABEL = "kubernetes.io/metadata.name"
-
-
-def namespace_labels(name: str, namespaces: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
-    """The labels of a namespace; the one the API server gives each stands even before the Namespace was heard of."""
-    return {**namespaces.get(name, {}), NAME_LABEL: name}
 
 
 @dataclass(frozen=True, slots=True)

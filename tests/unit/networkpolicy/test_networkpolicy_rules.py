@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from policy_table import NAMESPACES, OUTSIDE, PODS, PORTS, PROTOCOLS, RECIPES, SUBNETS, addresses, generated, policy, world
+from policy_table import OUTSIDE, PODS, PORTS, PROTOCOLS, RECIPES, SUBNETS, addresses, generated, policy, world
 
 from nsk8s.net import nftset, nfttrace
 from nsk8s.net.nftset import NftTable
@@ -202,8 +202,11 @@ def test_a_long_name_is_cut_to_what_the_kernel_keeps() -> None:
         assert all(len(c.comment.encode()) <= 127 for c in (*table.chains.values(), *table.sets.values()))
 
 
-def test_every_namespace_has_its_name_for_a_label() -> None:
-    named = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": n}}} for n in NAMESPACES]
-    asked = world(policy(ingress=[{"from": named[1:2]}]))
-    assert asked.allowed(*addresses("y/a", "x/a"), "tcp", 80)
-    assert not asked.allowed(*addresses("z/a", "x/a"), "tcp", 80)
+def test_a_namespace_not_yet_heard_of_is_found_by_no_selector() -> None:
+    other = {"matchExpressions": [{"key": "ns", "operator": "NotIn", "values": ["x"]}]}
+    asked = world(policy(ingress=[{"from": [{"namespaceSelector": other}]}]))
+    unheard = replace(asked, namespaces={n: v for n, v in asked.namespaces.items() if n != "y"})
+    for of, wanted in ((asked, True), (unheard, False)):
+        packet = (*addresses("y/a", "x/b"), "tcp", 80)
+        assert of.allowed(*packet) == wanted
+        assert passes(tables(of), *packet) == wanted
