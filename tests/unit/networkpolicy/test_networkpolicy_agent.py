@@ -1,0 +1,138 @@
+"""The agent between what the informers say and what the kernel holds (here: the table as a value)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nsk8s.errors import Nsk8sError
+from nsk8s.kernel.nft import NftError
+from nsk8s.net import nftset
+from nsk8s.net.nftset import NftTable
+from nsk8s.networkpolicy import agent as module
+from nsk8s.networkpolicy.agent import Agent
+
+
+class Kernel:
+    """What `nft` would do."""
+
+    def __init__(self) -> None:
+        self.table: NftTable | None = None
+        self.runs = 0
+        self.broken = False
+
+    async def run(self, script: str) -> None:
+        self.runs += 1
+        if self.broken:
+            raise NftError("nft: no")
+        self.table = nftset.apply(self.table, script)
+
+
+class Queue:
+    def __init__(self) -> None:
+        self.added = 0
+
+    def add(self, _: str) -> None:
+        self.added += 1
+
+
+class Controller:
+    def __init__(self) -> None:
+        self.queue = Queue()
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    held = Kernel()
+    monkeypatch.setattr(module.nft, "table_exists", lambda *_: held.table is not None)
+    monkeypatch.setattr(module, "show_switched_packets", lambda: None)
+    monkeypatch.setattr(module, "PAUSE_S", 0)
+    return held
+
+
+@pytest.fixture
+def agent(kernel: Kernel) -> Any:
+    made: Any = Agent("node1", ["10.244.0.0/16"], kubeconfig_path="")
+    made._nft, made._controller = kernel, Controller()
+    made._nodes = {"node1": {"metadata": {"name": "node1"}, "spec": {"podCIDR": "10.244.1.0/24"}}}
+    return made
+
+
+def pod(**status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": "x", "name": "a", "labels": {"l": "1"}}, "spec": {"nodeName": "node1"},
+        "status": {"phase": "Running", "podIPs": [{"ip": "10.244.1.5"}], **status},
+    }  # fmt: skip
+
+
+POLICY = {"metadata": {"namespace": "x", "name": "p"}, "spec": {"podSelector": {}}}
+NAMESPACE = {"metadata": {"name": "x", "labels": {"ns": "x"}}}
+
+
+def held(kernel: Kernel) -> set[str]:
+    assert kernel.table is not None
+    return set(kernel.table.elements.get("ingress-ip", {}))
+
+
+async def test_changes_are_written_and_nothing_else(agent: Any, kernel: Kernel) -> None:
+    await agent._reconcile("")
+    agent._pod_changed(None, pod())
+    agent._policy_changed(None, POLICY)
+    await agent._reconcile("")
+    assert held(kernel) == {"10.244.1.5"}
+    assert kernel.runs == 2
+    await agent._reconcile("")
+    assert kernel.runs == 2, "there was nothing to do"
+    agent._policy_changed(POLICY, None)
+    await agent._reconcile("")
+    assert held(kernel) == set()
+
+
+async def test_a_table_that_somebody_deleted_is_written_again(agent: Any, kernel: Kernel) -> None:
+    agent._pod_changed(None, pod())
+    agent._policy_changed(None, POLICY)
+    await agent._reconcile("")
+    kernel.table = None
+    assert await agent._reconcile("") == module.RESYNC_S
+    assert held(kernel) == {"10.244.1.5"}
+
+
+async def test_what_failed_is_written_the_next_time(agent: Any, kernel: Kernel) -> None:
+    agent._pod_changed(None, pod())
+    agent._policy_changed(None, POLICY)
+    kernel.broken = True
+    with pytest.raises(NftError):
+        await agent._reconcile("")
+    kernel.broken = False
+    await agent._reconcile("")
+    assert held(kernel) == {"10.244.1.5"}
+
+
+def test_only_what_rules_depend_on_asks_for_a_sync(agent: Any) -> None:
+    queue = agent._controller.queue
+    agent._pod_changed(None, pod())
+    agent._namespace_changed(None, NAMESPACE)
+    assert queue.added == 2
+    agent._pod_changed(pod(), pod(conditions=[{"type": "Ready", "status": "True"}]))
+    agent._namespace_changed(NAMESPACE, {**NAMESPACE, "status": {"phase": "Active"}})
+    agent._pod_changed(None, {"metadata": {"namespace": "x", "name": "new"}})
+    assert queue.added == 2
+    agent._pod_changed(pod(), pod(phase="Succeeded"))
+    agent._namespace_changed(NAMESPACE, {"metadata": {"name": "x", "labels": {"ns": "y"}}})
+    assert queue.added == 4
+    agent._pod_changed(pod(phase="Succeeded"), None)
+    agent._namespace_changed(NAMESPACE, None)
+    assert queue.added == 5
+    assert agent._pods == agent._namespaces == {}
+
+
+def test_without_br_netfilter_it_does_not_pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "BRIDGE_NF", str(tmp_path / "bridge-nf-call-{}"))
+    with pytest.raises(Nsk8sError, match="would pass unseen"):
+        module.show_switched_packets()
+    for name in ("iptables", "ip6tables"):
+        (tmp_path / f"bridge-nf-call-{name}").write_text("0")
+    module.show_switched_packets()
+    assert {(tmp_path / f"bridge-nf-call-{n}").read_text() for n in ("iptables", "ip6tables")} == {"1"}
