@@ -126,11 +126,10 @@ def _require_same(config: ClusterConfig, state: ClusterState) -> None:
         differing.append("nodes")
     if differing:
         names = ", ".join(str(ClusterConfig.model_fields[f].alias) for f in differing)
-        switch = "the ConfigMap kube-system/node-network switches it while the cluster runs (docs/routing.md)"
-        raise Nsk8sError(
-            f"cluster {config.name} exists with other settings ({names})",
-            switch if differing == ["network"] else f"nsk8s down --name {config.name} first, or `nsk8s node add|remove`",
-        )
+        remedy = f"nsk8s down --name {config.name} first, or `nsk8s node add|remove`"
+        if differing == ["network"] and config.network.policy == have.network.policy:
+            remedy = "the ConfigMap kube-system/node-network switches it while the cluster runs (docs/routing.md)"
+        raise Nsk8sError(f"cluster {config.name} exists with other settings ({names})", remedy)
 
 
 def record_is_stale(record: Record, config: ClusterConfig, state: ClusterState) -> bool:
