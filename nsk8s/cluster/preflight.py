@@ -150,6 +150,14 @@ def require(config: ClusterConfig) -> None:
         raise Nsk8sError(f"{STATE_ROOT} is on an overlay", "mount a real file system or a tmpfs there")
 
 
+def require_network(config: ClusterConfig) -> None:
+    """Raise Nsk8sError when this kernel cannot do the mode asked for."""
+    if config.network.mode == "vxlan":
+        for name, error, fix in probe.optional_features():
+            if error:
+                raise Nsk8sError(f"network.mode {config.network.mode}: this kernel cannot do {name}: {error}", fix)
+
+
 def require_root() -> None:
     if os.geteuid() != 0:
         raise Nsk8sError("nsk8s makes network namespaces and needs root", "use sudo")

@@ -153,7 +153,7 @@ class Agent:
         """Tell the other nodes of this one's end of the VXLAN, or (without a MAC) that there is none."""
         held = meta.annotations(own)
         changed = {k: v for k, v in plan.vtep_annotations(own, mac).items() if held.get(k) != v}
-        if changed:
+        if changed and not vxlan.is_foreign():
             body = {"metadata": {"annotations": changed}}
             await self._client.patch(NODES, self._node, body, subresource="status", content_type=STRATEGIC_PATCH)
 

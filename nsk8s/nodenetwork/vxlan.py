@@ -16,17 +16,31 @@ from nsk8s.kernel.rtnl import Rtnl
 from nsk8s.nodenetwork import plan
 from nsk8s.nodenetwork.plan import Peer
 
+ALIAS = "nsk8s"
+"""Tells our device from one that a real flanneld made: that one is left alone."""
+
 
 class NoVxlan(Exception):
     """This node can have no VXLAN; the text says why."""
+
+
+def _is_ours(link: rtmsg.Link) -> bool:
+    return link.kind == "vxlan" and link.alias == ALIAS
+
+
+def is_foreign() -> bool:
+    """Whether somebody else has a device of that name here: then so are the Node's annotations theirs."""
+    with Rtnl() as rtnl:
+        link = rtnl.link_get(plan.VXLAN_DEVICE)
+    return link is not None and not _is_ours(link)
 
 
 def ensure_device(ip: str, cidr: str) -> rtmsg.Link:
     """The device, made on top of the link that has `ip`, with the first address of the node's subnet. Raises NoVxlan, OSError."""
     with Rtnl() as rtnl:
         link = rtnl.link_get(plan.VXLAN_DEVICE)
-        if link is not None and link.kind != "vxlan":
-            raise NoVxlan(f"{plan.VXLAN_DEVICE} is there and not a VXLAN device but {link.kind or 'something else'}")
+        if link is not None and not _is_ours(link):
+            raise NoVxlan(f"{plan.VXLAN_DEVICE} is there and not nsk8s' own ({link.kind or 'no kind'}, no alias {ALIAS})")
         if link is None:
             lower = next((rtnl.link_by_index(a.index) for a in rtnl.addrs() if a.ip == ip), None)
             if lower is None:
@@ -36,6 +50,7 @@ def ensure_device(ip: str, cidr: str) -> rtmsg.Link:
                     plan.VXLAN_DEVICE, plan.VNI, local=ip, lower=lower.index, port=plan.VXLAN_PORT,
                     mtu=lower.mtu - plan.VXLAN_OVERHEAD,
                 )  # fmt: skip
+                rtnl.link_set(link.index, alias=ALIAS)
             except OSError as e:
                 if e.errno == errno.EOPNOTSUPP:
                     raise NoVxlan("this kernel has no vxlan (CONFIG_VXLAN; modprobe vxlan)") from e
@@ -80,7 +95,7 @@ def remove_device() -> bool:
     """Take the device away, and all that hangs on it; whether there was one."""
     with Rtnl() as rtnl:
         link = rtnl.link_get(plan.VXLAN_DEVICE)
-        if link is None or link.kind != "vxlan":
+        if link is None or not _is_ours(link):
             return False
         rtnl.link_delete(link.index)
     return True

@@ -119,14 +119,26 @@ def test_what_is_not_ours_is_left_alone(nodes: dict[str, int]) -> None:
     with Rtnl(nodes[ONE]) as rt:
         rt.link_add_bridge("flannel.1")
     with entered(nodes[ONE]):
-        with pytest.raises(vxlan.NoVxlan, match=r"flannel\.1 is there and not a VXLAN device but bridge"):
+        with pytest.raises(vxlan.NoVxlan, match=r"flannel\.1 is there and not nsk8s' own \(bridge"):
             vxlan.ensure_device(ONE, CIDR[ONE])
         assert not vxlan.remove_device()
+        assert vxlan.is_foreign()
+    with Rtnl(nodes[TWO]) as rt:  # as a real flanneld makes it
+        theirs = rt.link_add_vxlan("flannel.1", 1, local=TWO)
     with entered(nodes[TWO]):
+        with pytest.raises(vxlan.NoVxlan, match=r"vxlan, no alias nsk8s"):
+            vxlan.ensure_device(TWO, CIDR[TWO])
+        assert vxlan.is_foreign()
+        assert not vxlan.remove_device()
+    with Rtnl(nodes[TWO]) as rt:
+        rt.link_delete(theirs.index)
+    with entered(nodes[TWO]):
+        assert not vxlan.is_foreign()
         with pytest.raises(vxlan.NoVxlan, match=r"no link of this node has the node's address 192\.0\.2\.77"):
             vxlan.ensure_device("192.0.2.77", CIDR[TWO])
         assert not vxlan.remove_device()
         vxlan.ensure_device(TWO, CIDR[TWO])
+        assert not vxlan.is_foreign()
         assert vxlan.remove_device()
 
 

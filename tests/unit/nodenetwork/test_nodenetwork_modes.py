@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from nsk8s import config
-from nsk8s.cluster import specs
-from nsk8s.cluster.state import Paths
+from nsk8s.cluster import lifecycle, preflight, specs
+from nsk8s.cluster.state import ClusterState, Paths
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel.routes import Via, changes
 from nsk8s.net import podnet
@@ -120,3 +120,26 @@ def test_what_is_no_mode_is_refused() -> None:
         config.parse({"network": {"mode": "bgp"}}, "cluster.yaml")
     with pytest.raises(Nsk8sError, match=r"network.modus: there is no such setting, did you mean mode\?"):
         config.parse({"network": {"modus": "vxlan"}}, "cluster.yaml")
+
+
+def test_a_kernel_without_vxlan_is_told_from_one_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = [("vxlan", "Operation not supported", "modprobe vxlan")]
+    monkeypatch.setattr(preflight.probe, "optional_features", lambda: tried)
+    vxlan = config.parse({"network": {"mode": "vxlan"}}, "x")
+    with pytest.raises(Nsk8sError, match=r"network\.mode vxlan: this kernel cannot do vxlan: Operation not supported") as e:
+        preflight.require_network(vxlan)
+    assert e.value.remedy == "modprobe vxlan"
+    preflight.require_network(config.parse({"network": {"mode": "router"}}, "x"))
+    tried[0] = ("vxlan", "", "")
+    preflight.require_network(vxlan)
+
+
+def test_a_running_cluster_is_switched_by_the_config_map() -> None:
+    state = ClusterState({"name": "x"}, 6443, [])
+    lifecycle._require_same(config.parse({"name": "x", "network": {"mode": "routes"}}, "x"), state)
+    with pytest.raises(Nsk8sError, match=r"other settings \(network\)") as e:
+        lifecycle._require_same(config.parse({"name": "x", "network": {"mode": "vxlan"}}, "x"), state)
+    assert "ConfigMap kube-system/node-network" in e.value.remedy
+    with pytest.raises(Nsk8sError, match=r"other settings \(network, proxy\)") as e:
+        lifecycle._require_same(config.parse({"network": {"mode": "vxlan"}, "proxy": {"mode": "nftables"}}, "x"), state)
+    assert "nsk8s down" in e.value.remedy
