@@ -1,7 +1,7 @@
 """NetworkPolicies to ask about: upstream's recipes with what they should do, generated ones, and the world they are about. Pure.
 
 Namespaces x, y and z (labelled ns=NAME) with pods a, b and c (labelled pod=NAME) each, as in upstream's own tests; a on node1, b on
-node2, c on both by turns; both address families; ports 80 (named serve-80, TCP and UDP) and 81. `outside` is no pod.
+node2, c on both by turns; both address families; ports 80 (named serve-80-tcp, serve-80-udp) and 81. `outside` is no pod.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ SUBNETS = {"node1": ("10.244.1.0/24", "fd00:244:1::/64"), "node2": ("10.244.2.0/
 OUTSIDE = ("203.0.113.10", "fd00:113::10")
 
 
+EXTRA: dict[str, tuple[tuple[str, str, int], ...]] = {"a": (), "b": (("extra", "tcp", 81),), "c": (("extra", "tcp", 80),)}
+"""One name for two numbers."""
+
+
 def _pods() -> dict[str, Pod]:
     found = {}
     for i, namespace in enumerate(NAMESPACES):
         for j, name in enumerate(NAMES):
             node = {"a": "node1", "b": "node2", "c": f"node{1 + i % 2}"}[name]
             host, n = 10 + 3 * i + j, node[-1]
-            ports = tuple((f"serve-80-{p}", p, 80) for p in PROTOCOLS) + ((("extra", "tcp", 81),) if name == "b" else ())
+            ports = tuple((f"serve-80-{p}", p, 80) for p in PROTOCOLS) + EXTRA[name]
             found[f"{namespace}/{name}"] = Pod(
                 namespace, name, {"pod": name}, (f"10.244.{n}.{host}", f"fd00:244:{n}::{host}"), node, ports
             )
@@ -92,7 +96,8 @@ RECIPES: dict[str, tuple[list[Object], list[str], list[str]]] = {
     ),
     "a named port": (
         [policy(ingress=[{"ports": [{"port": "serve-80-udp", "protocol": "UDP"}, {"port": "extra"}]}])],
-        ["y/a x/a udp 80", "y/a x/b tcp 81"], ["y/a x/a tcp 81", "y/a x/a tcp 80", "y/a x/b udp 81"],
+        ["y/a x/a udp 80", "y/a x/b tcp 81", "y/a x/c tcp 80"],
+        ["y/a x/a tcp 81", "y/a x/a tcp 80", "y/a x/b udp 81", "y/a x/b tcp 80", "y/a x/c tcp 81"],
     ),
     "a range of ports": (
         [policy(ingress=[{"ports": [{"port": 81, "endPort": 90}, {"protocol": "UDP"}]}])],
@@ -123,7 +128,8 @@ RECIPES: dict[str, tuple[list[Object], list[str], list[str]]] = {
     ),
     "egress to a named port": (
         [policy(egress=[{"ports": [{"port": "extra"}]}], policyTypes=["Egress"])],
-        ["x/a y/b tcp 81", "x/a x/b tcp 81"], ["x/a y/b tcp 80", "x/a y/a tcp 81", "x/a outside tcp 81"],
+        ["x/a y/b tcp 81", "x/a x/b tcp 81", "x/a y/c tcp 80"],
+        ["x/a y/b tcp 80", "x/a y/a tcp 81", "x/a outside tcp 81", "x/a y/c tcp 81"],
     ),
     "both ends must allow": (
         [policy("x", egress=[{"to": [{"namespaceSelector": labelled(ns="y")}]}], policyTypes=["Egress"]),

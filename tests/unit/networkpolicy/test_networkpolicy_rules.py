@@ -95,6 +95,12 @@ def test_an_address_that_is_no_known_pods_is_held_while_there_is_a_policy() -> N
             packet = Packet(source[family], destination[family], 80, "tcp", "cni0" if inside else "eth0", out="cni0")
             assert nfttrace.trace(rules, packet, HOST).action != ACCEPT
         assert nfttrace.trace(rules, Packet(OUTSIDE[family], known[family], 80, "tcp", "eth0", out="cni0"), HOST).action == ACCEPT
+        # Whatever the bridge is called.
+        assert nfttrace.trace(rules, Packet(stranger[family], OUTSIDE[family], 80, "tcp", "br1", out="eth0"), HOST).action != ACCEPT
+        assert nfttrace.trace(rules, Packet(OUTSIDE[family], stranger[family], 80, "tcp", "eth0", out="br1"), HOST).action != ACCEPT
+        # Another node's pod is not behind this one's bridge.
+        invented = PODS["x/b"].ips[family]
+        assert nfttrace.trace(rules, Packet(invented, OUTSIDE[family], 80, "tcp", "cni0", out="eth0"), HOST).action != ACCEPT
     # Also by an address of no subnet: an invented one, a link-local one.
     for source, destination in (("198.51.100.1", known[0]), ("fe80::5", "fe80::6"), (known[1], "fe80::6"), (known[0], "224.0.0.251")):
         assert nfttrace.trace(rules, Packet(source, destination, 80, "udp", "cni0", out="cni0"), HOST).action != ACCEPT
@@ -194,6 +200,14 @@ def test_what_is_malformed_allows_nothing(spec: dict[str, Any]) -> None:
     source, destination = addresses("x/b", "x/a")
     assert not asked.allowed(source, destination, "tcp", 80)
     assert not passes(tables(asked), source, destination, "tcp", 80)
+
+
+def test_exceptions_that_overlap_are_one() -> None:
+    """nft refuses overlapping intervals."""
+    block = {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "10.1.2.0/24", "10.0.0.0/16"]}
+    table = render.table(world(policy(ingress=[{"from": [{"ipBlock": block}]}])), "node1", SUBNETS["node1"])
+    (rules,) = (c.rules for c in table.chains.values() if not c.base)
+    assert rules == ("ip saddr 10.0.0.0/8 ip saddr != { 10.0.0.0/15 } accept", "drop")
 
 
 def test_a_long_name_is_cut_to_what_the_kernel_keeps() -> None:
