@@ -7,7 +7,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -225,31 +225,32 @@ def _open(path: Path) -> int:
 
 
 def _spawn(place: Target, cgroup: str, argv: list[str], out: int | None) -> int:
-    """Fork a tcpdump that writes to `out`; without it each line it prints gets the target's name in front."""
-    if out is not None:
-        pid = os.fork()
-        if pid == 0:
-            os.dup2(out, 1)
-            run_in(place, cgroup, argv)
-        os.close(out)
-        return pid
-    read, write = os.pipe()
+    """Fork a tcpdump that writes packets to `out`, or prints them. Each line it prints gets the target's name in front."""
+    said, stderr = os.pipe()
+    read, stdout = os.pipe() if out is None else (-1, out)
     pid = os.fork()
     if pid == 0:
-        os.dup2(write, 1)
-        os.close(read)
+        os.dup2(stdout, 1)
+        os.dup2(stderr, 2)
         run_in(place, cgroup, argv)
-    os.close(write)
-    printer = os.fork()
-    if printer == 0:
+    os.close(stdout)
+    os.close(stderr)
+    _print_lines(place.label, said, sys.stderr)
+    if out is None:
+        _print_lines(place.label, read, sys.stdout)
+    return pid
+
+
+def _print_lines(label: str, read: int, stream: TextIO) -> None:
+    """Fork a process that prints whole lines: several tcpdumps write pieces of theirs at the same time."""
+    if os.fork() == 0:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with os.fdopen(read, "r", errors="replace") as lines:
             for line in filter(str.strip, lines):  # tcpdump ends with an empty one
-                sys.stdout.write(f"{place.label}: {line}")
-                sys.stdout.flush()
+                stream.write(f"{label}: {line}")
+                stream.flush()
         os._exit(0)
     os.close(read)
-    return pid
 
 
 def _wait_for(children: list[int], duration: float | None) -> int:
