@@ -19,7 +19,8 @@ from nsk8s.client import kubeconfig
 from nsk8s.client.component import until
 from nsk8s.client.controller import Controller
 from nsk8s.client.informer import Informer
-from nsk8s.client.resources import CONFIGMAPS, ENDPOINTSLICES, NODES, SERVICES
+from nsk8s.client.podnetconfig import PodNetworkConfig
+from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES
 from nsk8s.client.rest import Client
 from nsk8s.kernel.routes import PROTOCOL
 from nsk8s.kernel.rtnl import Rtnl
@@ -32,7 +33,6 @@ log = logging.getLogger("router-agent")
 
 RESYNC_S = 30.0
 """How often the routes are looked after when nothing happens: someone may have removed them."""
-CONFIG_WAIT_S = 5.0
 _KEY = "routes"
 SYSCTLS = {
     # By addresses and ports: or all connections of a client to a service would take the same path.
@@ -124,7 +124,7 @@ class RouterAgent:
         self._pool = pool
         self._started_with = settings
         self._service_cidrs = tuple(service_cidrs)
-        self._settings: Settings | None = None
+        self._knows_pods = False
         self._knew_pods_at = -math.inf
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -133,26 +133,20 @@ class RouterAgent:
             self._nodes = Informer(client, NODES)
             self._services = Informer(client, SERVICES)
             self._slices = Informer(client, ENDPOINTSLICES, indexers={"service": nodes.by_service})
-            self._config = Informer(
-                client, CONFIGMAPS, podnet.NAMESPACE, field_selector=f"metadata.name={podnet.CONFIG_MAP}"
-            )
-            self._config.add_handler(lambda _, __: controller.queue.add(_KEY))
             informers = (self._nodes, self._services, self._slices)
             controller = Controller("router-agent", self._reconcile, workers=1)
             for informer in informers:
                 controller.watch(informer, _everything)
+            self._config = PodNetworkConfig(client, self._started_with, lambda: controller.queue.add(_KEY))
             await until(stop, *(i.run() for i in informers), self._config.run(), self._start(controller))
 
     async def _start(self, controller: Controller) -> None:
-        """Begin once it is known whether there is a ConfigMap; one that may not be read is not waited for."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._config.synced.wait(), CONFIG_WAIT_S)
-        if not self._config.synced.is_set():
-            log.warning("ConfigMap %s/%s cannot be read: the flags count", podnet.NAMESPACE, podnet.CONFIG_MAP)
+        await self._config.known()
         await controller.run()
 
     async def _reconcile(self, _: str) -> float:
-        before, settings = self._settings, self._in_force()
+        knew, settings = self._knows_pods, self._config.in_force()
+        self._knows_pods = settings.router_knows_pods
         usable = nodes.gateways(self._nodes.items())
         want: dict[str, tuple[str, ...]] = {}
         if self._pool is not None:
@@ -161,7 +155,7 @@ class RouterAgent:
         services = self._service_cidrs if "services" in settings.expose else ()
         want |= {cidr: tuple(sorted(usable.values())) for cidr in services}
         now = asyncio.get_running_loop().time()
-        if settings.router_knows_pods or (before is not None and before.router_knows_pods):
+        if knew or self._knows_pods:
             self._knew_pods_at = now
         # Nodes that have just been told to know the ways themselves may still send packets here.
         settling = now - self._knew_pods_at < SETTLE_S
@@ -173,17 +167,7 @@ class RouterAgent:
             log.info("route to %s: %s", dst, "via " + " ".join(hops) if hops else "unreachable, no node can take it")
         for dst in removed:
             log.info("route to %s removed", dst)
-        return SETTLE_S if settling and not settings.router_knows_pods else RESYNC_S
-
-    def _in_force(self) -> Settings:
-        """The settings, as the ConfigMap has them; one that makes no sense changes nothing."""
-        before = self._settings or self._started_with
-        try:
-            self._settings = podnet.override(self._started_with, self._config.get(f"{podnet.NAMESPACE}/{podnet.CONFIG_MAP}"))
-        except ValueError as e:
-            log.error("ConfigMap %s/%s: %s; still %s", podnet.NAMESPACE, podnet.CONFIG_MAP, e, before.mode)
-            self._settings = before
-        return self._settings
+        return SETTLE_S if settling and not self._knows_pods else RESYNC_S
 
 
 def _everything(_: Object) -> list[str]:

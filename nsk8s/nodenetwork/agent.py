@@ -6,7 +6,6 @@ Touches: the API (Nodes), files (the conflist), netlink (routes, VXLAN), iptable
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import os
@@ -20,7 +19,8 @@ from nsk8s.client import kubeconfig
 from nsk8s.client.component import until
 from nsk8s.client.controller import Controller
 from nsk8s.client.informer import Informer
-from nsk8s.client.resources import CONFIGMAPS, NODES
+from nsk8s.client.podnetconfig import PodNetworkConfig
+from nsk8s.client.resources import NODES
 from nsk8s.client.rest import STRATEGIC_PATCH, Client
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel import iptables, routes
@@ -35,7 +35,6 @@ log = logging.getLogger("node-network")
 
 RESYNC_S = 30.0
 """How often routes and masquerade are looked after when nothing happens: someone may have flushed them."""
-CONFIG_WAIT_S = 5.0
 CONDITION = "NetworkUnavailable"
 _KEY = "network"
 
@@ -74,22 +73,15 @@ class Agent:
         async with Client(config) as client:
             self._client = client
             self._nodes = Informer(client, NODES)
-            self._config = Informer(
-                client, CONFIGMAPS, podnet.NAMESPACE, field_selector=f"metadata.name={podnet.CONFIG_MAP}"
-            )
             controller = Controller("node-network", self._reconcile, workers=1)
             controller.watch(self._nodes, lambda _: [_KEY])
-            self._config.add_handler(lambda _, __: controller.queue.add(_KEY))
+            self._config = PodNetworkConfig(client, self._started_with, lambda: controller.queue.add(_KEY))
             # The masquerade needs no API: pods that are there already go on when the API server is down.
             await self._ensure_masquerade()
             await until(stop, self._nodes.run(), self._config.run(), self._start(controller))
 
     async def _start(self, controller: Controller) -> None:
-        """Begin once it is known whether there is a ConfigMap; one that may not be read is not waited for."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._config.synced.wait(), CONFIG_WAIT_S)
-        if not self._config.synced.is_set():
-            log.warning("ConfigMap %s/%s cannot be read: the flags count", podnet.NAMESPACE, podnet.CONFIG_MAP)
+        await self._config.known()
         await controller.run()
 
     async def _reconcile(self, _: str) -> float:
@@ -109,14 +101,8 @@ class Agent:
         return RESYNC_S if since >= 2 * SETTLE_S else SETTLE_S / 3
 
     def _in_force(self) -> Settings:
-        """The settings, as the ConfigMap has them; one that makes no sense changes nothing."""
-        before = self._settings or self._started_with
-        try:
-            now = podnet.override(self._started_with, self._config.get(f"{podnet.NAMESPACE}/{podnet.CONFIG_MAP}"))
-        except ValueError as e:
-            log.error("ConfigMap %s/%s: %s; still %s", podnet.NAMESPACE, podnet.CONFIG_MAP, e, before.mode)
-            now = before
-        if now.mode != before.mode and self._settings is not None:
+        before, now = self._settings, self._config.in_force()
+        if before is not None and now.mode != before.mode:
             log.info("mode is %s now, was %s", now.mode, before.mode)
             self._changed_at = asyncio.get_running_loop().time()
         self._settings = now

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from nsk8s import config
+from nsk8s.client import podnetconfig
 from nsk8s.cluster import lifecycle, preflight, specs
 from nsk8s.cluster.state import ClusterState, Paths
 from nsk8s.errors import Nsk8sError
@@ -16,6 +17,9 @@ from nsk8s.net import podnet
 from nsk8s.net.podnet import Settings
 from nsk8s.nodenetwork import plan
 from nsk8s.nodenetwork.plan import Peer
+
+if TYPE_CHECKING:
+    from nsk8s.client.rest import Client
 
 MACS = {1: "0a:00:00:00:00:01", 2: "0a:00:00:00:00:02"}
 EXPOSED = Settings("routes", frozenset({"pods"}))
@@ -143,3 +147,18 @@ def test_a_running_cluster_is_switched_by_the_config_map() -> None:
     with pytest.raises(Nsk8sError, match=r"other settings \(network, proxy\)") as e:
         lifecycle._require_same(config.parse({"network": {"mode": "vxlan"}, "proxy": {"mode": "nftables"}}, "x"), state)
     assert "nsk8s down" in e.value.remedy
+
+
+def test_a_config_map_comes_changes_and_goes(caplog: pytest.LogCaptureFixture) -> None:
+    changes_heard: list[int] = []
+    held = podnetconfig.PodNetworkConfig(cast("Client", None), EXPOSED, lambda: changes_heard.append(1))
+    follow = held._informer._put
+    assert held.in_force() == EXPOSED
+    for data, mode in (({"mode": "vxlan"}, "vxlan"), ({"mode": "bgp"}, "vxlan"), ({"mode": "router"}, "router"), (None, "routes")):
+        name = {"namespace": "kube-system", "name": "node-network", "resourceVersion": str(len(changes_heard))}
+        follow(podnetconfig.NAME, None if data is None else {"metadata": name, "data": data})
+        assert held.in_force().mode == held.in_force().mode == mode
+    assert len(changes_heard) == 4
+    assert [r.getMessage() for r in caplog.records if r.name == "podnetconfig"] == [
+        "ConfigMap kube-system/node-network: mode: 'bgp' is none of routes, vxlan, router; still vxlan"
+    ], "said once"

@@ -1,0 +1,123 @@
+"""The router's routes to pods and services against the real kernel, by the agent's own decisions; the API is imitated."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+from typing import Any, cast
+
+import pytest
+
+from nsk8s.api.meta import Object
+from nsk8s.client import podnetconfig
+from nsk8s.kernel import syscalls
+from nsk8s.kernel.routes import PROTOCOL
+from nsk8s.kernel.rtnl import Rtnl, entered
+from nsk8s.loadbalancer.pool import Pool
+from nsk8s.loadbalancer.router import BACK_PRIORITY, RouterAgent
+from nsk8s.net import podnet
+from nsk8s.net.podnet import Settings
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
+POOL, SERVICES = "10.100.0.0/16", "10.96.0.0/16"
+
+
+class Cached:
+    """An informer's cache."""
+
+    def __init__(self, *objects: Object) -> None:
+        self.objects = list(objects)
+
+    def items(self) -> list[Object]:
+        return self.objects
+
+    def by_index(self, index: str, value: str) -> list[Object]:
+        return []
+
+
+def node(number: int) -> Object:
+    return {
+        "metadata": {"name": f"node{number}"},
+        "spec": {"podCIDRs": [f"10.244.{number}.0/24"]},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": f"192.0.2.{10 + number}"}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    }
+
+
+@pytest.fixture
+def router() -> Iterator[int]:
+    found: list[int] = []
+
+    def make() -> None:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        found.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    with Rtnl(found[0]) as rt:
+        eth0 = rt.link_add_veth("eth0", "far", up=True)
+        rt.link_set(eth0.peer, up=True)
+        rt.addr_add(eth0.index, "192.0.2.1/24")
+    yield found[0]
+    os.close(found[0])
+
+
+class Router(RouterAgent):
+    """The agent with an imitated API."""
+
+    def __init__(self, settings: Settings, pool: Pool | None = None) -> None:
+        super().__init__("", pool, settings, [SERVICES])
+        self.nodes = Cached(node(1), node(2))
+        self._nodes, self._services, self._slices = cast(Any, self.nodes), cast(Any, Cached()), cast(Any, Cached())
+        self._config = podnetconfig.PodNetworkConfig(cast(Any, None), settings, lambda: None)
+
+    async def look(self, netns: int) -> tuple[float, dict[str, int], list[str]]:
+        """(when to look again, our routes with their number of gateways, destinations that are refused on the way back)."""
+        with entered(netns):
+            again = await self._reconcile("")
+        with Rtnl(netns) as rt:
+            routes = {r.dst: len(r.nexthops) or int(bool(r.gateway)) for r in rt.routes(socket.AF_INET) if r.protocol == PROTOCOL}
+            return again, routes, [r.dst for r in rt.rules() if r.priority == BACK_PRIORITY]
+
+    def tell(self, **data: str) -> None:
+        name = {"namespace": podnet.NAMESPACE, "name": podnet.CONFIG_MAP, "resourceVersion": "1"}
+        self._config._informer._put(podnetconfig.NAME, {"metadata": name, "data": data})
+
+
+async def test_what_is_exposed_is_routed_and_nothing_else(router: int) -> None:
+    pods = {"10.244.1.0/24": 1, "10.244.2.0/24": 1}
+    assert (await Router(Settings()).look(router))[1:] == ({}, [])
+    assert (await Router(Settings("router")).look(router))[1:] == (pods, [])
+    both = Router(Settings("vxlan", frozenset({"pods", "services"})), Pool(IPv4Network(POOL)))
+    assert (await both.look(router))[1:] == (pods | {SERVICES: 2, POOL: 2}, [SERVICES])
+    assert (await both.look(router))[1:] == (pods | {SERVICES: 2, POOL: 2}, [SERVICES]), "nothing twice"
+    both.nodes.objects = []
+    assert (await both.look(router))[1:] == ({SERVICES: 0, POOL: 0}, [SERVICES]), "without nodes they are unreachable"
+    assert (await Router(Settings()).look(router))[1:] == ({}, [])
+
+
+async def test_pods_are_forgotten_when_nodes_had_time_to_learn(router: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = Router(Settings("router"))
+    before = await agent.look(router)
+    agent.tell(mode="routes")
+    monkeypatch.setattr("nsk8s.loadbalancer.router.SETTLE_S", 3600.0)
+    again, routes, _ = await agent.look(router)
+    assert routes == before[1]
+    assert again == 3600.0, "and looked at again then"
+    monkeypatch.setattr("nsk8s.loadbalancer.router.SETTLE_S", 0.0)
+    assert (await agent.look(router))[1] == {}
+
+
+async def test_a_pool_on_the_link_stays(router: int) -> None:
+    with Rtnl(router) as rt:
+        eth0 = rt.link_get("eth0")
+        assert eth0 is not None
+        rt.route_add(POOL, index=eth0.index, protocol=PROTOCOL)  # as `up` does for layer 2
+    for settings in (Settings("router"), Settings()):
+        assert POOL in (await Router(settings).look(router))[1]
