@@ -156,6 +156,7 @@ def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:
             f"--node-name={state.name}",
             f"--kubeconfig={ETC}/network-policy.conf",
             f"--cluster-cidr={config.subnets.pods}",
+            f"--min-sync-period={min(POLICY_SYNC_S, SYNC_SHARE_S * (len(config.nodes) + 1)):g}",
         ]
     wanted |= {
         "runtime": [f"--cgroup-parent={paths.cgroup}/{state.name}/pods"],
@@ -190,6 +191,8 @@ def all_specs(paths: Paths, state: ClusterState) -> list[Spec]:
     return specs + router(paths, config)
 
 
+POLICY_SYNC_S = 0.5
+"""The longest pause between two syncs of policies: a change holds within a second."""
 SYNC_SHARE_S = 0.025
 """What one more node adds to every proxy's pause between syncs: they share this machine's cores."""
 

@@ -31,8 +31,6 @@ log = logging.getLogger("network-policy")
 NETWORKPOLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 RESYNC_S = 30.0
 """How often the table is looked after when nothing happens: someone may have deleted it."""
-PAUSE_S = 0.02
-"""Between two syncs: what changes meanwhile goes into one."""
 BRIDGE_NF = "/proc/sys/net/bridge/bridge-nf-call-{}"
 _KEY = "rules"
 
@@ -40,10 +38,12 @@ _KEY = "rules"
 class Agent:
     """One node's agent. All work is one key of a work queue, as any change may concern any rule."""
 
-    def __init__(self, node: str, cluster_cidrs: Sequence[str], *, kubeconfig_path: str) -> None:
+    def __init__(self, node: str, cluster_cidrs: Sequence[str], *, kubeconfig_path: str, pause_s: float = 0.0) -> None:
+        """`pause_s`: between two syncs; what changes meanwhile goes into one. After a quiet time nothing waits."""
         self._node = node
         self._cluster_cidrs = cluster_cidrs
         self._kubeconfig = kubeconfig_path
+        self._pause_s = pause_s
         self._nft: nft.Nft
         self._written: NftTable | None = None
         self._pods: dict[str, Pod] = {}
@@ -127,7 +127,7 @@ class Agent:
         if wanted != self._written or not nft.table_exists(render.FAMILY, render.TABLE):
             await self._write(wanted)
             log.info("rules written: %d policies, %d pods", len(self._policies), len(self._pods))
-        await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(self._pause_s)
         return RESYNC_S
 
     async def _write(self, table: NftTable) -> None:

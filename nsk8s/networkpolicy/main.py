@@ -23,8 +23,10 @@ def _cidrs(context: click.Context, parameter: click.Parameter, value: str) -> tu
 @click.option("--node-name", default="", metavar="NODE", help="The name of this node (default: the host name).")
 @click.option("--cluster-cidr", default="", callback=_cidrs, metavar="CIDR[,CIDR]",
               help="All pods' addresses: held until the policies are known.")
+@click.option("--min-sync-period", "pause_s", type=click.FloatRange(0, 60), default=0.1, show_default=True, metavar="SECONDS",
+              help="Time between syncs.")
 @click.option("-v", "--v", "verbosity", type=int, default=2, show_default=True, help="Log level; 4 and above for debugging.")
-def _command(kubeconfig: str, node_name: str, cluster_cidr: tuple[str, ...], verbosity: int) -> int:
+def _command(kubeconfig: str, node_name: str, cluster_cidr: tuple[str, ...], pause_s: float, verbosity: int) -> int:
     """Enforce NetworkPolicies on this node with nftables rules.
 
     Example: network-policy --kubeconfig /etc/kubernetes/network-policy.conf --node-name node1 --cluster-cidr 10.244.0.0/16
@@ -35,7 +37,7 @@ def _command(kubeconfig: str, node_name: str, cluster_cidr: tuple[str, ...], ver
     node = node_name or socket.gethostname().lower()
 
     async def serve(stop: asyncio.Event) -> None:
-        await Agent(node, cluster_cidr, kubeconfig_path=kubeconfig).serve(stop)
+        await Agent(node, cluster_cidr, kubeconfig_path=kubeconfig, pause_s=pause_s).serve(stop)
 
     return run(serve)
 

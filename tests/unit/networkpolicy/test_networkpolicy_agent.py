@@ -48,7 +48,6 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     held = Kernel()
     monkeypatch.setattr(module.nft, "table_exists", lambda *_: held.table is not None)
     monkeypatch.setattr(module, "show_switched_packets", lambda: None)
-    monkeypatch.setattr(module, "PAUSE_S", 0)
     return held
 
 
