@@ -30,7 +30,7 @@ log = logging.getLogger("network-policy")
 
 NETWORKPOLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 RESYNC_S = 30.0
-"""How often the table is looked after when nothing happens: someone may have deleted it."""
+"""How often the table is looked after when nothing happens: someone may have deleted or flushed it."""
 BRIDGE_NF = "/proc/sys/net/bridge/bridge-nf-call-{}"
 _KEY = "rules"
 
@@ -124,11 +124,17 @@ class Agent:
             tuple(self._policies[k] for k in sorted(self._policies)), tuple(self._pods.values()), self._namespaces
         )
         wanted = render.table(world, self._node, cidrs)
-        if wanted != self._written or not nft.table_exists(render.FAMILY, render.TABLE):
+        if wanted != self._written or not self._is_there(wanted):
             await self._write(wanted)
             log.info("rules written: %d policies, %d pods", len(self._policies), len(self._pods))
         await asyncio.sleep(self._pause_s)
         return RESYNC_S
+
+    def _is_there(self, table: NftTable) -> bool:
+        """Whether the kernel still holds a table, and rules in every chain that should have some."""
+        return nft.table_exists(table.family, table.name) and all(
+            self._nft.has_rules(table.family, table.name, name) for name, chain in table.chains.items() if chain.rules
+        )
 
     async def _write(self, table: NftTable) -> None:
         self._written = None

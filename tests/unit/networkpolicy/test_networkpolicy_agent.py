@@ -30,6 +30,10 @@ class Kernel:
         self.table = nftset.apply(self.table, script)
 
 
+    def has_rules(self, family: str, table: str, chain: str) -> bool:
+        return self.table is not None and bool(self.table.rules(chain))
+
+
 class Queue:
     def __init__(self) -> None:
         self.added = 0
@@ -89,11 +93,20 @@ async def test_changes_are_written_and_nothing_else(agent: Any, kernel: Kernel) 
     assert held(kernel) == set()
 
 
-async def test_a_table_that_somebody_deleted_is_written_again(agent: Any, kernel: Kernel) -> None:
+@pytest.mark.parametrize("what", ["table", "egress", "ingress", "pod's chain"])
+async def test_what_somebody_deleted_is_written_again(agent: Any, kernel: Kernel, what: str) -> None:
     agent._pod_changed(None, pod())
     agent._policy_changed(None, POLICY)
     await agent._reconcile("")
-    kernel.table = None
+    assert kernel.table is not None
+    if what == "table":
+        kernel.table = None
+    else:
+        name = what if what in kernel.table.chains else next(n for n, c in kernel.table.chains.items() if not c.base)
+        kernel.table = nftset.apply(kernel.table, f"flush chain {kernel.table.where} {name}")
+    before = kernel.runs
+    await agent._reconcile("")
+    assert kernel.runs == before + 1
     assert await agent._reconcile("") == module.RESYNC_S
     assert held(kernel) == {"10.244.1.5"}
 
