@@ -114,7 +114,7 @@ def redirects() -> list[str]:
 
 def check_matrix(addresses: dict[str, str], mode: str) -> None:
     """Every pair, for TCP, UDP and ICMP: the address at both ends, and in the connection tracking of the nodes on the way."""
-    for source, target in (*PAIRS, ("client", "a1"), ("client", "b"), ("client", "node1"), ("node1", "b")):
+    for source, target in (*PAIRS, ("client", "a1"), ("client", "b"), ("client", "node1"), ("node1", "b"), ("node1", "client")):
         found: dict[str, Any] = ask(source, addresses[target])
         for protocol in PROTOCOLS:
             own, seen = found[protocol]
@@ -293,3 +293,31 @@ def test_nonsense_changes_nothing(cluster: dict[str, str]) -> None:
     log = Path(f"/var/lib/nsk8s/{NAME}/logs/node1/node-network.log")
     until("it is said", lambda: "mode: 'pigeons' is none of routes, vxlan, router; still routes" in log.read_text(), 5)
     assert {m: routes(m) for m in NODES} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "mtu"), [("vxlan", 1450), ("router", 1500)])
+def test_a_cluster_that_begins_with_a_mode(tmp_path: Path, mode: str, mtu: int) -> None:
+    """After the others: it takes their cluster away."""
+    nsk8s("down", "-q", ok=False)
+    file = tmp_path / "cluster.yaml"
+    file.write_text(f"nodes: 2\nnetwork: {{mode: {mode}}}\nloadBalancer: {{mode: 'off'}}\n")
+    nsk8s("up", "-q", "-f", str(file))
+    apply(*(pod(name, nodeName=node) for name, node in PODS.items()))
+    until("the pods are ready", lambda: all(pods(f"app={name}") for name in PODS))
+    until(mode, lambda: as_wanted(mode))
+    ip = get("pod/b")["status"]["podIP"]
+    assert f"mtu {mtu} " in in_pod("a1", "ip", "link", "show", "eth0")
+    assert hops("pod/a1", ip) == (3 if mode == "router" else 2)
+    assert "1 received" in ping("pod/a1", ip, "-M", "do", "-s", str(mtu - 28))
+    assert "1 received" not in ping("pod/a1", ip, "-M", "do", "-s", str(mtu - 27))
+    assert "10.96.0.1" in in_pod("a1", "nslookup", "kubernetes.default.svc.cluster.local")
+    refused = nsk8s("up", "-f", "-", text="network: {mode: routes}\n", ok=False)
+    assert "ConfigMap kube-system/node-network" in refused.stderr
+    nsk8s("node", "add", "late")
+    MACHINES["late"] = get("node/late")["status"]["addresses"][0]["address"]
+    NUMBER["late"] = int(get("node/late")["spec"]["podCIDR"].split(".")[2])
+    try:
+        until("the new node is known", lambda: as_wanted(mode))
+    finally:
+        del MACHINES["late"]
