@@ -268,6 +268,7 @@ def test_switched_to_router(cluster: dict[str, str]) -> None:
 
 @pytest.mark.slow
 def test_agents_die(cluster: dict[str, str]) -> None:
+    switch("router")
     for agent in ("node1/node-network", "router/router-agent"):  # what they set stays while they are away
         before = components()[agent]["pid"]
         pings = Pings("a1", cluster["b"])
@@ -303,6 +304,7 @@ def test_a_cluster_that_begins_with_a_mode(tmp_path: Path, mode: str, mtu: int) 
     file = tmp_path / "cluster.yaml"
     file.write_text(f"nodes: 2\nnetwork: {{mode: {mode}}}\nloadBalancer: {{mode: 'off'}}\n")
     nsk8s("up", "-q", "-f", str(file))
+    MACHINES.pop("node3", None)
     apply(*(pod(name, nodeName=node) for name, node in PODS.items()))
     until("the pods are ready", lambda: all(pods(f"app={name}") for name in PODS))
     until(mode, lambda: as_wanted(mode))
