@@ -48,6 +48,7 @@ def apply(paths: tuple[str, ...], recursive: bool, namespace: str | None, output
     async def work(client: Client) -> None:
         from nsk8s.client.discovery import discover
 
+        client.on_warning = lambda text: click.echo(f"Warning: {text}", err=True)
         found = await discover(client)
         for manifest in manifests:
             try:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar, cast
@@ -96,6 +96,8 @@ class Client:
 
     def __init__(self, config: ClientConfig, user_agent: str = "nsk8s") -> None:
         self.config = config
+        self.on_warning: Callable[[str], None] | None = None
+        """Told each Warning of an answer, as kubectl prints them."""
         self._user_agent = user_agent
         self._session: aiohttp.ClientSession | None = None
         self._waiting: set[asyncio.Timeout] = set()
@@ -181,6 +183,9 @@ class Client:
             server_hostname=self.config.tls_server_name or None,
         ) as response:  # fmt: skip
             raw = await response.read()
+            if self.on_warning is not None:
+                for header in response.headers.getall("Warning", ()):
+                    self.on_warning(header.partition(' "')[2].removesuffix('"').replace('\\"', '"'))
             if response.status >= 400:
                 raise _failure(raw, response.status)
             return orjson.loads(raw) if response.content_type.endswith("json") else raw.decode()
