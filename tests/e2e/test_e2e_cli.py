@@ -165,7 +165,7 @@ def test_watch_prints_a_line_a_change(cluster: None) -> None:
         nsk8s("apply", "-f", "-", text=manifest)
         lines = [watch.stdout.readline().split() for _ in range(2)]
         assert lines[0] == ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]
-        assert lines[1][:3] == ["watched", "0/1", "Pending"]
+        assert lines[1][0] == "watched"  # Pending, unless the pod was quicker than the watch
         while lines[-1][1:3] != ["1/1", "Running"]:
             lines.append(watch.stdout.readline().split())
         watch.send_signal(signal.SIGINT)

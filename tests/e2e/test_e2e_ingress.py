@@ -36,7 +36,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         until("ready pods", lambda: len(pods("app=front")) == len(pods("app=cart")) == 2)
         service = until("an address", lambda: get("service", manifest.NAME, "-n", manifest.NAMESPACE)["status"]["loadBalancer"])
         ip = service["ingress"][0]["ip"]
-        until("an answer", lambda: answer(ip, "shop.example.com")[0] == 200)
+        until("an answer", lambda: answer(ip, "shop.example.com")[0] == answer(ip, "shop.example.com", "/cart")[0] == 200)
         yield ip
     finally:
         nsk8s("down", "-q", ok=False)

@@ -8,7 +8,7 @@ from collections import namedtuple
 import pytest
 from proxy_rules_kit import Kit, ep, service, slice_of
 
-from nsk8s.net import chainset
+from nsk8s.net import chainset, podnet
 from nsk8s.net.chainset import Chain, ChainSet
 from nsk8s.net.trace import Host, Packet, trace
 from nsk8s.nodenetwork import plan
@@ -329,7 +329,7 @@ def node(name: str, ip: str, cidr: str = "") -> dict:
 def test_one_route_for_each_other_node() -> None:
     nodes = [node("n1", "1.1.1.1", "10.1.1.0/24"), node("n2", "1.1.1.2", "10.1.2.0/24"), node("n3", "1.1.1.3"),
              node("n4", "fd00::4", "10.1.4.0/24"), node("n5", "1.1.1.5", "nonsense")]  # fmt: skip
-    assert plan.routes(nodes, "n1") == {"10.1.2.0/24": "1.1.1.2"}
+    assert podnet.routes(nodes, "n1") == {"10.1.2.0/24": "1.1.1.2"}
 
 
 @pytest.mark.parametrize(
