@@ -36,10 +36,18 @@ def is_up(paths: Paths, record: Record, m: Machine) -> bool:
 
 
 def make(paths: Paths, record: Record, m: Machine) -> None:
-    """Make one machine unless it is there. A half-made one (recorded, not pinned) is made anew."""
-    if is_up(paths, record, m):
-        return
+    """Make one machine unless it is there. A half-made one is made anew (recorded, not pinned) or completed (no bridge)."""
+    if not is_up(paths, record, m):
+        _create(paths, record, m)
+    with _netlink(m.netns) as netlink:
+        lo = netlink.link_get("lo")
+        assert lo is not None
+        netlink.link_set(lo.index, up=True)
+        if m.bridge and netlink.link_get(m.bridge) is None:
+            netlink.link_add_bridge(m.bridge, up=True)
 
+
+def _create(paths: Paths, record: Record, m: Machine) -> None:
     def remember(inodes: dict[str, int]) -> None:
         record.namespaces[m.netns] = inodes
         save_record(paths, record)
@@ -51,12 +59,6 @@ def make(paths: Paths, record: Record, m: Machine) -> None:
         machine.create(m.netns, m.sysctls, remember, root, m.name, paths.pin(m.name))
     else:
         machine.create(m.netns, m.sysctls, remember)
-    with _netlink(m.netns) as netlink:
-        lo = netlink.link_get("lo")
-        assert lo is not None
-        netlink.link_set(lo.index, up=True)
-        if m.bridge:
-            netlink.link_add_bridge(m.bridge, up=True)
 
 
 def _netlink(netns: str) -> Rtnl:
@@ -68,26 +70,32 @@ def _netlink(netns: str) -> Rtnl:
 
 
 def connect(config: ClusterConfig, cable: Cable) -> None:
-    """Plug a cable in unless it is there: a veth pair made in both ends' namespaces, never in the root one."""
+    """Plug a cable in unless it is there: a veth pair made in both ends' namespaces, never in the root one.
+
+    An end that is as it should be is not touched: somebody may have taken it down on purpose.
+    """
     a, b = cable.a, cable.b
     b_fd = open_netns(str(machine.netns_path(netns_name(config, b.machine))))
     try:
         with _netlink(netns_name(config, a.machine)) as here, Rtnl(b_fd) as there:
-            if here.link_get(a.name) is not None:
-                return
-            here.link_add_veth(a.name, b.name, peer_netns_fd=b_fd)
+            if here.link_get(a.name) is None:
+                here.link_add_veth(a.name, b.name, peer_netns_fd=b_fd)
             for netlink, port in ((there, b), (here, a)):
                 link = netlink.link_get(port.name)
                 assert link is not None
-                master = netlink.link_get(port.master) if port.master else None
-                if master is not None:
+                if port.master and not link.master:
+                    master = netlink.link_get(port.master)
+                    assert master is not None
                     netlink.link_set(link.index, master=master.index, up=True)
-                else:
+                if port.address and not _has_address(netlink, link.index, port.address):
                     netlink.link_set(link.index, up=True)
-                if port.address:
                     netlink.addr_add(link.index, port.address)
     finally:
         os.close(b_fd)
+
+
+def _has_address(netlink: Rtnl, index: int, address: str) -> bool:
+    return any(f"{a.ip}/{a.prefixlen}" == address for a in netlink.addrs(index))
 
 
 def route_out(m: Machine) -> None:

@@ -1,0 +1,97 @@
+"""A machine or cable that a killed `up` left half made is completed by the next one; what is complete is not touched."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from nsk8s.cluster import machines
+from nsk8s.cluster.state import Paths, Record
+from nsk8s.config import ClusterConfig
+from nsk8s.kernel.rtnl import Rtnl
+from nsk8s.net.topology import infrastructure, netns_name
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def config() -> Iterator[ClusterConfig]:
+    config = ClusterConfig(name=f"h{os.getpid() % 100000}")
+    names = [m.netns for m in infrastructure(config)[0]]
+    try:
+        for name in names:
+            subprocess.run(["ip", "netns", "add", name], check=True)
+        yield config
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+def ip(netns: str, *words: str) -> str:
+    return subprocess.run(["ip", "-br", "-n", netns, *words], capture_output=True, text=True, check=True).stdout
+
+
+def complete(config: ClusterConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `up` does about machines that exist."""
+    monkeypatch.setattr(machines, "is_up", lambda paths, record, m: True)
+    found, cables = infrastructure(config)
+    for m in found:
+        machines.make(Paths(config.name), Record(boot="test"), m)
+    for cable in cables:
+        machines.connect(config, cable)
+    for m in found:
+        machines.route_out(m)
+
+
+def shape(config: ClusterConfig) -> list[list[str]]:
+    """IPv4 addresses and routes of every machine."""
+    found = []
+    for m in infrastructure(config)[0]:
+        addresses = [line.split() for line in ip(m.netns, "-4", "addr").splitlines()]
+        found.append([f"{words[0].split('@')[0]} {' '.join(words[2:])}" for words in addresses])
+        found.append(ip(m.netns, "-4", "route").splitlines())
+    return found
+
+
+def test_every_half_made_state_is_completed(config: ClusterConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    complete(config, monkeypatch)
+    whole = shape(config)
+    _, cables = infrastructure(config)
+    switch = netns_name(config, "switch")
+    for cable in cables:
+        for port in (cable.a, cable.b):
+            if port.address:  # killed before it got its address
+                ip(netns_name(config, port.machine), "addr", "del", port.address, "dev", port.name)
+            if port.master:  # killed before it was plugged into the bridge
+                ip(switch, "link", "set", port.name, "nomaster")
+                ip(switch, "link", "set", port.name, "down")
+    complete(config, monkeypatch)
+    assert shape(config) == whole
+
+    ip(switch, "link", "del", "lan0")  # killed before the bridge
+    complete(config, monkeypatch)
+    assert " UP " in ip(switch, "link", "show", "lan0")
+    plugged = [p for c in cables for p in (c.a, c.b) if p.master]
+    assert plugged
+    assert all("lan0" in subprocess.run(
+        ["ip", "-n", switch, "link", "show", p.name], capture_output=True, text=True, check=True).stdout for p in plugged)  # fmt: skip
+
+
+def test_a_port_that_somebody_took_down_stays_down(config: ClusterConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    complete(config, monkeypatch)
+    port = next(p for c in infrastructure(config)[1] for p in (c.a, c.b) if p.address)
+    ip(netns_name(config, port.machine), "link", "set", port.name, "down")
+    cables = infrastructure(config)[1]
+    for cable in cables:
+        machines.connect(config, cable)
+    fd = os.open(f"/run/netns/{netns_name(config, port.machine)}", os.O_RDONLY)
+    try:
+        with Rtnl(fd) as netlink:
+            link = netlink.link_get(port.name)
+            assert link is not None
+            assert not link.flags & 1
+    finally:
+        os.close(fd)
