@@ -9,12 +9,12 @@ import json
 import os
 import re
 import subprocess
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fresh_netns import new_netns
 
 import cni
 from cni import invoke, libcni
@@ -26,19 +26,6 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes net
 PLUGINS = ("bandwidth", "bridge", "firewall", "host-local", "loopback", "portmap", "ptp", "static", "tuning")
 PATH = "/usr/sbin:/usr/bin"
 RUNNERS = {"exec": invoke.run_exec, "fork": invoke.run_fork, "here": invoke.run_here}
-
-
-def new_netns() -> int:
-    found: list[int] = []
-
-    def make() -> None:
-        syscalls.unshare(syscalls.CLONE_NEWNET)
-        found.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    return found[0]
 
 
 class World:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from fresh_netns import new_netns
 
 import cni
 from cni import invoke, libcni
@@ -16,19 +17,6 @@ from nsk8s.kernel import syscalls
 from nsk8s.kernel.rtnl import Rtnl, entered
 
 MAINS = {"exec": invoke.run_exec, "fork": invoke.run_fork, "here": invoke.run_here}
-
-
-def new_netns() -> int:
-    found: list[int] = []
-
-    def make() -> None:
-        syscalls.unshare(syscalls.CLONE_NEWNET)
-        found.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    return found[0]
 
 
 class Pod:

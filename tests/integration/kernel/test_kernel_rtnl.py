@@ -6,29 +6,15 @@ import errno
 import os
 import select
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
+from fresh_netns import new_netns
 
-from nsk8s.kernel import rtmsg, syscalls
+from nsk8s.kernel import rtmsg
 from nsk8s.kernel.rtnl import Rtnl, entered
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
-
-
-def new_netns() -> int:
-    """A descriptor of a fresh network namespace; closing it is the end of the namespace."""
-    found: list[int] = []
-
-    def make() -> None:
-        syscalls.unshare(syscalls.CLONE_NEWNET)
-        found.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    return found[0]
 
 
 def card(rt: Rtnl, name: str) -> rtmsg.Link:

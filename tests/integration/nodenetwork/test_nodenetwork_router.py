@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import Any, cast
 
 import pytest
+from fresh_netns import new_netns
 
 from nsk8s.api.meta import Object
 from nsk8s.client import podnetconfig
-from nsk8s.kernel import syscalls
 from nsk8s.kernel.routes import PROTOCOL
 from nsk8s.kernel.rtnl import Rtnl, entered
 from nsk8s.loadbalancer.pool import Pool
@@ -51,21 +50,13 @@ def node(number: int) -> Object:
 
 @pytest.fixture
 def router() -> Iterator[int]:
-    found: list[int] = []
-
-    def make() -> None:
-        syscalls.unshare(syscalls.CLONE_NEWNET)
-        found.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    with Rtnl(found[0]) as rt:
+    netns = new_netns()
+    with Rtnl(netns) as rt:
         eth0 = rt.link_add_veth("eth0", "far", up=True)
         rt.link_set(eth0.peer, up=True)
         rt.addr_add(eth0.index, "192.0.2.1/24")
-    yield found[0]
-    os.close(found[0])
+    yield netns
+    os.close(netns)
 
 
 class Router(RouterAgent):
