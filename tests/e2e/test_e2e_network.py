@@ -6,6 +6,7 @@ node on the way (which has an entry, so it did look).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -27,13 +28,16 @@ CLIENT, ROUTER = "203.0.113.10", "203.0.113.1"
 PROTOCOLS = ("tcp", "udp", "icmp")
 
 
-@pytest.fixture(scope="module")
-def addresses() -> Iterator[dict[str, str]]:
-    """A cluster with pods a1 and a2 on node1 and b on node2; a server in each, on the nodes, and on the outside client."""
+@contextlib.contextmanager
+def cluster_of_peers(*options: str) -> Iterator[dict[str, str]]:
+    """`up OPTIONS`, with pods a1 and a2 on node1 and b on node2; a server in each, on these nodes, and on the outside client.
+
+    Yields their addresses by name; the cluster is taken down.
+    """
     nsk8s("down", "-q", ok=False)
     servers: list[subprocess.Popen[str]] = []
     try:
-        nsk8s("up", "-q", "--nodes", "2")
+        nsk8s("up", "-q", *options)
         apply(*(pod(name, nodeName=node) for name, node in PODS.items()))
         until("the pods are ready", lambda: all(pods(f"app={name}") for name in PODS))
         for place in (*(f"pod/{p}" for p in PODS), *(f"node/{n}" for n in NODES), "client"):
@@ -50,6 +54,12 @@ def addresses() -> Iterator[dict[str, str]]:
             server.kill()
             server.communicate()
         nsk8s("down", "-q", ok=False)
+
+
+@pytest.fixture(scope="module")
+def addresses() -> Iterator[dict[str, str]]:
+    with cluster_of_peers("--nodes", "2") as found:
+        yield found
 
 
 def ask(source: str, host: str, *protocols: str) -> dict[str, Any]:

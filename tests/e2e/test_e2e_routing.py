@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from e2e_cluster import NAME, Capture, apply, components, get, in_pod, kill, netns, nsk8s, pod, pods, until
-from test_e2e_network import CLIENT, NODES, PAIRS, PEER, PODS, PORT, PROTOCOLS, ROUTER, ask, home, tracked
+from test_e2e_network import CLIENT, NODES, PAIRS, PODS, PROTOCOLS, ROUTER, ask, cluster_of_peers, home, tracked
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 CONFIG = "nodes: 3\nnetwork: {mode: routes, expose: [pods, services]}\n"
@@ -28,27 +28,10 @@ NUMBER = {machine: i for i, machine in enumerate(MACHINES)}  # of its pods' subn
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Addresses of pods a1 and a2 on node1, b on node2, nodes and the client; a server listens at each."""
-    nsk8s("down", "-q", ok=False)
     file = tmp_path_factory.mktemp("routing") / "cluster.yaml"
     file.write_text(CONFIG)
-    servers: list[subprocess.Popen[str]] = []
-    try:
-        nsk8s("up", "-q", "-f", str(file))
-        apply(*(pod(name, nodeName=node) for name, node in PODS.items()))
-        until("the pods are ready", lambda: all(pods(f"app={name}") for name in PODS))
-        for place in (*(f"pod/{p}" for p in PODS), *(f"node/{n}" for n in NODES), "client"):
-            argv = [sys.executable, "-m", "nsk8s.cli.main", "enter", place, "--", "/usr/bin/python3", "-c", PEER, "serve", str(PORT)]
-            environment = {**os.environ, "NSK8S_CLUSTER": NAME}
-            servers.append(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment))
-        for server in servers:
-            assert server.stdout is not None
-            assert server.stdout.readline() == "ready\n"
-        yield {**{p: get(f"pod/{p}")["status"]["podIP"] for p in PODS}, **NODES, "client": CLIENT}
-    finally:
-        for server in servers:
-            server.kill()
-            server.communicate()
-        nsk8s("down", "-q", ok=False)
+    with cluster_of_peers("-f", str(file)) as found:
+        yield found
 
 
 def routes(machine: str) -> dict[str, str]:
