@@ -88,8 +88,8 @@ RTPROT_KERNEL, RTPROT_BOOT, RTPROT_STATIC = 2, 3, 4
 RTM_F_CLONED = 0x200
 
 NDA_DST, NDA_LLADDR = 1, 2
-NTF_SELF, NTF_ROUTER = 0x02, 0x80
-NUD_REACHABLE, NUD_NOARP, NUD_PERMANENT = 0x02, 0x40, 0x80
+NTF_USE, NTF_SELF, NTF_ROUTER = 0x01, 0x02, 0x80
+NUD_REACHABLE, NUD_FAILED, NUD_NOARP, NUD_PERMANENT = 0x02, 0x20, 0x40, 0x80
 
 FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_OIFNAME = 1, 2, 3, 6, 10, 15, 16, 17
 FR_ACT_TO_TBL = 1
@@ -583,6 +583,12 @@ def neigh_change(
     if not add:
         return RTM_DELNEIGH, 0, body
     return RTM_NEWNEIGH, NLM_F_CREATE | (NLM_F_APPEND if append else NLM_F_REPLACE), body
+
+
+def neigh_use(index: int, ip: str) -> Request:
+    """Treat an existing entry as if a packet were sent to it: what is stale or has failed is asked for again."""
+    family, raw = pack_ip(ip)
+    return RTM_NEWNEIGH, 0, _NDMSG.pack(family, index, 0, NTF_USE, 0) + attr(NDA_DST, raw)
 
 
 def neigh_dump(index: int = 0, family: int = 0) -> Request:

@@ -294,6 +294,10 @@ class Rtnl:
     def neigh_del(self, index: int, ip: str = "", mac: str = "", *, fdb: bool = False) -> None:
         self.execute(m.neigh_change(index, ip, mac, add=False, state=0, fdb=fdb))
 
+    def neigh_use(self, index: int, ip: str) -> None:
+        """Ask for an entry as a packet to it would. Raises FileNotFoundError without such an entry."""
+        self.execute(m.neigh_use(index, ip))
+
     def neighs(self, index: int = 0, family: int = 0) -> list[m.Neighbour]:
         """ARP and ND entries, or the bridge forwarding table with family=AF_BRIDGE."""
         found = [m.parse_neighbour(body) for body in self.dump(m.neigh_dump(0 if family == m.AF_BRIDGE else index, family))]

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import socket
 from collections.abc import Iterable, Mapping
 
 from nsk8s.api import meta
@@ -23,6 +24,7 @@ from nsk8s.client.podnetconfig import PodNetworkConfig
 from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES
 from nsk8s.client.rest import Client
 from nsk8s.kernel.routes import PROTOCOL
+from nsk8s.kernel.rtmsg import NUD_FAILED
 from nsk8s.kernel.rtnl import Rtnl
 from nsk8s.loadbalancer import nodes
 from nsk8s.loadbalancer.pool import Pool
@@ -31,6 +33,8 @@ from nsk8s.net.podnet import DEFAULT, SETTLE_S, Settings
 
 log = logging.getLogger("router-agent")
 
+ASK_AGAIN_S = 1.0
+"""How often next hops that no longer answer are asked again."""
 RESYNC_S = 30.0
 """How often the routes are looked after when nothing happens: someone may have removed them."""
 _KEY = "routes"
@@ -92,6 +96,24 @@ def ensure(want: Routes) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     return to_set, to_remove
 
 
+def ask_again() -> list[str]:
+    """Ask by ARP for the next hops of our routes that once gave no answer; those that were asked. Raises OSError.
+
+    The kernel would not: it passes them over (fib_multipath_use_neigh), so no packet makes it ask, and a node that is back
+    would be left out for as long as nothing else is sent to it.
+    """
+    with Rtnl() as rtnl:
+        failed = {n.ip: n.index for n in rtnl.neighs(family=socket.AF_INET) if n.state & NUD_FAILED}
+        if not failed:
+            return []
+        have, _ = held(rtnl)
+        asked = sorted({hop for hops in have.values() if len(hops) > 1 for hop in hops if hop in failed})
+        for hop in asked:
+            with contextlib.suppress(FileNotFoundError):  # the kernel has forgotten it, and will ask
+                rtnl.neigh_use(failed[hop], hop)
+    return asked
+
+
 def refuse_back(cidrs: Iterable[str]) -> None:
     """What nodes send back, because they have no such service, is refused: or it would go round until its TTL ends."""
     with Rtnl() as rtnl:
@@ -138,11 +160,19 @@ class RouterAgent:
             for informer in informers:
                 controller.watch(informer, _everything)
             self._config = PodNetworkConfig(client, self._started_with, lambda: controller.queue.add(_KEY))
-            await until(stop, *(i.run() for i in informers), self._config.run(), self._start(controller))
+            await until(stop, *(i.run() for i in informers), self._config.run(), self._start(controller), self._keep_asking())
 
     async def _start(self, controller: Controller) -> None:
         await self._config.known()
         await controller.run()
+
+    async def _keep_asking(self) -> None:
+        while True:
+            await asyncio.sleep(ASK_AGAIN_S)
+            try:
+                ask_again()
+            except OSError as e:
+                log.warning("next hops: %s", e)
 
     async def _reconcile(self, _: str) -> float:
         knew, settings = self._knows_pods, self._config.in_force()

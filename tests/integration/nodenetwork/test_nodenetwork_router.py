@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import Any, cast
@@ -14,9 +16,10 @@ from fresh_netns import new_netns
 from nsk8s.api.meta import Object
 from nsk8s.client import podnetconfig
 from nsk8s.kernel.routes import PROTOCOL
+from nsk8s.kernel.rtmsg import NUD_FAILED, NUD_REACHABLE
 from nsk8s.kernel.rtnl import Rtnl, entered
 from nsk8s.loadbalancer.pool import Pool
-from nsk8s.loadbalancer.router import BACK_PRIORITY, RouterAgent
+from nsk8s.loadbalancer.router import BACK_PRIORITY, RouterAgent, ask_again, ensure, set_sysctls
 from nsk8s.net import podnet
 from nsk8s.net.podnet import Settings
 
@@ -112,3 +115,51 @@ async def test_a_pool_on_the_link_stays(router: int) -> None:
         rt.route_add(POOL, index=eth0.index, protocol=PROTOCOL)  # as `up` does for layer 2
     for settings in (Settings("router"), Settings()):
         assert POOL in (await Router(settings).look(router))[1]
+
+
+def test_a_next_hop_that_is_back_is_asked_for(router: int) -> None:
+    """The kernel passes over what gave no answer, sends nothing there, and so would never hear that it is back."""
+    node2 = "192.0.2.12"
+    with entered(router):
+        set_sysctls()
+        ensure({POOL: ("192.0.2.11", node2)})
+    with Rtnl(router) as rt:
+        far, eth0 = rt.link_get("far"), rt.link_get("eth0")
+        assert far is not None
+        assert eth0 is not None
+        machine = new_netns()
+        try:
+            rt.link_set(far.index, netns_fd=machine)
+            with Rtnl(machine) as there:
+                there.link_set(far.index, up=True)
+                there.addr_add(far.index, "192.0.2.11/24")
+
+                def state() -> int:
+                    return next((n.state for n in rt.neighs(eth0.index, socket.AF_INET) if n.ip == node2), 0)
+
+                def until(wanted: int) -> None:
+                    deadline = time.monotonic() + 20
+                    while not state() & wanted:
+                        assert time.monotonic() < deadline, f"state {state():#x}, not {wanted:#x}"
+                        send(router, 20)
+                        time.sleep(0.05)
+
+                until(NUD_FAILED)
+                there.addr_add(far.index, f"{node2}/24")
+                send(router, 100)
+                assert state() == NUD_FAILED, "no packet is sent its way"
+                with entered(router):
+                    assert ask_again() == [node2]
+                until(NUD_REACHABLE)
+                with entered(router):
+                    assert ask_again() == []
+        finally:
+            os.close(machine)
+
+
+def send(netns: int, count: int) -> None:
+    """Datagrams to so many addresses of the pool: they are spread over the next hops."""
+    with entered(netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        for i in range(count):
+            with contextlib.suppress(OSError):  # EHOSTUNREACH of an earlier one
+                s.sendto(b"x", (f"10.100.1.{i}", 9))
