@@ -9,6 +9,7 @@ from pathlib import Path
 
 import machine_state
 import pytest
+from failed_files import FailedFiles
 from hypothesis import HealthCheck, settings
 
 SESSION_MARK = "NSK8S_TEST_SESSION"
@@ -25,6 +26,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--shared-machine", action="store_true",
         help="do not assert that nothing is left: other clusters or test runs come and go on this machine meanwhile",
     )  # fmt: skip
+    parser.addoption(
+        "--failed-files", type=Path, metavar="FILE",
+        help="write down the test files of which something failed; nothing when the machine was not left as it was",
+    )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--failed-files"):
+        config.pluginmanager.register(FailedFiles(config.getoption("--failed-files")))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
