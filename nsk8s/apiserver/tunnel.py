@@ -11,6 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
+from nsk8s.client.upgrade import TakenOver
 from nsk8s.errors import BadRequest, Failed, InternalError, StatusError
 
 HEAD_S = 30.0
@@ -19,19 +20,6 @@ HIGH_WATER = 256 * 1024
 CHUNK = 64 * 1024
 _PASSED = ("upgrade", "sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol", "sec-websocket-extensions",
            "x-stream-protocol-version", "user-agent")  # fmt: skip
-
-
-class _Taken(web.StreamResponse):
-    """The answer of a connection that is not HTTP any more: aiohttp has nothing left to send."""
-
-    def __init__(self) -> None:
-        super().__init__(status=101)
-
-    async def prepare(self, request: web.BaseRequest) -> Any:
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        return
 
 
 class Tunnel:
@@ -100,7 +88,7 @@ class Tunnel:
             await asyncio.gather(down, ended, return_exceptions=True)
             protocol.keep_alive(False)
             transport.close()
-        return _Taken()
+        return TakenOver()
 
     async def _downwards(self, transport: Any) -> None:
         """Kubelet → client, no faster than the client reads."""

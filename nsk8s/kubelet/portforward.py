@@ -11,10 +11,10 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 from aiohttp import WSMsgType, web
 
+from nsk8s.client.upgrade import TakenOver
 from nsk8s.kubelet import spdy
 from nsk8s.kubelet.cri import RuntimeClient, RuntimeFailure
 
@@ -160,19 +160,6 @@ async def serve_tunnel(request: web.Request, runtime: RuntimeClient, sandbox_id:
     return ws
 
 
-class _Taken(web.StreamResponse):
-    """The answer of a connection that is not HTTP any more: aiohttp has nothing left to send."""
-
-    def __init__(self) -> None:
-        super().__init__(status=101)
-
-    async def prepare(self, request: web.BaseRequest) -> Any:
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        return
-
-
 class _Bytes:
     """What aiohttp calls with the bytes that come after an upgrade, as an iterator."""
 
@@ -233,4 +220,4 @@ async def serve_spdy(request: web.Request, runtime: RuntimeClient, sandbox_id: s
     finally:
         protocol.keep_alive(False)
         transport.close()
-    return _Taken()
+    return TakenOver()
