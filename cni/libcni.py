@@ -9,6 +9,7 @@ poll, for a runtime that must not block; where `all_ours`, calling it in the run
 from __future__ import annotations
 
 import base64
+import contextlib
 import gc as garbage
 import json
 import os
@@ -247,10 +248,10 @@ def delete(
             _call("DEL", network, plugin, to, previous, cni_path, run, env)
         except CniError as e:
             raise _from_plugin(plugin, "delete", e) from None
-    try:
-        os.unlink(_cache_path(cache_dir, network.name, to))
-    except OSError:
-        return
+    path = _cache_path(cache_dir, network.name, to)
+    for name in (path, _unfinished(path)):
+        with contextlib.suppress(OSError):
+            os.unlink(name)
 
 
 def gc(
@@ -373,6 +374,13 @@ def _cache_path(cache_dir: str, network: str, to: Attachment) -> str:
     return os.path.join(cache_dir, "results", f"{network}-{to.container_id}-{to.ifname}")
 
 
+def _unfinished(path: str) -> str:
+    """Where a cache entry is written before it gets its name. The same for every process: what one that was killed left is
+    written over, or removed by DEL."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}")
+
+
 def _cache_write(cache_dir: str, network: NetworkList, to: Attachment, result: Mapping[str, Any]) -> None:
     entry: dict[str, Any] = {
         "kind": CACHE_KIND,
@@ -387,7 +395,7 @@ def _cache_write(cache_dir: str, network: NetworkList, to: Attachment, result: M
     }
     data = json.dumps({k: v for k, v in entry.items() if v or k == "result"}, separators=(",", ":")).encode()
     path = _cache_path(cache_dir, network.name, to)
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}")
+    temporary = _unfinished(path)
     try:
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -113,6 +113,19 @@ def test_del_stops_at_an_error_and_keeps_the_cache(plugins: Plugins) -> None:
     assert os.listdir(plugins.dir / "cache/results") == ["net1-c1-eth0"]
 
 
+def test_an_add_killed_as_it_caches_leaves_nothing_after_del(plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: str) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(SystemExit):
+        libcni.add(network(), TO, **plugins.options)
+    assert len(os.listdir(plugins.dir / "cache/results")) == 1
+    assert list(libcni.attachments("net1", str(plugins.dir / "cache"))) == []
+    libcni.delete(network(), TO, **plugins.options)
+    assert os.listdir(plugins.dir / "cache/results") == []
+
+
 def test_a_failed_add_stops_and_caches_nothing(plugins: Plugins) -> None:
     plugins.plugin("first", ADD={"code": 999, "msg": "no"})
     with pytest.raises(CniError, match=r'plugin type="first" failed \(add\): no'):
