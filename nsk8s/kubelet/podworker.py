@@ -106,13 +106,17 @@ class PodWorker:
             self._task = asyncio.ensure_future(self._drain())
 
     def wake_after(self, delay_s: float) -> None:
-        """Of several, the earliest counts."""
+        """Of several, the earliest counts, also when it is due and has not run yet."""
         loop = asyncio.get_running_loop()
-        if self._timer is not None and not self._timer.cancelled() and loop.time() < self._timer.when() <= loop.time() + delay_s:
-            return
         if self._timer is not None:
+            if self._timer.when() <= loop.time() + delay_s:
+                return
             self._timer.cancel()
-        self._timer = loop.call_later(max(delay_s, 0.001), self.wake)
+        self._timer = loop.call_later(max(delay_s, 0.001), self._rung)
+
+    def _rung(self) -> None:
+        self._timer = None
+        self.wake()
 
     def stop(self) -> None:
         """The kubelet ends; the pod goes on."""
