@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
+from nsk8s import link
 from nsk8s.errors import Nsk8sError
 
 MAX_NAME = 7
@@ -27,6 +28,39 @@ class _Model(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
 
+class Link(_Model):
+    """A node's cable, both directions alike, in tc's words; `nsk8s link set` changes it while the cluster runs."""
+
+    rate: str = ""
+    """What it lets through: 10mbit, 1gbit."""
+    burst: str = ""
+    """How much goes at once: 32kb. Without it, 10 ms of the rate."""
+    latency: str = ""
+    """How long a packet may wait for its turn: 50ms."""
+    delay: str = ""
+    """How long each packet takes: 20ms. Like jitter and loss it needs netem in this machine's kernel."""
+    jitter: str = ""
+    """How much that varies: 5ms."""
+    loss: str = ""
+    """How many packets are lost: 1%."""
+    mtu: int = 0
+    """The largest packet; 0 leaves the kernel's 1,500."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Link:
+        link.from_document(self.model_dump())
+        return self
+
+
+class Rack(_Model):
+    """A switch of its own behind the router, with a subnet of its own."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=8)]
+    """Nodes name it; its switch is called switch-NAME (the first rack's: switch)."""
+    subnet: Network
+    """Its machines' network: router .1, nodes from .11. The first one's is `subnets.nodes`."""
+
+
 class Node(_Model):
     """A worker: its name, and labels and taints (kubelet's --node-labels, --register-with-taints) it registers with."""
 
@@ -36,6 +70,10 @@ class Node(_Model):
     """Labels it registers with."""
     taints: list[Annotated[str, Field(pattern=r"^[^=:\s]+(=[^:\s]*)?:(NoSchedule|PreferNoSchedule|NoExecute)$")]] = []
     """Taints it registers with: KEY=VALUE:EFFECT or KEY:EFFECT."""
+    rack: str = ""
+    """Where it stands; the first rack unless said otherwise."""
+    link: Link = Link()
+    """Its cable."""
 
 
 class Subnets(_Model):
@@ -128,6 +166,8 @@ class PodNetwork(_Model):
     """routes: nodes have routes to one another's pods; vxlan: flannel's overlay; router: nodes know only their gateway."""
     expose: list[Literal["pods", "services"]] = []
     """What the router leads into the cluster from outside, without NAT for pods."""
+    offload: bool = True
+    """false: no checksum and no segmentation is left to network cards, so that captures show what a wire would carry."""
     policy: bool = False
     """Whether every node enforces NetworkPolicies; it needs nft on this machine, and costs each node a process of 12 MB."""
 
@@ -143,6 +183,8 @@ class ClusterConfig(_Model):
     """A letter, then letters and digits, at most 7. Its namespaces are called NAME-node1 and so on."""
     nodes: list[Node] = [Node(name=f"node{i}") for i in (1, 2, 3)]
     """The workers; a number N is short for node1 to nodeN."""
+    racks: list[Rack] = []
+    """Switches behind the router; without any there is one. The control plane is in the first."""
     subnets: Subnets = Subnets()
     """The address plan."""
     api_port: Annotated[int, Field(ge=1, le=65535)] | None = None
@@ -174,13 +216,51 @@ class ClusterConfig(_Model):
             return [{"name": f"node{i}"} for i in range(1, value + 1)]
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _first_rack(cls, value: Any) -> Any:
+        """The first rack's subnet is subnets.nodes, which may be left out."""
+        if not isinstance(value, dict) or not isinstance(value.get("racks"), list) or not value["racks"]:
+            return value
+        first, subnets = value["racks"][0], value.get("subnets") or {}
+        if not isinstance(first, dict) or "subnet" not in first or not isinstance(subnets, dict) or "nodes" in subnets:
+            return value
+        return {**value, "subnets": {**subnets, "nodes": first["subnet"]}}
+
+    def _check_racks(self) -> None:
+        names = [r.name for r in self.racks]
+        if len(set(names)) < len(names):
+            raise ValueError("racks: a name is used twice")
+        for n in self.nodes:
+            if n.rack and n.rack not in names:
+                known = f"there are {', '.join(names)}" if names else "there are no racks"
+                raise ValueError(f"nodes: {n.name} is in rack {n.rack}, {known}")
+        if not self.racks:
+            return
+        if self.racks[0].subnet != self.subnets.nodes:
+            raise ValueError(f"racks: the first subnet ({self.racks[0].subnet}) is not subnets.nodes ({self.subnets.nodes})")
+        if len(self.racks) > MAX_RACKS:
+            raise ValueError(f"racks: at most {MAX_RACKS}")
+        if len(self.racks) > 1 and self.load_balancer.mode == "l2":
+            raise ValueError("loadBalancer.mode l2 answers ARP on one switch; with several racks use ecmp")
+        others = {f"subnets.{n}": getattr(self.subnets, n) for n in ("pods", "services", "outside")}
+        if self.load_balancer.mode != "off":
+            others["loadBalancer.pool"] = self.load_balancer.pool
+        for i, rack in enumerate(self.racks):
+            for what, subnet in [*others.items(), *((f"rack {r.name}", r.subnet) for r in self.racks[:i])]:
+                if rack.subnet.overlaps(subnet):
+                    raise ValueError(f"rack {rack.name} ({rack.subnet}) and {what} ({subnet}) overlap")
+            if FIRST_NODE + len(self.nodes) >= rack.subnet.num_addresses - 1:
+                raise ValueError(f"rack {rack.name} ({rack.subnet}) is too small: hosts are numbered through all racks")
+
     @model_validator(mode="after")
     def _consistent(self) -> ClusterConfig:
+        self._check_racks()
         names = [n.name for n in self.nodes]
         doubled = sorted({n for n in names if names.count(n) > 1})
         if doubled:
             raise ValueError(f"nodes: the name {doubled[0]} is used twice")
-        reserved = sorted({"control-plane", "switch", "router", "client"} & set(names))
+        reserved = sorted({"control-plane", "switch", "router", "client", *(f"switch-{r.name}" for r in self.racks)} & set(names))
         if reserved:
             raise ValueError(f"nodes: the name {reserved[0]} is reserved")
         room = 2 ** (self.subnets.node_mask - self.subnets.pods.prefixlen)
@@ -194,6 +274,20 @@ class ClusterConfig(_Model):
             if self.load_balancer.mode != "off" and pool.overlaps(subnet):
                 raise ValueError(f"loadBalancer.pool ({pool}) and subnets.{name} ({subnet}) overlap")
         return self
+
+    @property
+    def all_racks(self) -> list[Rack]:
+        """At least one: without `racks` the switch that has subnets.nodes."""
+        return self.racks or [Rack.model_construct(name="", subnet=self.subnets.nodes)]
+
+    def rack(self, name: str) -> Rack:
+        """The rack of that name; "" is the first. Raises Nsk8sError."""
+        racks = self.all_racks
+        found = next((r for r in racks if r.name == name), racks[0] if not name else None)
+        if found is None:
+            known = ", ".join(r.name for r in self.racks) or "none"
+            raise Nsk8sError(f"there is no rack {name!r} in this cluster", f"there are: {known}")
+        return found
 
     @property
     def router_ip(self) -> IPv4Address:
@@ -221,6 +315,7 @@ class ClusterConfig(_Model):
         return self.subnets.outside[10]
 
 
+MAX_RACKS = 16
 FIRST_NODE = 10
 """Host number of the control plane in the nodes' subnet; workers follow."""
 
@@ -275,7 +370,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = ClusterConfig
     children: dict[str, type[BaseModel]] = {
         "subnets": Subnets, "timing": Timing, "proxy": Proxy, "nodes": Node, "loadBalancer": LoadBalancer,
-        "network": PodNetwork,
+        "network": PodNetwork, "link": Link, "racks": Rack,
     }  # fmt: skip
     for part in location[:-1]:
         model = children.get(str(part), model)

@@ -18,7 +18,7 @@ from nsk8s.errors import Nsk8sError
 from nsk8s.kernel import machine, probe
 from nsk8s.kernel import syscalls as sc
 from nsk8s.kernel.cgroup import Cgroups
-from nsk8s.net.topology import CLIENT, ROUTER, SWITCH
+from nsk8s.net.topology import CLIENT, ROUTER, SWITCH, infrastructure_names, switch_name
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,13 @@ def find(cluster: str, text: str) -> Target:
         checked_name(namespace or "default")
         return _pod(cluster, paths, state, namespace or "default", name)
     name = rest if kind == "node" and rest else text
-    if kind == SWITCH and rest:
-        if rest != ROUTER:
-            state.node(rest)
-        return Target(text, str(machine.netns_path(f"{cluster}-{SWITCH}")), interface=rest[:15])
-    if name in (SWITCH, ROUTER, CLIENT):
+    # Without racks these are known without reading cluster.yaml's model, which takes a tenth of a second.
+    infrastructure = [SWITCH, ROUTER, CLIENT] if not state.config.get("racks") else infrastructure_names(state.cluster_config())
+    if kind in infrastructure and kind not in (ROUTER, CLIENT) and rest:
+        if rest != ROUTER and kind == SWITCH:
+            kind = _switch_of(state, state.node(rest).rack)
+        return Target(text, str(machine.netns_path(f"{cluster}-{kind}")), interface=rest[:15])
+    if name in infrastructure:
         return Target(name, str(machine.netns_path(f"{cluster}-{name}")))
     if any(n.name == name for n in state.nodes):
         node = state.node(name)
@@ -57,6 +59,13 @@ def find(cluster: str, text: str) -> Target:
         return Target(name, str(machine.netns_path(f"{cluster}-{name}")), str(paths.pin(name)))
     nodes = ", ".join(f"node/{n.name}" for n in state.nodes)
     raise Nsk8sError(f"there is no machine {text!r}", f"there are {nodes}, router, client, switch, and pod/[NAMESPACE/]NAME")
+
+
+def _switch_of(state: ClusterState, rack: str) -> str:
+    if not state.config.get("racks"):
+        return SWITCH
+    config = state.cluster_config()
+    return switch_name(config, config.rack(rack))
 
 
 def _pod(cluster: str, paths: Paths, state: ClusterState, namespace: str, name: str) -> Target:

@@ -32,6 +32,7 @@ COMMANDS = {
     "exec": ("pods", "Objects"),
     "enter": ("machines", "Network"),
     "capture": ("machines", "Network"),
+    "link": ("link", "Network"),
     "rules": ("rules", "Network"),
     "cni": ("cni", "Network"),
     "component": ("component", "Development"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from nsk8s.cli.common import cluster_option, with_client
+from nsk8s.cli.common import cluster_option, loaded, with_client
 from nsk8s.cli.lifecycle import Progress
 
 
@@ -35,9 +35,10 @@ def _progress() -> Iterator[Progress]:
 @click.argument("node_name", metavar="NODE")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label to register with.")
 @click.option("--taint", "taints", multiple=True, metavar="KEY=VALUE:EFFECT", help="A taint to register with.")
+@click.option("--rack", default="", metavar="RACK", help="Where it stands (default: the first rack).")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait until it is Ready.")
 @cluster_option
-def add(node_name: str, labels: tuple[str, ...], taints: tuple[str, ...], timeout: float, cluster: str) -> None:
+def add(node_name: str, labels: tuple[str, ...], taints: tuple[str, ...], rack: str, timeout: float, cluster: str) -> None:
     """Add a worker and wait until it is Ready."""
     from pydantic import ValidationError
 
@@ -49,7 +50,8 @@ def add(node_name: str, labels: tuple[str, ...], taints: tuple[str, ...], timeou
     if unclear:
         raise Nsk8sError(f"--label {unclear[0]} has no value", "--label KEY=VALUE")
     try:
-        wanted = Node(name=node_name, labels=dict(label.partition("=")[::2] for label in labels), taints=list(taints))
+        given = dict(label.partition("=")[::2] for label in labels)
+        wanted = Node(name=node_name, labels=given, taints=list(taints), rack=rack)
     except ValidationError as e:
         what = e.errors()[0]
         if what["loc"][0] == "taints":
@@ -68,12 +70,14 @@ def add(node_name: str, labels: tuple[str, ...], taints: tuple[str, ...], timeou
 @cluster_option
 def start(node_name: str, timeout: float, cluster: str) -> None:
     """Boot a stopped node: its disk as it was; no rules, no connections, no pods."""
-    from nsk8s.cluster import lifecycle
+    from nsk8s.cluster import lifecycle, links
 
     with _progress() as progress:
         lifecycle.start_node(cluster, node_name, progress)
-        _wait(cluster, node_name, timeout, progress)
-    click.echo(f"node/{node_name} started")
+        cut = links.is_down(loaded(cluster)[1], node_name)
+        if not cut:
+            _wait(cluster, node_name, timeout, progress)
+    click.echo(f"node/{node_name} started" + (f"; its link is down: nsk8s link up {node_name}" if cut else ""))
 
 
 @node.command(epilog="Example: sudo nsk8s node stop node2 && kubectl get nodes -w")

@@ -70,6 +70,11 @@ class EventRecorder:
         except asyncio.QueueFull:
             log.warning("event dropped: %s %s", reason, message)
 
+    async def tell(self, obj: Object, kind: str, reason: str, message: str) -> None:
+        """Record and send at once, for a command that ends. Raises StatusError, Unreachable."""
+        self.event(obj, kind, reason, message)
+        await self._send(self._queue.get_nowait())
+
     def _name(self, involved: str) -> str:
         """As upstream: the object's name and the nanosecond, so that events of one second list in the order they happened."""
         self._last_ns = max(self._last_ns + 1, time.time_ns())

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsk8s.cluster import machines, preflight, specs, supervise
+from nsk8s import link
+from nsk8s.cluster import links, machines, preflight, specs, supervise
 from nsk8s.cluster.pki import Authority, forget_node
 from nsk8s.cluster.state import (
     RUN_ROOT,
@@ -33,7 +34,8 @@ from nsk8s.config import ClusterConfig, Node
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel import machine, modules, mounts
 from nsk8s.kernel.cgroup import Cgroups
-from nsk8s.net.topology import CLIENT, CONTROL_PLANE, ROUTER, SWITCH, netns_name
+from nsk8s.link import LinkSettings
+from nsk8s.net.topology import CLIENT, CONTROL_PLANE, ROUTER, infrastructure_names, netns_name
 
 PORTS = "ports!"
 """The lock that is held while an API port is chosen: no cluster's name."""
@@ -71,7 +73,7 @@ def up(config: ClusterConfig, say: Say = _quiet) -> Up:
         else:
             _require_same(config, state)
         record = load_record(paths)
-        names = [SWITCH, ROUTER, CLIENT, *(n.name for n in state.nodes)]
+        names = [*infrastructure_names(state.cluster_config()), *(n.name for n in state.nodes)]
         preflight.require_names_free(config, names, record)
         preflight.require_disk_for(paths)
         answer = supervise.call(paths, {"op": "status"})
@@ -134,7 +136,7 @@ def _require_same(config: ClusterConfig, state: ClusterState) -> None:
 
 def record_is_stale(record: Record, config: ClusterConfig, state: ClusterState) -> bool:
     """Whether a machine that should run does not exist."""
-    wanted = [SWITCH, ROUTER, CLIENT, *(n.name for n in state.nodes if not n.stopped)]
+    wanted = [*infrastructure_names(config), *(n.name for n in state.nodes if not n.stopped)]
     for name in wanted:
         netns = netns_name(config, name)
         known = record.namespaces.get(netns)
@@ -157,6 +159,9 @@ def _make_all(paths: Paths, record: Record, config: ClusterConfig, state: Cluste
     for node in state.nodes:
         if not node.stopped:
             machines.make_node(paths, record, config, node)
+    if state.links or not config.network.offload:
+        for name in (*(n.name for n in state.nodes if not n.stopped), ROUTER, CLIENT):
+            links.apply(config, state, name)
 
 
 def down(name: str, keep_state: bool = False, say: Say = _quiet) -> bool:
@@ -278,12 +283,16 @@ def add_node(name: str, wanted: Node, say: Say = _quiet) -> NodeState:
     """A new worker, booted. Raises Nsk8sError when the name is taken or no address is free."""
     with locked(name, say):
         paths, state, config = _loaded(name)
-        if any(n.name == wanted.name for n in state.nodes) or wanted.name in (SWITCH, ROUTER, CLIENT):
+        if any(n.name == wanted.name for n in state.nodes) or wanted.name in infrastructure_names(config):
             raise Nsk8sError(f"the name {wanted.name} is taken")
-        node = NodeState(wanted.name, str(free_ip(config, state.nodes)), dict(wanted.labels), list(wanted.taints))
+        ip, rack = free_ip(config, state.nodes, wanted.rack), config.rack(wanted.rack).name
+        node = NodeState(wanted.name, str(ip), dict(wanted.labels), list(wanted.taints), rack=rack)
         record = load_record(paths)
         preflight.require_names_free(config, [node.name], record)
         state.nodes.append(node)
+        cable = wanted.link.model_dump(exclude_defaults=True)
+        if cable:
+            state.links[node.name] = cable
         save_state(paths, state)
         _boot(paths, record, config, state, node, say)
         return node
@@ -307,11 +316,35 @@ def _boot(paths: Paths, record: Record, config: ClusterConfig, state: ClusterSta
     Authority(paths, config).node(node)
     machines.prepare(paths, record)
     machines.make_node(paths, record, config, node)
+    links.apply(config, state, node.name)
     say("components")
     wanted = specs.node(paths, config, node)
     if node.name == CONTROL_PLANE:
         wanted = [*specs.control_plane(paths, config), specs.forwarder(paths, config, state.api_port), *wanted]
     supervise.call(paths, {"op": "ensure", "specs": wanted})
+
+
+def set_link(name: str, machine_name: str, changes: dict[str, object]) -> tuple[LinkSettings, str]:
+    """Change a machine's cable, now and for ever; its settings, and the machine it is plugged into. Raises Nsk8sError."""
+    with locked(name):
+        paths, state, config = _loaded(name)
+        cables = links.cables(config, state, machine_name)
+        try:
+            wanted = link.from_document(state.links.get(machine_name, {})).changed(**changes)
+        except ValueError as e:
+            raise Nsk8sError(str(e), "nsk8s link set --help") from e
+        links.require(wanted)
+        state.links[machine_name] = wanted.document()
+        if not state.links[machine_name]:
+            del state.links[machine_name]
+        save_state(paths, state)
+        offload = wanted.offload if "offload" in changes else None
+        links.apply(config, state, machine_name, offload=offload)
+        if changes.get("down") is False:
+            for cable in cables:
+                links.bring_up(config, cable)
+            machines.reconnect(config, cables)
+        return wanted, cables[0].port.machine
 
 
 def stop_node(name: str, node_name: str, say: Say = _quiet) -> None:
@@ -346,6 +379,7 @@ def remove_node(name: str, node_name: str, say: Say = _quiet) -> None:
         node = state.node(node_name)
         _power_off(paths, config, node, say)
         state.nodes.remove(node)
+        state.links.pop(node_name, None)
         save_state(paths, state)
         forget_node(paths, node_name)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -94,6 +96,13 @@ def connect(config: ClusterConfig, cable: Cable) -> None:
         os.close(b_fd)
 
 
+def reconnect(config: ClusterConfig, cables: Iterable[Cable]) -> None:
+    """After a cable was down: an interface that was loses IPv6 addresses and the routes over it."""
+    for cable in cables:
+        with contextlib.suppress(FileNotFoundError):  # a machine that is off
+            connect(config, cable)
+
+
 def _has_address(netlink: Rtnl, index: int, address: str) -> bool:
     return any(f"{a.ip}/{a.prefixlen}" == address for a in netlink.addrs(index))
 
@@ -155,15 +164,15 @@ def make_node(paths: Paths, record: Record, config: ClusterConfig, state: NodeSt
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, text, 0o644)
-    m = node(config, state.name)
+    m = node(config, state.name, state.rack)
     make(paths, record, m)
-    connect(config, node_cable(config, state.name, IPv4Address(state.ip)))
+    connect(config, node_cable(config, state.name, IPv4Address(state.ip), state.rack))
     route_out(m)
 
 
 def cut(config: ClusterConfig, state: NodeState) -> None:
     """Unplug a node: its port on the switch goes, and with it the other end. What SIGKILL makes sockets say is never heard."""
-    cable = node_cable(config, state.name, IPv4Address(state.ip))
+    cable = node_cable(config, state.name, IPv4Address(state.ip), state.rack)
     try:
         with _netlink(netns_name(config, cable.b.machine)) as netlink:
             link = netlink.link_get(cable.b.name)

@@ -136,10 +136,7 @@ def require(config: ClusterConfig) -> None:
     for name, error, fix in probe.features():
         if error:
             raise Nsk8sError(f"this kernel cannot do {name}: {error}", fix)
-    if config.network.mode == "vxlan":
-        for name, error, fix in probe.optional_features():
-            if error:
-                raise Nsk8sError(f"this kernel cannot do {name}: {error}", fix)
+    require_network(config)
     if config.network.policy:
         from nsk8s.kernel import nft
 
@@ -151,11 +148,18 @@ def require(config: ClusterConfig) -> None:
 
 
 def require_network(config: ClusterConfig) -> None:
-    """Raise Nsk8sError when this kernel cannot do the mode asked for."""
+    """Raise Nsk8sError when this kernel cannot do the mode or the links asked for."""
+    from nsk8s import link
+    from nsk8s.cluster import links
+
     if config.network.mode == "vxlan":
-        for name, error, fix in probe.optional_features():
+        for name, error, fix in probe.optional_features(["vxlan"]):
             if error:
                 raise Nsk8sError(f"network.mode {config.network.mode}: this kernel cannot do {name}: {error}", fix)
+    for node in config.nodes:
+        wanted = link.from_document(node.link.model_dump())
+        if wanted.is_shaped:
+            links.require(wanted)
 
 
 def require_root() -> None:

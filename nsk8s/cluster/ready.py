@@ -51,7 +51,7 @@ def _wait(paths: Paths, state: ClusterState, timeout_s: float, say: Callable[[st
         return  # without these nobody can ask the cluster DNS
     say("DNS on every node")
     try:
-        wait_dns(config, [n.name for n in state.nodes if not n.stopped], deadline, lambda: _require(paths, born))
+        wait_dns(config, state.expected(), deadline, lambda: _require(paths, born))
     except FileNotFoundError:
         _require(paths, born)
         raise
@@ -96,7 +96,7 @@ async def _wait_api(
         if "kubelet" in config.without or "node-network" in config.without:
             return
         say("nodes Ready")
-        await wait_nodes(client, paths, {n.name for n in state.nodes if not n.stopped}, deadline)
+        await wait_nodes(client, paths, set(state.expected()), deadline)
 
 
 async def install_addons(client: Client, config: ClusterConfig) -> None:

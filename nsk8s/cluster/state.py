@@ -36,6 +36,8 @@ class NodeState:
     labels: dict[str, str] = field(default_factory=dict)
     taints: list[str] = field(default_factory=list)
     stopped: bool = False
+    rack: str = ""
+    """The name of the rack it stands in; "" is the first."""
 
 
 @dataclass
@@ -46,6 +48,8 @@ class ClusterState:
     api_port: int
     nodes: list[NodeState]
     stopped: bool = False
+    links: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Machine → the settings of its cable (`nsk8s.link`): they are the cable's, and stay while the machine is off."""
 
     def cluster_config(self) -> ClusterConfig:
         from nsk8s import config
@@ -55,6 +59,10 @@ class ClusterState:
         except Nsk8sError as e:
             remedy = f"another version of nsk8s made it: nsk8s down --name {self.config.get('name', 'CLUSTER')}"
             raise Nsk8sError(e.message, remedy) from e
+
+    def expected(self) -> list[str]:
+        """The nodes that should become Ready: those that are on, with a cable that is whole."""
+        return [n.name for n in self.nodes if not n.stopped and not self.links.get(n.name, {}).get("down")]
 
     def node(self, name: str) -> NodeState:
         found = next((n for n in self.nodes if n.name == name), None)
@@ -190,22 +198,33 @@ def locked(name: str, say: Callable[[str], None] | None = None) -> Iterator[None
 
 
 def new_state(config: ClusterConfig, api_port: int) -> ClusterState:
-    """A cluster as `config` asks for it; the control plane takes the tenth address, workers follow. Pure."""
+    """A cluster as `config` asks for it; the control plane takes the tenth address, workers follow. Pure.
+
+    Hosts are numbered through all racks, so that a node's number is that of its pods' subnet too.
+    """
+    from nsk8s.config import FIRST_NODE
+
     names = [CONTROL_PLANE, *(n.name for n in config.nodes)]
-    nodes = [NodeState(n, str(config.control_plane_ip + i)) for i, n in enumerate(names)]
+    racks = [config.rack(""), *(config.rack(n.rack) for n in config.nodes)]
+    nodes = [NodeState(n, str(r.subnet[FIRST_NODE + i]), rack=r.name) for i, (n, r) in enumerate(zip(names, racks, strict=True))]
     for node, wanted in zip(nodes[1:], config.nodes, strict=True):
         node.labels, node.taints = dict(wanted.labels), list(wanted.taints)
     nodes[0].labels = {"node-role.kubernetes.io/control-plane": ""}
     nodes[0].taints = ["node-role.kubernetes.io/control-plane:NoSchedule"]
-    return ClusterState(config.model_dump(mode="json", by_alias=True), api_port, nodes)
+    links = {n.name: n.link.model_dump(exclude_defaults=True) for n in config.nodes}
+    return ClusterState(
+        config.model_dump(mode="json", by_alias=True), api_port, nodes, links={k: v for k, v in links.items() if v}
+    )
 
 
-def free_ip(config: ClusterConfig, nodes: list[NodeState]) -> IPv4Address:
-    """The lowest worker address not in use. Pure. Raises Nsk8sError when the subnet is full."""
-    used = {n.ip for n in nodes}
-    candidate = config.control_plane_ip
-    while str(candidate) in used:
-        candidate += 1
-    if candidate not in config.subnets.nodes or candidate == config.subnets.nodes.broadcast_address:
-        raise Nsk8sError(f"no free address in subnets.nodes ({config.subnets.nodes})")
-    return candidate
+def free_ip(config: ClusterConfig, nodes: list[NodeState], rack: str = "") -> IPv4Address:
+    """The lowest worker address not in use; host numbers are the cluster's, not the rack's. Pure. Raises Nsk8sError when
+    the subnet is full."""
+    from nsk8s.config import FIRST_NODE
+
+    subnet = config.rack(rack).subnet
+    used = {int(IPv4Address(n.ip)) - int(config.rack(n.rack).subnet.network_address) for n in nodes}
+    number = next(i for i in range(FIRST_NODE, FIRST_NODE + len(nodes) + 1) if i not in used)
+    if number >= subnet.num_addresses - 1:
+        raise Nsk8sError(f"no free address in {'subnets.nodes' if not rack else f'rack {rack}'} ({subnet})")
+    return subnet[number]

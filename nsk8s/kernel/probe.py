@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from nsk8s.kernel import syscalls as sc
 
@@ -32,9 +33,9 @@ def features() -> list[tuple[str, str, str]]:
     return _tried(_FEATURES)
 
 
-def optional_features() -> list[tuple[str, str, str]]:
-    """The same for what only some settings need."""
-    return _tried(_OPTIONAL)
+def optional_features(names: Sequence[str] | None = None) -> list[tuple[str, str, str]]:
+    """The same for what only some settings need: all of it, or what is named."""
+    return _tried([f for f in _OPTIONAL if names is None or f[0] in names])
 
 
 def _tried(features: Sequence[tuple[str, Callable[[], None], str]]) -> list[tuple[str, str, str]]:
@@ -124,6 +125,30 @@ def _vxlan() -> None:
         netlink.link_add_vxlan("vxlan0", 1, local="192.0.2.1")
 
 
+def _tbf() -> None:
+    from nsk8s.kernel import tcmsg
+
+    _qdisc(lambda index: tcmsg.tbf_set(index, tcmsg.tbf(8_000_000, 80_000)))
+
+
+def _netem() -> None:
+    from nsk8s.kernel import tcmsg
+
+    _qdisc(lambda index: tcmsg.netem_set(index, tcmsg.Netem(1000)))
+
+
+def _qdisc(request: Callable[[int], Any]) -> None:
+    from nsk8s.kernel.rtnl import Rtnl
+
+    sc.unshare(sc.CLONE_NEWNET)
+    with Rtnl() as netlink:
+        index = netlink.link_add_veth("veth0", "veth1").index
+        try:
+            netlink.execute(request(index))
+        except FileNotFoundError:
+            raise OSError("it was built without it, and there is no such module") from None
+
+
 _FEATURES = (
     ("namespaces", _namespaces, "a kernel with CONFIG_NET_NS, CONFIG_UTS_NS, CONFIG_IPC_NS, CONFIG_PID_NS"),
     ("veth and bridge", _veth_and_bridge, "modprobe veth bridge"),
@@ -131,4 +156,8 @@ _FEATURES = (
     ("overlay", _overlay, "modprobe overlay"),
     ("iptables with NAT and conntrack", _iptables_nat, "apt-get install iptables; modprobe nf_nat nf_conntrack"),
 )
-_OPTIONAL = (("vxlan", _vxlan, "modprobe vxlan; or another network.mode than vxlan"),)
+_OPTIONAL = (
+    ("vxlan", _vxlan, "modprobe vxlan; or another network.mode than vxlan"),
+    ("tbf (link rates)", _tbf, "a kernel with CONFIG_NET_SCH_TBF; modprobe sch_tbf"),
+    ("netem (link delay and loss)", _netem, "a kernel with sch_netem; apt-get install linux-modules-extra-$(uname -r)"),
+)

@@ -33,7 +33,7 @@ IFF_UP, IFF_LOOPBACK, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x8, 0x100, 0x200
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_TXQLEN, IFLA_OPERSTATE = 1, 3, 4, 5, 10, 13, 16
 IFLA_LINKINFO, IFLA_NET_NS_PID, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_NET_NS_FD = 18, 19, 20, 26, 28
-IFLA_EXT_MASK, IFLA_PROMISCUITY, IFLA_LINK_NETNSID = 29, 30, 37
+IFLA_STATS64, IFLA_EXT_MASK, IFLA_PROMISCUITY, IFLA_LINK_NETNSID = 23, 29, 30, 37
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 VETH_INFO_PEER = 1
 RTEXT_FILTER_BRVLAN, RTEXT_FILTER_SKIP_STATS = 2, 8
@@ -440,6 +440,10 @@ def link_get(index: int = 0, *, by_name: str = "") -> Request:
     return RTM_GETLINK, 0, body + attr_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
 
 
+def link_stats_get(index: int) -> Request:
+    return RTM_GETLINK, 0, _ifinfo(index)
+
+
 def link_dump(master: int = 0, kind: str = "") -> Request:
     body = _ifinfo() + attr_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
     if master:
@@ -651,6 +655,16 @@ def parse_link(body: bytes) -> Link:
         elif kind == IFLA_LINKINFO:
             _parse_linkinfo(link, value)
     return link
+
+
+COUNTERS = ("rxPackets", "txPackets", "rxBytes", "txBytes", "rxErrors", "txErrors", "rxDropped", "txDropped")
+"""The beginning of struct rtnl_link_stats64."""
+
+
+def parse_link_stats(body: bytes) -> dict[str, int]:
+    """COUNTERS of a link, by name."""
+    raw = dict(attrs(body, 16)).get(IFLA_STATS64, bytes(64))
+    return dict(zip(COUNTERS, struct.unpack_from("=8Q", raw), strict=True))
 
 
 def _parse_linkinfo(link: Link, value: bytes) -> None:

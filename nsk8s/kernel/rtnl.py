@@ -229,6 +229,10 @@ class Rtnl:
                 return None
             raise
 
+    def link_stats(self, index: int) -> dict[str, int]:
+        """Packets, bytes, errors and drops of a link: names of rtmsg.COUNTERS."""
+        return m.parse_link_stats(self.execute(m.link_stats_get(index))[0][0])
+
     def links(self, *, master: int = 0, kind: str = "") -> list[m.Link]:
         """All links, or those of one bridge or of one kind (filtered in the kernel)."""
         return [m.parse_link(body) for body in self.dump(m.link_dump(master, kind))]

@@ -1,6 +1,7 @@
-"""Traffic control as rtnetlink messages: token buckets, redirection to another link. Lean and pure: `Rtnl.execute` sends them.
+"""Traffic control as rtnetlink messages: token buckets, delay and loss, redirection to another link. Lean and pure:
+`Rtnl.execute` sends them.
 
-Upstream: tc of iproute2 (tc/q_tbf.c, tc_core.c, f_u32.c, m_mirred.c).
+Upstream: tc of iproute2 (tc/q_tbf.c, q_netem.c, tc_core.c, f_u32.c, m_mirred.c).
 Constants: include/uapi/linux/{pkt_sched,pkt_cls,if_ether}.h and tc_act/tc_mirred.h.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import struct
 
-from nsk8s.kernel.rtmsg import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, attr, attr_text, attr_u32, attrs, nested
+from nsk8s.kernel.rtmsg import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, attr, attr_text, attr_u32, attrs, nested
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
 
 TC_H_ROOT, TC_H_INGRESS = 0xFFFFFFFF, 0xFFFFFFF1
 INGRESS_HANDLE = 0xFFFF0000
-TCA_KIND, TCA_OPTIONS = 1, 2
+TBF_HANDLE, NETEM_HANDLE, NETEM_CLASS = 0x10000, 0x20000, 0x20001
+TCA_KIND, TCA_OPTIONS, TCA_STATS2 = 1, 2, 7
+TCA_STATS_QUEUE = 3
+TCA_NETEM_LATENCY64, TCA_NETEM_JITTER64 = 10, 11
 TCA_TBF_PARMS, TCA_TBF_RTAB, TCA_TBF_RATE64, TCA_TBF_BURST = 1, 2, 4, 6
 TCA_U32_CLASSID, TCA_U32_SEL, TCA_U32_ACT = 1, 5, 7
 TCA_ACT_KIND, TCA_ACT_OPTIONS = 1, 2
@@ -35,6 +39,7 @@ TICKS_PER_US = 15.625
 _TCMSG = struct.Struct("=BxxxiIII")
 _RATESPEC = struct.Struct("=BBHhHI")
 _TBF = struct.Struct("=12s12sIII")
+_NETEM = struct.Struct("=IIIIII")
 _U32_SEL = struct.Struct("=BBBxHHHhI")
 _U32_KEY = struct.Struct("=IIii")
 _MIRRED = struct.Struct("=IIiiiiI")
@@ -74,14 +79,45 @@ def _tcmsg(index: int, handle: int = 0, parent: int = 0, info: int = 0) -> bytes
     return _TCMSG.pack(0, index, handle, parent, info)
 
 
-def tbf_add(index: int, bucket: Tbf) -> Request:
+class Netem:
+    """Delay and its variation in µs, loss in percent, and how many packets may be on their way at once."""
+
+    __slots__ = ("delay_us", "jitter_us", "limit", "loss_percent")
+
+    def __init__(self, delay_us: int = 0, jitter_us: int = 0, loss_percent: float = 0.0, limit: int = 10_000) -> None:
+        self.delay_us = delay_us
+        self.jitter_us = jitter_us
+        self.loss_percent = loss_percent
+        self.limit = limit
+
+
+def netem_set(index: int, netem: Netem) -> Request:
+    """`tc qdisc replace dev #index root handle 2: netem limit … delay … … loss …`"""
+    loss = round(netem.loss_percent / 100 * 0xFFFFFFFF)
+    # The 32-bit times count ticks and are for kernels before 4.16; newer ones take the nanoseconds behind them.
+    ticks = (min(0xFFFFFFFF, int(us * TICKS_PER_US)) for us in (netem.delay_us, netem.jitter_us))
+    latency, jitter = ticks
+    options = _NETEM.pack(latency, netem.limit, loss, 0, 0, jitter)
+    options += attr(TCA_NETEM_LATENCY64, struct.pack("=q", netem.delay_us * 1000))
+    options += attr(TCA_NETEM_JITTER64, struct.pack("=q", netem.jitter_us * 1000))
+    body = _tcmsg(index, NETEM_HANDLE, TC_H_ROOT) + attr_text(TCA_KIND, "netem") + attr(TCA_OPTIONS, options)
+    return RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE, body
+
+
+def tbf_set(index: int, bucket: Tbf, *, below_netem: bool = False) -> Request:
+    """`tc qdisc replace dev #index root handle 1: tbf …`, or with `parent 2:1` in place of root."""
+    kind, _, body = tbf_add(index, bucket, NETEM_CLASS if below_netem else TC_H_ROOT)
+    return kind, NLM_F_CREATE | NLM_F_REPLACE, body
+
+
+def tbf_add(index: int, bucket: Tbf, parent: int = TC_H_ROOT) -> Request:
     """`tc qdisc add dev #index root handle 1: tbf …`"""
     rate = _RATESPEC.pack(0, _LINKLAYER_ETHERNET, 0, 0, 0, min(bucket.rate, 0xFFFFFFFF))
     parms = _TBF.pack(rate, bytes(12), bucket.limit, bucket.buffer, 0)
     options = [attr(TCA_TBF_PARMS, parms)]
     if bucket.rate >= 1 << 32:
         options.append(attr(TCA_TBF_RATE64, struct.pack("=Q", bucket.rate)))
-    body = _tcmsg(index, 0x10000, TC_H_ROOT) + attr_text(TCA_KIND, "tbf") + nested(TCA_OPTIONS, *options)
+    body = _tcmsg(index, TBF_HANDLE, parent) + attr_text(TCA_KIND, "tbf") + nested(TCA_OPTIONS, *options)
     return RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body
 
 
@@ -130,3 +166,16 @@ def parse_qdisc(body: bytes) -> tuple[int, str, int, Tbf | None]:
     if TCA_TBF_RATE64 in options:
         bytes_per_s = struct.unpack("=Q", options[TCA_TBF_RATE64])[0]
     return index, kind, parent, Tbf(bytes_per_s, limit, buffer)
+
+
+def place(body: bytes) -> tuple[int, int, int]:
+    """(link index, handle, parent) of a qdisc dump's entry."""
+    _, index, handle, parent, _ = _TCMSG.unpack_from(body)
+    return index, handle, parent
+
+
+def parse_drops(body: bytes) -> int:
+    """How many packets the qdisc of a dump's entry has dropped."""
+    found = dict(attrs(dict(attrs(body, 20)).get(TCA_STATS2, b"")))
+    # struct gnet_stats_queue: qlen, backlog, drops, requeues, overlimits
+    return int(struct.unpack_from("=5I", found[TCA_STATS_QUEUE])[2]) if TCA_STATS_QUEUE in found else 0

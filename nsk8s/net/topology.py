@@ -1,6 +1,7 @@
 """The machines of a cluster and the cables between them, as values. Pure.
 
     node.eth0 ── switch (bridge lan0, one port a node, named after it) ── router.eth0   router.eth1 ── client.eth0
+    node.eth0 ── switch-b, for each further rack, with a subnet of its own ── router.eth2 …
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # pydantic is dear, and most commands need no more than names
-    from nsk8s.config import ClusterConfig
+    from nsk8s.config import ClusterConfig, Rack
 
 BRIDGE = "lan0"
 SWITCH, ROUTER, CLIENT, CONTROL_PLANE = "switch", "router", "client", "control-plane"
@@ -36,6 +37,11 @@ class Cable:
 
     a: Port
     b: Port
+
+    @property
+    def port(self) -> Port:
+        """The end that the machine is plugged into: a switch's port, or for the client the router's interface."""
+        return self.b if self.b.master else self.a
 
 
 @dataclass(frozen=True)
@@ -87,33 +93,56 @@ def netns_name(config: ClusterConfig, machine: str) -> str:
     return f"{config.name}-{machine}"
 
 
-def node(config: ClusterConfig, name: str) -> Machine:
+def switch_name(config: ClusterConfig, rack: Rack) -> str:
+    """The first rack's is `switch`, whatever the rack is called."""
+    return SWITCH if rack == config.all_racks[0] else f"{SWITCH}-{rack.name}"
+
+
+def router_port(number: int) -> str:
+    """The router's interface to a rack, by the rack's place: eth1 is the world outside."""
+    return f"eth{number + 1}" if number else "eth0"
+
+
+def node(config: ClusterConfig, name: str, rack: str = "") -> Machine:
     """A node (the control plane is one too)."""
-    return Machine(name, "node", netns_name(config, name), gateway=str(config.router_ip), sysctls=SYSCTLS["node"])
+    gateway = str(config.rack(rack).subnet[1])
+    return Machine(name, "node", netns_name(config, name), gateway=gateway, sysctls=SYSCTLS["node"])
 
 
-def node_cable(config: ClusterConfig, name: str, ip: IPv4Address) -> Cable:
-    """The cable from a node to the switch; its port there carries the node's name (cut to 15 bytes)."""
+def node_cable(config: ClusterConfig, name: str, ip: IPv4Address, rack: str = "") -> Cable:
+    """The cable from a node to its rack's switch; its port there carries the node's name (cut to 15 bytes)."""
+    where = config.rack(rack)
     return Cable(
-        Port(name, "eth0", f"{ip}/{config.subnets.nodes.prefixlen}"), Port(SWITCH, name[:15], master=BRIDGE)
+        Port(name, "eth0", f"{ip}/{where.subnet.prefixlen}"), Port(switch_name(config, where), name[:15], master=BRIDGE)
     )
 
 
+def infrastructure_names(config: ClusterConfig) -> list[str]:
+    """The machines that are no nodes."""
+    return [*(switch_name(config, rack) for rack in config.all_racks), ROUTER, CLIENT]
+
+
 def infrastructure(config: ClusterConfig) -> tuple[list[Machine], list[Cable]]:
-    """The switch, the router and the outside client."""
-    nodes, outside = config.subnets.nodes, config.subnets.outside
+    """The switches, the router and the outside client."""
+    outside = config.subnets.outside
+    switches = {switch_name(config, rack): rack for rack in config.all_racks}
     machines = [
-        Machine(SWITCH, "switch", netns_name(config, SWITCH), bridge=BRIDGE, sysctls=SYSCTLS["switch"]),
+        *(Machine(name, "switch", netns_name(config, name), bridge=BRIDGE, sysctls=SYSCTLS["switch"]) for name in switches),
         Machine(ROUTER, "router", netns_name(config, ROUTER), sysctls=SYSCTLS["router"]),
         Machine(
             CLIENT, "client", netns_name(config, CLIENT), gateway=str(config.router_outside_ip), sysctls=SYSCTLS["client"]
         ),
     ]
     cables = [
-        Cable(Port(ROUTER, "eth0", f"{config.router_ip}/{nodes.prefixlen}"), Port(SWITCH, ROUTER, master=BRIDGE)),
+        Cable(
+            Port(ROUTER, router_port(i), f"{rack.subnet[1]}/{rack.subnet.prefixlen}"), Port(name, ROUTER, master=BRIDGE)
+        )
+        for i, (name, rack) in enumerate(switches.items())
+    ]
+    cables.append(
         Cable(
             Port(ROUTER, "eth1", f"{config.router_outside_ip}/{outside.prefixlen}"),
             Port(CLIENT, "eth0", f"{config.client_ip}/{outside.prefixlen}"),
-        ),
-    ]
+        )
+    )
     return machines, cables

@@ -19,6 +19,7 @@ from cni.errors import CniError
 from cni.result import convert
 from nsk8s.runtime.errors import CriError
 from nsk8s.runtime.neighbours import pin_when_crowded, unpin
+from nsk8s.runtime.offload import follow_node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Network:
             if not ips:
                 raise CniError(f'network plugin returned no addresses for interface "{IFNAME}"')
             pin_when_crowded(eth0.netns, convert(result, "1.1.0"), IFNAME)
+            follow_node(eth0.netns, IFNAME)
             return {"ips": ips, "network": network.name}
         except (CniError, OSError) as e:
             with contextlib.suppress(CriError):  # StopPodSandbox tries again; the first failure is what the user needs

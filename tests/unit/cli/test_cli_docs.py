@@ -59,7 +59,7 @@ def rows(document: dict[str, Any]) -> list[str]:
             child = document["$defs"][inner.rpartition("/")[2]]
             is_list = node.get("type") == "array"
             shown = "`node1`, `node2`, `node3`" if key == "nodes" else "–"
-            out.append(f"| `{where}` | {'list, or a number' if is_list else 'mapping'} | {shown} | {node.get('description', '')} |")
+            out.append(f"| `{where}` | {'list, or a number' if key == 'nodes' else 'list' if is_list else 'mapping'} | {shown} | {node.get('description', '')} |")
             add(child, f"{where}[]." if is_list else f"{where}.", {} if is_list else values.get(key, {}))
 
     add(document, "", defaults)
