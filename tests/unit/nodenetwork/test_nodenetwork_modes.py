@@ -128,7 +128,7 @@ def test_what_is_no_mode_is_refused() -> None:
 
 def test_a_kernel_without_vxlan_is_told_from_one_with(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = [("vxlan", "Operation not supported", "modprobe vxlan")]
-    monkeypatch.setattr(preflight.probe, "optional_features", lambda: tried)
+    monkeypatch.setattr(preflight.probe, "optional_features", lambda names=None: tried)
     vxlan = config.parse({"network": {"mode": "vxlan"}}, "x")
     with pytest.raises(Nsk8sError, match=r"network\.mode vxlan: this kernel cannot do vxlan: Operation not supported") as e:
         preflight.require_network(vxlan)
