@@ -51,13 +51,15 @@ class Config:
     def from_flags(cls, **flags: Any) -> Config:
         """Raises Nsk8sError for values that cannot be."""
         bind = _address(flags["bind_address"], "--bind-address")
+        networks = _networks(flags["service_cluster_ip_range"])
         advertise = flags["advertise_address"]
         if advertise:
             _address(advertise, "--advertise-address")
         elif not ipaddress.ip_address(bind).is_unspecified:
             advertise = bind
         else:
-            advertise = _own_address()
+            advertise = _own_address(networks[0].version)
+        _check_reachable(networks[0], advertise)
         return cls(
             data_dir=flags["data_dir"],
             bind_address=bind,
@@ -70,7 +72,7 @@ class Config:
             service_account_key_file=tuple(flags["service_account_key_file"]),
             service_account_signing_key_file=flags["service_account_signing_key_file"],
             service_account_issuer=flags["service_account_issuer"],
-            service_networks=tuple(_network(n) for n in flags["service_cluster_ip_range"].split(",")),
+            service_networks=networks,
             node_ports=_port_range(flags["service_node_port_range"]),
             kubelet_client_certificate=flags["kubelet_client_certificate"],
             kubelet_client_key=flags["kubelet_client_key"],
@@ -101,14 +103,17 @@ def _address(text: str, flag: str) -> str:
         raise Nsk8sError(f"{flag}: {text!r} is not an IP address") from None
 
 
-def _own_address() -> str:
+def _own_address(version: int) -> str:
     """The address of the interface that the default route uses, without sending anything; loopback without one."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        try:
-            s.connect(("192.0.2.1", 9))
+    family, far, loopback = (
+        (socket.AF_INET, "192.0.2.1", "127.0.0.1") if version == 4 else (socket.AF_INET6, "2001:db8::1", "::1")
+    )
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as s:
+            s.connect((far, 9))
             return str(s.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
+    except OSError:
+        return loopback
 
 
 def _plugins(names: str) -> frozenset[str]:
@@ -120,6 +125,23 @@ def _plugins(names: str) -> frozenset[str]:
             f"--disable-admission-plugins: unknown: {', '.join(sorted(wanted - PLUGINS))}", f"known: {', '.join(sorted(PLUGINS))}"
         )
     return wanted
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    """One network, or one of each family."""
+    found = tuple(_network(n) for n in text.split(","))
+    if len(found) > 2:
+        raise Nsk8sError(f"--service-cluster-ip-range: {text} has more than two ranges")
+    if len({n.version for n in found}) < len(found):
+        raise Nsk8sError(f"--service-cluster-ip-range: {text}: two ranges must be of different IP families")
+    return found
+
+
+def _check_reachable(primary: Network, advertise: str) -> None:
+    """The `kubernetes` Service is of the primary family; its endpoint, this server, must be too."""
+    address = ipaddress.ip_address(advertise)
+    if address.version != primary.version and not address.is_loopback:  # on loopback it has no endpoint
+        raise Nsk8sError(f'service IP family "{primary}" must match public address family "{advertise}"')
 
 
 def _network(text: str) -> Network:

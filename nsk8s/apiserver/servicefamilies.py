@@ -1,6 +1,6 @@
 """Which IP families a Service gets, from its policy and what the cluster has. Pure.
 
-Upstream: pkg/registry/core/service/storage (initIPFamilyFields), ValidateServiceClusterIPsRelatedFields.
+Upstream: pkg/registry/core/service/storage (initIPFamilyFields).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from nsk8s.api.meta import Object
 from nsk8s.api.scheme import Cause
+from nsk8s.api.validation.common import shown
 
 SINGLE, PREFER, REQUIRE = "SingleStack", "PreferDualStack", "RequireDualStack"
 _OTHER = {"IPv4": "IPv6", "IPv6": "IPv4"}
@@ -21,6 +22,8 @@ def family_of(address: str) -> str:
 def settle(spec: Object, before: Object | None, available: Sequence[str]) -> list[Cause]:
     """Fill in ipFamilyPolicy and ipFamilies, and shorten clusterIPs to what the policy allows; or say what is wrong.
 
+    The spec is validated: addresses and families are at most one of each, and go together.
+
     `before` is the old spec (None on create, also for what was an ExternalName), `available` the cluster's families, the
     default first. Not for ExternalName. Only an explicit policy changes between one and two families.
     """
@@ -31,9 +34,6 @@ def settle(spec: Object, before: Object | None, available: Sequence[str]) -> lis
     if not spec.get("ipFamilyPolicy"):
         kept = (before or {}).get("ipFamilyPolicy")
         spec["ipFamilyPolicy"] = kept or (REQUIRE if selectorless else SINGLE)
-    causes = _check_shape(spec)
-    if causes:
-        return causes
     causes = _shorten(spec, before) + _check_single(spec) + _infer(spec, available)
     if causes:
         return causes
@@ -60,29 +60,12 @@ def _is_settled(spec: Object, before: Object) -> bool:
         and before.get("ipFamilies")
         and spec.get("ipFamilies") == before["ipFamilies"]
         and spec.get("clusterIPs") == before.get("clusterIPs")
+        and spec.get("type") == before.get("type")
     )
 
 
 def _policy(spec: Object, problem: str) -> Cause:
     return Cause("spec.ipFamilyPolicy", f'Invalid value: "{spec["ipFamilyPolicy"]}": {problem}')
-
-
-def _check_shape(spec: Object) -> list[Cause]:
-    """At most two of each, of different families, in the same order."""
-    families, addresses = spec.get("ipFamilies") or [], [a for a in spec.get("clusterIPs") or [] if a and a != "None"]
-    shown = "[" + ", ".join(f'"{a}"' for a in addresses) + "]"
-    causes = []
-    if len(families) > 2:
-        causes.append(Cause("spec.ipFamilies", f"Too many: {len(families)}: must have at most 2 items", "FieldValueTooMany"))
-    if len(addresses) > 2:
-        causes.append(Cause("spec.clusterIPs", f"Invalid value: {shown}: may only hold up to 2 values"))
-    elif len(addresses) == 2 and family_of(addresses[0]) == family_of(addresses[1]):
-        causes.append(Cause("spec.clusterIPs", f"Invalid value: {shown}: may specify no more than one IP for each IP family"))
-    for i, (address, family) in enumerate(zip(addresses, families, strict=False)):
-        if family_of(address) != family:
-            text = f'Invalid value: {shown}: expected an {family} value as indicated by `ipFamilies[{i}]`'
-            causes.append(Cause(f"spec.clusterIPs[{i}]", text))
-    return causes
 
 
 def _shorten(spec: Object, before: Object | None) -> list[Cause]:
@@ -122,6 +105,6 @@ def _infer(spec: Object, available: Sequence[str]) -> list[Cause]:
         if family_of(address) in available:
             families.append(family_of(address))
         else:
-            text = f'Invalid value: ["{address}"]: {family_of(address)} is not configured on this cluster'
-            causes.append(Cause(f"spec.clusterIPs[{i}]", text))
+            problem = f"{family_of(address)} is not configured on this cluster"
+            causes.append(Cause(f"spec.clusterIPs[{i}]", f"Invalid value: {shown(spec['clusterIPs'])}: {problem}"))
     return causes

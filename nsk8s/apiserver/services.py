@@ -23,11 +23,16 @@ _NODE_PORT_TYPES = ("NodePort", "LoadBalancer")
 _ADDRESS_TYPES = ("ClusterIP", "NodePort", "LoadBalancer")
 
 
+def canonical(address: str) -> str:
+    """One spelling for one address: a Service keeps its user's, the pool does not."""
+    return str(ipaddress.ip_address(address)) if ":" in address else address
+
+
 def addresses(service: Object) -> set[str]:
     """The cluster IPs that a Service holds."""
     spec = service.get("spec") or {}
     found = set(spec.get("clusterIPs") or ()) | {spec.get("clusterIP") or ""}
-    return found - {"", "None"}
+    return {canonical(a) for a in found - {"", "None"}}
 
 
 def node_ports(service: Object) -> set[tuple[str, int]]:
@@ -106,17 +111,16 @@ class ServiceAddresses(Hooks):
             raise failures.invalid(self._kind, str(service["metadata"].get("name", "")), causes)
 
     def take_address(self, service: Object, wanted: str, family: str) -> str:
-        """`wanted`, or any free address of the family for "". Raises Invalid, InternalError."""
+        """`wanted`, or any free address of the family for "", taken in its canonical spelling. Raises Invalid, InternalError."""
         if not wanted:
             return self._any_address(self.families().index(family))
         name = str(service["metadata"].get("name", ""))
         address = ipaddress.ip_address(wanted)
-        network = next((n for n in self._networks if address in n), None)
-        if network is None or address in (network[0],) or (network.version == 4 and address == network[-1]):
-            valid = ", ".join(str(n) for n in self._networks)
+        network = self._networks[self.families().index(family)]
+        if address not in network or address == network[0] or (network.version == 4 and address == network[-1]):
             problem = (
                 f'Invalid value: ["{wanted}"]: failed to allocate IP {wanted}: the provided IP ({wanted}) is not in the valid '
-                f"range. The range of valid IPs is {valid}"
+                f"range. The range of valid IPs is {network}"
             )
             raise failures.invalid(self._kind, name, [Cause("spec.clusterIPs", problem)])
         if str(address) in self._addresses:
@@ -210,9 +214,10 @@ class _Grant:
         wanted = [*(spec.get("clusterIPs") or ()), "", ""][: len(spec["ipFamilies"])]
         held = []
         for address, family in zip(wanted, spec["ipFamilies"], strict=True):
-            if address not in self._had_addresses:
-                address = self._pool.take_address(self._service, address, family)
-                self._taken.add(address)
+            if not address or canonical(address) not in self._had_addresses:
+                taken = self._pool.take_address(self._service, address, family)
+                self._taken.add(taken)
+                address = address or taken
             held.append(address)
         spec["clusterIP"], spec["clusterIPs"] = held[0], held
 

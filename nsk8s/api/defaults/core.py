@@ -79,9 +79,7 @@ def update_service(new: Object, old: Object) -> None:
                 if spec.get(key) == before.get(key):
                     spec.pop(key, None)
     elif was != "ExternalName":
-        for key in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
-            if not spec.get(key) and before.get(key):
-                spec[key] = before[key]
+        _carry_addresses(spec, before)
     _carry_node_ports(spec, before, kind, was)
     if kind != "LoadBalancer":
         for key in ("allocateLoadBalancerNodePorts", "loadBalancerClass"):
@@ -95,6 +93,16 @@ def update_service(new: Object, old: Object) -> None:
         spec.pop("healthCheckNodePort", None)
     if not external and spec.get("externalTrafficPolicy") == before.get("externalTrafficPolicy"):
         spec.pop("externalTrafficPolicy", None)
+
+
+def _carry_addresses(spec: Object, before: Object) -> None:
+    """Upstream: NormalizeClusterIPs. A client that knows clusterIP only leaves clusterIPs out, or as they were."""
+    single = spec.get("clusterIP")
+    if single and single != before.get("clusterIP") and spec.get("clusterIPs") in (None, [], before.get("clusterIPs")):
+        spec["clusterIPs"] = [single]
+    for key in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
+        if not spec.get(key) and before.get(key):
+            spec[key] = before[key]
 
 
 def _carry_node_ports(spec: Object, before: Object, kind: str, was: str) -> None:

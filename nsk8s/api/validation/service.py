@@ -5,10 +5,12 @@ from __future__ import annotations
 from nsk8s.api import names
 from nsk8s.api.meta import Object
 from nsk8s.api.scheme import Cause
-from nsk8s.api.validation.common import IMMUTABLE, Causes, check_labels, named
+from nsk8s.api.validation.common import Causes, check_labels, named
 from nsk8s.api.validation.containers import PROTOCOLS, check_port_number_or_name
 
 TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
+IP_FAMILIES = ("IPv4", "IPv6")
+IP_FAMILY_POLICIES = ("PreferDualStack", "RequireDualStack", "SingleStack")
 _POLICIES = ("Cluster", "Local")
 _AFFINITIES = ("ClientIP", "None")
 _MAX_AFFINITY_SECONDS = 86400
@@ -102,34 +104,58 @@ def _check_affinity(causes: Causes, spec: Object) -> None:
 
 
 def _check_addresses(causes: Causes, spec: Object) -> None:
-    addresses = spec.get("clusterIPs") or []
-    single = spec.get("clusterIP", "")
-    for i, address in enumerate(addresses):
-        if address == "None":
-            if i:
-                causes.invalid(f"spec.clusterIPs[{i}]", "None", "may not be set to 'None' with other addresses")
-        else:
-            causes.problems(f"spec.clusterIPs[{i}]", address, names.ip_problems(address))
-    if addresses and addresses[0] != single:
-        causes.invalid("spec.clusterIPs", addresses, "first value must match `clusterIP`")
-    if not addresses and single and single != "None":
-        causes.problems("spec.clusterIPs[0]", single, names.ip_problems(single))
+    _check_families(causes, spec)
+    _check_cluster_ips(causes, spec)
     for i, address in enumerate(spec.get("externalIPs") or []):
         at = f"spec.externalIPs[{i}]"
         problems = names.ip_problems(address)
         causes.problems(at, address, problems)
         if not problems:
             _check_reachable(causes, at, address)
+
+
+def _check_families(causes: Causes, spec: Object) -> None:
     families = spec.get("ipFamilies") or []
     for i, family in enumerate(families):
-        if family not in ("IPv4", "IPv6"):
-            causes.unsupported(f"spec.ipFamilies[{i}]", family, ("IPv4", "IPv6"))
-        elif family in families[:i]:
+        if family not in IP_FAMILIES:
+            causes.unsupported(f"spec.ipFamilies[{i}]", family, IP_FAMILIES)
+        if family in families[:i]:
             causes.duplicate(f"spec.ipFamilies[{i}]", family)
     policy = spec.get("ipFamilyPolicy")
-    if policy is not None and policy not in ("SingleStack", "PreferDualStack", "RequireDualStack"):
-        causes.invalid("spec.ipFamilyPolicy", policy, 'service is invalid: supported values: "PreferDualStack", '
-                       '"RequireDualStack", "SingleStack"')  # fmt: skip
+    if policy is not None and policy not in IP_FAMILY_POLICIES:
+        causes.unsupported("spec.ipFamilyPolicy", policy, IP_FAMILY_POLICIES)
+
+
+def _check_cluster_ips(causes: Causes, spec: Object) -> None:
+    """At most one of each family, in the order of ipFamilies, the first also as clusterIP. Not for ExternalName.
+
+    Upstream: ValidateServiceClusterIPsRelatedFields.
+    """
+    if spec.get("type") == "ExternalName":
+        return
+    families, addresses, single = spec.get("ipFamilies") or [], spec.get("clusterIPs") or [], spec.get("clusterIP") or ""
+    if addresses and not single:
+        causes.invalid("spec.clusterIPs", addresses, "must be empty when `clusterIP` is not specified")
+    elif addresses and addresses[0] != single:
+        causes.invalid("spec.clusterIPs", addresses, "first value must match `clusterIP`")
+    # A client that knows clusterIP only: the server fills clusterIPs in.
+    addresses = addresses or ([single] if single else [])
+    count = len(causes)
+    for i, address in enumerate(addresses):
+        if i or address != "None":
+            causes.problems(f"spec.clusterIPs[{i}]", address, names.ip_problems(address))
+        elif len(addresses) > 1:
+            causes.invalid("spec.clusterIPs", addresses, "'None' must be the first and only value")
+    readable = len(causes) == count
+    if len(addresses) > 2:
+        causes.invalid("spec.clusterIPs", addresses, "may only hold up to 2 values")
+    if not readable or addresses == ["None"]:
+        return
+    if len(addresses) > 1 and len({":" in a for a in addresses}) == 1:
+        causes.invalid("spec.clusterIPs", addresses, "may specify no more than one IP for each IP family")
+    for i, (address, family) in enumerate(zip(addresses, families, strict=False)):
+        if family in IP_FAMILIES and (":" in address) != (family == "IPv6"):
+            causes.invalid(f"spec.clusterIPs[{i}]", address, f"expected an {family} value as indicated by `ipFamilies[{i}]`")
 
 
 def _check_reachable(causes: Causes, at: str, address: str) -> None:
@@ -168,24 +194,37 @@ def _check_policies(causes: Causes, spec: Object, kind: str) -> None:
 
 
 def validate_service_update(new: Object, old: Object) -> list[Cause]:
-    """A cluster address, once given, stays (unless the Service becomes or was an ExternalName)."""
+    """What a Service was given stays: only a second family comes and goes (unless it becomes or was an ExternalName).
+
+    Upstream: validateUpgradeDowngradeClusterIPs, validateUpgradeDowngradeIPFamilies.
+    """
     causes = Causes()
     spec, before = new.get("spec") or {}, old.get("spec") or {}
     if "ExternalName" in (spec.get("type"), before.get("type")):
         return causes
-    have, wanted = before.get("clusterIPs") or [], spec.get("clusterIPs") or []
-    if have and wanted and have[0] != wanted[0]:
-        causes.invalid("spec.clusterIPs[0]", wanted, "may not change once set")
-    if before.get("clusterIP") and spec.get("clusterIP") != before["clusterIP"]:
-        causes.invalid("spec.clusterIP", spec.get("clusterIP", ""), IMMUTABLE)
-    if have and not wanted and before.get("clusterIP"):
-        causes.invalid("spec.clusterIPs[0]", wanted, "primary clusterIP can not be unset")
     check, checked = spec.get("healthCheckNodePort"), before.get("healthCheckNodePort")
     if check and checked and check != checked:
         causes.invalid("spec.healthCheckNodePort", check, "field is immutable")
-    if before.get("ipFamilies") and spec.get("ipFamilies") and before["ipFamilies"][0] != spec["ipFamilies"][0]:
-        causes.invalid("spec.ipFamilies[0]", spec["ipFamilies"][0], "may not change once set")
+    headless, was_headless = (s.get("clusterIP") == "None" for s in (spec, before))
+    if headless and was_headless:  # its families are free
+        return causes
+    _check_kept(causes, spec, before, "clusterIPs", "secondary clusterIP", "primary clusterIP can not be unset")
+    if headless == was_headless:
+        _check_kept(causes, spec, before, "ipFamilies", "secondary ipFamily", "primary ipFamily can not be unset")
     return causes
+
+
+def _check_kept(causes: Causes, spec: Object, before: Object, field: str, secondary: str, unset: str) -> None:
+    """The first of `field` stays, and so does the second, which may be added, and taken away by policy SingleStack."""
+    have, wanted = before.get(field) or [], spec.get(field) or []
+    if have and not wanted:
+        causes.invalid(f"spec.{field}[0]", wanted, unset)
+    for i, (kept, given) in enumerate(zip(have, wanted, strict=False)):
+        if kept != given:
+            causes.invalid(f"spec.{field}[{i if field == 'clusterIPs' else 0}]", wanted, "may not change once set")
+    if len(have) > len(wanted) == 1 and spec.get("ipFamilyPolicy") != "SingleStack":
+        problem = f"must be set to 'SingleStack' when releasing the {secondary}"
+        causes.invalid("spec.ipFamilyPolicy", spec.get("ipFamilyPolicy"), problem)
 
 
 def validate_endpoints(obj: Object) -> list[Cause]:

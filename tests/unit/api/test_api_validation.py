@@ -139,8 +139,72 @@ def test_service_updates_keep_what_was_given() -> None:
     assert "externalTrafficPolicy" not in new["spec"]
     assert changes("", "Service", service(clusterIP="10.96.0.5", clusterIPs=["10.96.0.5"]),
                    service(clusterIP="10.96.0.6", clusterIPs=["10.96.0.6"])) == [
-        'spec.clusterIPs[0]: Invalid value: ["10.96.0.6"]: may not change once set',
-        'spec.clusterIP: Invalid value: "10.96.0.6": field is immutable']  # fmt: skip
+        'spec.clusterIPs[0]: Invalid value: ["10.96.0.6"]: may not change once set']  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ({"clusterIPs": ["10.96.0.5"]},
+         ['spec.clusterIPs: Invalid value: ["10.96.0.5"]: must be empty when `clusterIP` is not specified']),
+        ({"clusterIP": "10.96.0.6", "clusterIPs": ["10.96.0.5"]},
+         ['spec.clusterIPs: Invalid value: ["10.96.0.5"]: first value must match `clusterIP`']),
+        ({"clusterIP": "None", "clusterIPs": ["None", "fd00::5"]},
+         ['spec.clusterIPs: Invalid value: ["None","fd00::5"]: \'None\' must be the first and only value']),
+        ({"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5", "None"]},
+         ['spec.clusterIPs[1]: Invalid value: "None": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)']),
+        ({"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5", "fd00::5", "fd00::6"], "ipFamilyPolicy": "RequireDualStack"},
+         ['spec.clusterIPs: Invalid value: ["10.96.0.5","fd00::5","fd00::6"]: may only hold up to 2 values']),
+        ({"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5", "10.96.0.6"], "ipFamilyPolicy": "RequireDualStack"},
+         ['spec.clusterIPs: Invalid value: ["10.96.0.5","10.96.0.6"]: may specify no more than one IP for each IP family']),
+        ({"clusterIP": "fd00::5", "clusterIPs": ["fd00::5"], "ipFamilies": ["IPv4"]},
+         ['spec.clusterIPs[0]: Invalid value: "fd00::5": expected an IPv4 value as indicated by `ipFamilies[0]`']),
+        ({"clusterIP": "fd00::5", "ipFamilies": ["IPv4"]},
+         ['spec.clusterIPs[0]: Invalid value: "fd00::5": expected an IPv4 value as indicated by `ipFamilies[0]`']),
+        ({"ipFamilies": ["IPv4", "IPv4"]}, ['spec.ipFamilies[1]: Duplicate value: "IPv4"']),
+        ({"ipFamilies": ["IPv5"]}, ['spec.ipFamilies[0]: Unsupported value: "IPv5": supported values: "IPv4", "IPv6"']),
+        ({"ipFamilyPolicy": "Both"}, ['spec.ipFamilyPolicy: Unsupported value: "Both": supported values: "PreferDualStack", '
+                                      '"RequireDualStack", "SingleStack"']),
+        ({"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5", "fd00::5"], "ipFamilies": ["IPv4", "IPv6"],
+          "ipFamilyPolicy": "RequireDualStack"}, []),
+    ],
+)  # fmt: skip
+def test_families_and_addresses_of_services(spec: dict[str, Any], why: list[str]) -> None:
+    assert problems("", "Service", service(**spec)) == why
+
+
+DUAL: dict[str, Any] = {
+    "clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5", "fd00::5"], "ipFamilies": ["IPv4", "IPv6"],
+    "ipFamilyPolicy": "RequireDualStack",
+}  # fmt: skip
+ONE: dict[str, Any] = {"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5"], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"}
+BARE: dict[str, Any] = {"clusterIP": "None", "clusterIPs": ["None"], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "why"),
+    [
+        (ONE, DUAL, []),
+        (DUAL, ONE, []),
+        (DUAL, {**DUAL, "ipFamilyPolicy": "SingleStack"}, []),  # the server shortens the rest
+        (DUAL, {**DUAL, "clusterIPs": ["10.96.0.5"]}, ['spec.ipFamilyPolicy: Invalid value: "RequireDualStack": must be set to '
+                                                       "'SingleStack' when releasing the secondary clusterIP"]),
+        (DUAL, {**DUAL, "ipFamilies": ["IPv4"]}, ['spec.ipFamilyPolicy: Invalid value: "RequireDualStack": must be set to '
+                                                  "'SingleStack' when releasing the secondary ipFamily"]),
+        (DUAL, {**DUAL, "clusterIPs": ["10.96.0.5", "fd00::6"]},
+         ['spec.clusterIPs[1]: Invalid value: ["10.96.0.5","fd00::6"]: may not change once set']),
+        (DUAL, {**ONE, "clusterIP": "fd00::5", "clusterIPs": ["fd00::5"], "ipFamilies": ["IPv6"]},
+         ['spec.clusterIPs[0]: Invalid value: ["fd00::5"]: may not change once set',
+          'spec.ipFamilies[0]: Invalid value: ["IPv6"]: may not change once set']),
+        (ONE, {**ONE, "clusterIP": "None"}, ['spec.clusterIPs[0]: Invalid value: ["None"]: may not change once set']),
+        (ONE, {"clusterIP": "10.96.0.6"}, ['spec.clusterIPs[0]: Invalid value: ["10.96.0.6"]: may not change once set']),
+        (BARE, {**BARE, "ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "PreferDualStack"}, []),
+        (BARE, {**BARE, "ipFamilies": ["IPv6"]}, []),
+        (DUAL, {"type": "ExternalName", "externalName": "a.example"}, []),
+    ],
+)  # fmt: skip
+def test_only_a_second_family_comes_and_goes(before: dict[str, Any], after: dict[str, Any], why: list[str]) -> None:
+    assert changes("", "Service", service(**before), service(**after)) == why
 
 
 def test_namespaces_keep_their_finalizer() -> None:
