@@ -30,7 +30,7 @@ from nsk8s.controllers.endpointcontrollers import (
 from nsk8s.controllers.garbagecollector import GarbageCollector
 from nsk8s.controllers.job import JobController, TTLAfterFinishedController
 from nsk8s.controllers.namespace import NamespaceController
-from nsk8s.controllers.nodeipam import NodeIpamController
+from nsk8s.controllers.nodeipam import NodeIpamController, mask_sizes
 from nsk8s.controllers.nodelifecycle import NodeLifecycleController
 from nsk8s.controllers.podgc import PodGCController
 from nsk8s.controllers.replicaset import ReplicaSetController, replication_controller
@@ -131,9 +131,9 @@ def _switch(name: str, default: bool, help_: str = "") -> Callable[[Any], Any]:
 @_flag("controllers", "*", str, "Which controllers run: *, names, -name.")
 @_flag("cluster-cidr", "", networks, "Pod CIDRs of the cluster.")
 @_switch("allocate-node-cidrs", False, "Give every node a pod CIDR.")
-@_flag("node-cidr-mask-size", 24, int)
+@_flag("node-cidr-mask-size", 0, int, "Of a node's subnet; 0 is 24 for IPv4, 64 for IPv6. Not for dual-stack.")
 @_flag("node-cidr-mask-size-ipv4", 0, int, "The same for IPv4 in a dual-stack cluster.")
-@_flag("node-cidr-mask-size-ipv6", 64, int)
+@_flag("node-cidr-mask-size-ipv6", 0, int, "The same for IPv6 in a dual-stack cluster.")
 @_flag("node-cidr-first-address", "", address, "The node with this InternalIP gets the first subnet, the next one the second.")
 @_flag("service-cluster-ip-range", "", networks)
 @_flag("node-monitor-period", "5s", duration, "Accepted; nodes are judged by their own deadlines, not by a period.")
@@ -185,7 +185,10 @@ def command(kubeconfig_path: str, verbosity: int, **flags: Any) -> int:
 
 
 def settings_of(flags: dict[str, Any]) -> Settings:
-    """Settings from parsed flags. Raises Nsk8sError if the root CA cannot be read."""
+    """Settings from parsed flags. Raises Nsk8sError for flags that do not go together, and if the root CA cannot be read."""
+    mask_ipv4, mask_ipv6 = mask_sizes(
+        flags["cluster_cidr"], flags["node_cidr_mask_size"], flags["node_cidr_mask_size_ipv4"], flags["node_cidr_mask_size_ipv6"]
+    )
     root_ca = ""
     if flags["root_ca_file"]:
         try:
@@ -195,8 +198,8 @@ def settings_of(flags: dict[str, Any]) -> Settings:
     return Settings(
         cluster_cidrs=flags["cluster_cidr"],
         allocate_node_cidrs=flags["allocate_node_cidrs"],
-        node_cidr_mask_size=flags["node_cidr_mask_size_ipv4"] or flags["node_cidr_mask_size"],
-        node_cidr_mask_size_ipv6=flags["node_cidr_mask_size_ipv6"],
+        node_cidr_mask_size=mask_ipv4,
+        node_cidr_mask_size_ipv6=mask_ipv6,
         service_cluster_ip_ranges=flags["service_cluster_ip_range"],
         node_cidr_first_address=flags["node_cidr_first_address"],
         node_monitor_grace_s=flags["node_monitor_grace_period"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from collections.abc import Sequence
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
@@ -17,6 +18,9 @@ from nsk8s.client.informer import wait_synced
 from nsk8s.client.resources import NODES
 from nsk8s.controllers.context import Address, Context, Network, Settings
 from nsk8s.errors import Nsk8sError
+
+DEFAULT_MASK_IPV4, DEFAULT_MASK_IPV6 = 24, 64
+"""Upstream's defaults for a node's subnet."""
 
 
 class CidrSet:
@@ -103,6 +107,29 @@ def node_cidrs(node: Object) -> list[Network]:
         except ValueError:
             continue
     return found
+
+
+def mask_sizes(clusters: Sequence[Network], both: int, ipv4: int, ipv6: int) -> tuple[int, int]:
+    """The size of a node's subnet, in IPv4 and IPv6, from the three flags (0: not given). Raises Nsk8sError. Pure.
+
+    Upstream: cmd/kube-controller-manager/app/core.go setNodeCIDRMaskSizes, and what startNodeIpamController asks of the CIDRs.
+    """
+    versions = [n.version for n in clusters]
+    if len(clusters) > 2:
+        raise Nsk8sError(f"--cluster-cidr: length is {len(clusters)}, more than the two that can be", "one of each IP family")
+    if len(set(versions)) < len(versions):
+        raise Nsk8sError("--cluster-cidr: two CIDRs must be of different IP families", "e.g. 10.244.0.0/16,fd00:10:244::/56")
+    if len(clusters) == 2 and both:
+        raise Nsk8sError("usage of --node-cidr-mask-size is not allowed with dual-stack clusters",
+                         "use --node-cidr-mask-size-ipv4 and --node-cidr-mask-size-ipv6")  # fmt: skip
+    if both and (ipv4 or ipv6):
+        raise Nsk8sError("usage of --node-cidr-mask-size-ipv4 and --node-cidr-mask-size-ipv6 is not allowed if "
+                         "--node-cidr-mask-size is set")  # fmt: skip
+    for given, version in ((ipv4, 4), (ipv6, 6)):
+        if given and clusters and version not in versions:
+            other = 10 - version
+            raise Nsk8sError(f"usage of --node-cidr-mask-size-ipv{version} is not allowed for a single-stack IPv{other} cluster")
+    return both or ipv4 or DEFAULT_MASK_IPV4, both or ipv6 or DEFAULT_MASK_IPV6
 
 
 def make_sets(settings: Settings) -> list[CidrSet]:

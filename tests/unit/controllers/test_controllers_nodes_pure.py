@@ -16,7 +16,7 @@ from nsk8s.api.meta import Object
 from nsk8s.controllers import taints
 from nsk8s.controllers.context import Settings
 from nsk8s.controllers.main import CONTROLLERS, chosen, duration, networks
-from nsk8s.controllers.nodeipam import CidrSet, make_sets, node_cidrs, preferred_index
+from nsk8s.controllers.nodeipam import CidrSet, make_sets, mask_sizes, node_cidrs, preferred_index
 from nsk8s.controllers.nodelifecycle import EvictionLimiter, silent_conditions
 from nsk8s.controllers.podgc import is_out_of_service, surplus
 from nsk8s.errors import Nsk8sError
@@ -160,6 +160,46 @@ def test_service_ranges_and_foreign_sizes_are_kept_out() -> None:
     assert [str(cidrs.allocate()), cidrs.allocate()] == ["10.0.0.0/24", None]
     with pytest.raises(Nsk8sError, match="does not fit"):
         CidrSet(ipaddress.ip_network("10.0.0.0/24"), 16)
+
+
+V4, V6 = "10.244.0.0/16", "fd00:10:244::/56"
+
+
+@pytest.mark.parametrize(
+    ("clusters", "given", "sizes"),
+    [
+        (V4, (0, 0, 0), (24, 64)), (V4, (25, 0, 0), (25, 25)), (V6, (72, 0, 0), (72, 72)), (V6, (0, 0, 72), (24, 72)),
+        (f"{V4},{V6}", (0, 0, 0), (24, 64)), (f"{V6},{V4}", (0, 26, 60), (26, 60)),
+    ],
+)  # fmt: skip
+def test_mask_sizes(clusters: str, given: tuple[int, int, int], sizes: tuple[int, int]) -> None:
+    assert mask_sizes(networks(clusters), *given) == sizes
+
+
+@pytest.mark.parametrize(
+    ("clusters", "given", "why"),
+    [
+        (f"{V4},{V6}", (24, 0, 0), "usage of --node-cidr-mask-size is not allowed with dual-stack clusters"),
+        (V4, (24, 24, 0), "is not allowed if --node-cidr-mask-size is set"),
+        (V4, (0, 0, 64), "--node-cidr-mask-size-ipv6 is not allowed for a single-stack IPv4 cluster"),
+        (V6, (0, 24, 0), "--node-cidr-mask-size-ipv4 is not allowed for a single-stack IPv6 cluster"),
+        (f"{V4},10.0.0.0/16", (0, 0, 0), "different IP families"),
+        (f"{V4},{V6},10.0.0.0/16", (0, 0, 0), "more than the two"),
+    ],
+)
+def test_mask_sizes_that_cannot_be(clusters: str, given: tuple[int, int, int], why: str) -> None:
+    with pytest.raises(Nsk8sError, match=why):
+        mask_sizes(networks(clusters), *given)
+
+
+def test_a_subnet_of_each_family() -> None:
+    first = ipaddress.ip_address("192.168.56.10")
+    ranges = networks("10.96.0.0/16,fd00:10:96::/112")
+    sets = make_sets(Settings(cluster_cidrs=networks(f"{V4},{V6}"), service_cluster_ip_ranges=ranges))
+    two = preferred_index(node("n2", address="192.168.56.12"), first)
+    assert [str(pods.allocate(two)) for pods in sets] == ["10.244.2.0/24", "fd00:10:244:2::/64"]
+    assert [pods.size for pods in sets] == [256, 256]
+    assert not sets[1].occupy(ipaddress.ip_network("fd00:10:244:2::/64")), "recovered from podCIDRs, it is taken"
 
 
 def test_node_cidrs_survive_nonsense() -> None:
