@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,8 @@ class Config:
     sync_period_s: float = 30.0
     min_sync_period_s: float = 1.0
     node_port_addresses: tuple[str, ...] = ()
+    bind_address: str = "0.0.0.0"
+    """Where health and metrics are served by default; one that is not unspecified is the node's own address."""
     healthz_bind_address: str = "0.0.0.0:10256"
     metrics_bind_address: str = "127.0.0.1:10249"
     bind_address_hard_fail: bool = False
@@ -99,8 +101,14 @@ class Config:
             raise ConfigError(f"{self.mode}.syncPeriod: must be greater than 0")
         if self.min_sync_period_s < 0 or self.min_sync_period_s > self.sync_period_s:
             raise ConfigError(f"{self.mode}.minSyncPeriod: must be between 0 and syncPeriod")
-        for cidr in filter(None, self.cluster_cidr.split(",")):
-            _network("clusterCIDR", cidr)
+        clusters = [_network("clusterCIDR", cidr) for cidr in filter(None, self.cluster_cidr.split(","))]
+        if len({n.version for n in clusters}) < len(clusters):
+            raise ConfigError(f"clusterCIDR: {self.cluster_cidr!r}: only one CIDR allowed or a valid DualStack CIDR",
+                              "e.g. 10.100.0.0/16,fde4:8dba:82e1::/48")  # fmt: skip
+        try:
+            ip_address(self.bind_address)
+        except ValueError as e:
+            raise ConfigError(f"bindAddress: {e}") from e
         for cidr in self.node_port_addresses:
             if cidr != "primary":
                 _network("nodePortAddresses", cidr)
@@ -114,9 +122,16 @@ class Config:
         return self
 
 
-def _network(name: str, text: str) -> None:
+def defaults(bind_address: str) -> Config:
+    """What a bindAddress (empty: none) makes of the defaults: an IPv6 one serves health and metrics on IPv6."""
+    if ":" in bind_address:
+        return Config(bind_address=bind_address, healthz_bind_address="[::]:10256", metrics_bind_address="[::1]:10249")
+    return Config(bind_address=bind_address) if bind_address else Config()
+
+
+def _network(name: str, text: str) -> IPv4Network | IPv6Network:
     try:
-        ip_network(text, strict=False)
+        return ip_network(text.strip(), strict=False)
     except ValueError as e:
         raise ConfigError(f"{name}: {e}") from e
 
@@ -167,13 +182,14 @@ def from_document(document: Mapping[str, Any], where: str = "configuration") -> 
         raise ConfigError(f"{where}: kind {kind!r} of {version!r} is not KubeProxyConfiguration of {API_VERSION}")
     _refuse_unknown(document, where)
     get = _Reader(document).get
-    config = Config()
+    config = defaults(get("bindAddress", str) or "")
     section = "nftables" if document.get("mode") == "nftables" else "iptables"
     text_fields = {
         "kubeconfig": "clientConnection.kubeconfig", "hostname_override": "hostnameOverride", "mode": "mode",
         "cluster_cidr": "clusterCIDR", "detect_local_mode": "detectLocalMode",
         "bridge_interface": "detectLocal.bridgeInterface", "interface_name_prefix": "detectLocal.interfaceNamePrefix",
-        "healthz_bind_address": "healthzBindAddress", "metrics_bind_address": "metricsBindAddress",
+        "bind_address": "bindAddress", "healthz_bind_address": "healthzBindAddress",
+        "metrics_bind_address": "metricsBindAddress",
     }  # fmt: skip
     flag_fields = {
         "masquerade_all": f"{section}.masqueradeAll", "localhost_node_ports": "iptables.localhostNodePorts",

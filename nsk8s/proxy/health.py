@@ -134,29 +134,31 @@ async def serve(name: str, server: HttpServer, host: str, port: int, hard_fail: 
         await server.close()
 
 
+Listening = tuple[int, tuple[str, ...]]
+"""A port and the addresses it is open on; "0.0.0.0" and "::" are every address of their family."""
+
+
 class ServiceHealth:
     """One server for each Service with a health check node port: 200 while this node has a ready endpoint of it."""
 
-    def __init__(self, health: ProxyHealth, addresses: Callable[[], list[str]]) -> None:
-        """`addresses()`: where node ports are served; "0.0.0.0" and "::" for everywhere."""
+    def __init__(self, health: ProxyHealth) -> None:
         self._health = health
-        self._addresses = addresses
-        self._ports: dict[str, int] = {}
+        self._open: dict[str, Listening] = {}
         self._local: dict[str, int] = {}
         self._servers: dict[str, HttpServer] = {}
 
-    async def sync(self, ports: Mapping[str, int], local: Mapping[str, int]) -> None:
-        """`ports`: Service → node port. `local`: Service → how many distinct local ready addresses it has."""
+    async def sync(self, wanted: Mapping[str, Listening], local: Mapping[str, int]) -> None:
+        """`wanted`: Service → where it is asked. `local`: Service → how many distinct local ready addresses it has."""
         self._local = dict(local)
-        for service, port in list(self._ports.items()):
-            if ports.get(service) != port:
+        for service, listening in list(self._open.items()):
+            if wanted.get(service) != listening:
                 await self._servers.pop(service).close()
-                del self._ports[service]
-        for service, port in ports.items():
-            if service not in self._ports:
-                await self._open(service, port)
+                del self._open[service]
+        for service, listening in wanted.items():
+            if service not in self._open:
+                await self._listen(service, listening)
 
-    async def _open(self, service: str, port: int) -> None:
+    async def _listen(self, service: str, listening: Listening) -> None:
         def count() -> int:
             return self._local.get(service, 0)
 
@@ -172,14 +174,15 @@ class ServiceHealth:
         server = HttpServer(
             answer, lambda: {"X-Content-Type-Options": "nosniff", "X-Load-Balancing-Endpoint-Weight": str(count())}
         )
+        port, addresses = listening
         try:
-            for address in self._addresses():
+            for address in addresses:
                 await server.listen(address, port, both=False)
         except OSError as e:
             log.error("health check node port %d of %s: %s", port, service, e.strerror or e)
             await server.close()
             return
-        self._servers[service], self._ports[service] = server, port
+        self._servers[service], self._open[service] = server, listening
 
     async def close(self) -> None:
         await self.sync({}, {})

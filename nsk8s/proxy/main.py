@@ -27,7 +27,7 @@ def _config(path: str, hostname: str, flags: dict[str, Any]) -> Config:
         config = configuration.load(path)
         given = {"kubeconfig": given["kubeconfig"]} if given.get("kubeconfig") else {}
     else:
-        config = Config()
+        config = configuration.defaults(given.get("bind_address", ""))
     if hostname:
         given["hostname_override"] = hostname
     config = replace(config, **given)
@@ -51,6 +51,7 @@ def _config(path: str, hostname: str, flags: dict[str, Any]) -> Config:
 @click.option("--detect-local-mode", metavar="MODE", help=f"{', '.join(configuration.DETECT_MODES)}.")
 @click.option("--pod-bridge-interface", "bridge_interface", metavar="NAME", help="For detect-local-mode BridgeInterface.")
 @click.option("--pod-interface-name-prefix", "interface_name_prefix", metavar="PREFIX", help="For InterfaceNamePrefix.")
+@click.option("--bind-address", metavar="IP", help="With an IPv6 one health and metrics are served on IPv6 (default 0.0.0.0).")
 @click.option("--metrics-bind-address", metavar="IP:PORT", help="Default 127.0.0.1:10249; empty for none.")
 @click.option("--healthz-bind-address", metavar="IP:PORT", help="Default 0.0.0.0:10256; empty for none.")
 @click.option("--cleanup", is_flag=True, help="Remove kube-proxy's rules and exit.")

@@ -54,19 +54,26 @@ class NodeFacts:
     eligible: bool = True
 
     @classmethod
-    def of(cls, node: Object | None) -> NodeFacts:
+    def of(cls, node: Object | None, bind_address: str = "0.0.0.0") -> NodeFacts:
+        """`bind_address`: kube-proxy's; one that is not unspecified is the node's address, whatever the node says."""
+        bound = () if ip_address(bind_address).is_unspecified else (bind_address,)
         if node is None:
-            return cls()
+            return cls(ips=bound)
         spec, status = node.get("spec") or {}, node.get("status") or {}
         # The first address of each family counts, InternalIP before ExternalIP.
         ordered = sorted(status.get("addresses") or [], key=lambda a: a.get("type") != "InternalIP")
         ips = [a["address"] for a in ordered if a.get("type") in ("InternalIP", "ExternalIP")]
         tainted = any(t.get("key") == DELETION_TAINT for t in spec.get("taints") or [])
         cidrs = spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else [])
-        return cls(meta.labels(node).get(ZONE_LABEL, ""), tuple(ips), tuple(cidrs), not tainted and not meta.is_deleting(node))
+        eligible = not tainted and not meta.is_deleting(node)
+        return cls(meta.labels(node).get(ZONE_LABEL, ""), (*bound, *ips), tuple(cidrs), eligible)
 
     def ip(self, ipv6: bool) -> str:
         return next((i for i in self.ips if (":" in i) == ipv6), "")
+
+    def has(self, ipv6: bool) -> bool:
+        """Whether the node has an address of the family; one that says nothing has IPv4."""
+        return bool(self.ip(ipv6)) if self.ips else not ipv6
 
 
 def detector(config: Config, facts: NodeFacts, ipv6: bool) -> LocalDetector:
@@ -76,7 +83,7 @@ def detector(config: Config, facts: NodeFacts, ipv6: bool) -> LocalDetector:
     if config.detect_local_mode == "InterfaceNamePrefix":
         return LocalDetector.by_interface(config.interface_name_prefix + "+")
     cidrs = facts.pod_cidrs if config.detect_local_mode == "NodeCIDR" else config.cluster_cidr.split(",")
-    for text in cidrs:
+    for text in map(str.strip, cidrs):
         if text and (ip_network(text, strict=False).version == 6) == ipv6:
             return LocalDetector.by_cidr(str(ip_network(text, strict=False)))
     return LocalDetector()
@@ -91,7 +98,7 @@ class Server:
         self._variant = variant
         self._metrics = Metrics(config.mode)
         self._health = health.ProxyHealth(2 * config.sync_period_s)
-        self._facts = NodeFacts()
+        self._facts = NodeFacts.of(None, config.bind_address)
         self._proxiers: list[tuple[bool, Proxier]] = []
         self._described = config.mode
         self._contexts: dict[bool, Context] = {}
@@ -100,7 +107,7 @@ class Server:
         )
         self._ready = False
         self._cleaned = False
-        self._service_health = health.ServiceHealth(self._health, self._health_addresses)
+        self._service_health = health.ServiceHealth(self._health)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`. Rules stay when it ends, so that connections go on."""
@@ -178,7 +185,7 @@ class Server:
             self._queue()
 
     def _node_changed(self, old: Object | None, new: Object | None) -> None:
-        self._facts = NodeFacts.of(new)
+        self._facts = NodeFacts.of(new, self._config.bind_address)
         self._health.node_eligible = self._facts.eligible
         changed = False
         for ipv6, proxier in self._proxiers:
@@ -236,6 +243,10 @@ class Server:
             while not self._facts.pod_cidrs:
                 log.info("waiting for node %s to get a pod CIDR", self._name)
                 await asyncio.sleep(1)
+        for ipv6 in (False, True):
+            by_cluster = self._config.detect_local_mode == "ClusterCIDR" and self._config.cluster_cidr
+            if by_cluster and self._facts.has(ipv6) and not detector(self._config, self._facts, ipv6):
+                log.warning("clusterCIDR has no IPv%d CIDR: local traffic of that family is not told apart", 6 if ipv6 else 4)
         self._ready = True
         self._runner.request()
         await self._runner.loop()
@@ -243,24 +254,38 @@ class Server:
     async def _sync(self) -> bool:
         good = True
         for ipv6, proxier in self._proxiers:
-            if not ipv6 or proxier.is_needed:
+            if proxier.is_needed or self._facts.has(ipv6):
                 good = await proxier.sync() and good
         if good:
             self._health.updated()
             if not self._cleaned:  # only now, so that no Service is without rules in between
                 self._cleaned = True
                 await clean_up_other_modes(self._config.mode)
-        ports: dict[str, int] = {}
-        local: dict[str, int] = {}
-        for _, proxier in self._proxiers:
-            ports |= proxier.health_check_ports()
-            for key, count in proxier.local_ready_counts().items():
-                local[key] = max(local.get(key, 0), count)
-        await self._service_health.sync(ports, local)
+        await self._sync_service_health()
         again_s = max(proxier.wants_another_s for _, proxier in self._proxiers)
         if again_s:
             asyncio.get_running_loop().call_later(again_s, self._runner.request)
         return good
+
+    async def _sync_service_health(self) -> None:
+        """One server a Service, on the addresses of the families it has."""
+        ports: dict[str, health.Listening] = {}
+        local: dict[str, int] = {}
+        for ipv6, proxier in self._proxiers:
+            found = proxier.health_check_ports()
+            here = self._node_port_addresses(ipv6) if found else ()
+            for key, port in found.items():
+                ports[key] = (port, (*(ports[key][1] if key in ports else ()), *here))
+            for key, count in proxier.local_ready_counts().items():
+                local[key] = max(local.get(key, 0), count)
+        await self._service_health.sync(ports, local)
+
+    def _node_port_addresses(self, ipv6: bool) -> tuple[str, ...]:
+        node_ips = tuple(filter(None, [self._facts.ip(ipv6)]))
+        current = NodePortAddresses(self._config.node_port_addresses, ipv6, node_ips).current()
+        if current is None:
+            return ("::" if ipv6 else "0.0.0.0",)
+        return tuple(a for a in current if not ip_address(a).is_loopback)
 
     async def _watch_canaries(self) -> None:
         """Every syncPeriod, look whether the rules are still there; if someone flushed them, write everything again."""
@@ -304,17 +329,6 @@ class Server:
         if path == "/proxyMode":
             return 200, "text/plain", self._config.mode
         return 200, "text/plain", "ok" if path == "/healthz" else ""
-
-    def _health_addresses(self) -> list[str]:
-        found: list[str] = []
-        for ipv6, proxier in self._proxiers:
-            if ipv6 and not proxier.is_needed:
-                continue
-            node_ips = tuple(filter(None, [self._facts.ip(ipv6)]))
-            current = NodePortAddresses(self._config.node_port_addresses, ipv6, node_ips).current()
-            everywhere = "::" if ipv6 else "0.0.0.0"
-            found += [everywhere] if current is None else [a for a in current if not ip_address(a).is_loopback]
-        return found
 
 
 def refuse_root_namespace() -> None:

@@ -365,7 +365,7 @@ while True:
 ASK = """
 import errno, socket, sys
 address, port, kind, source, timeout = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), float(sys.argv[5])
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+s = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
 s.settimeout(timeout)
 s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 if source:

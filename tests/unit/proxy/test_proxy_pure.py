@@ -161,6 +161,8 @@ def test_configuration_defaults_and_fields() -> None:
         ({"mode": "nftables", "nftables": {"masqueradeBit": 40}}, "nftables.masqueradeBit"),
         ({"mode": "magic"}, "is not a proxy mode"),
         ({"clusterCIDR": "10.0.0.0/99"}, "clusterCIDR"),
+        ({"clusterCIDR": "10.0.0.0/16,10.1.0.0/16"}, "clusterCIDR.*valid DualStack CIDR"),
+        ({"bindAddress": "everywhere"}, "bindAddress"),
         ({"iptables": {"syncPeriod": "soon"}}, "iptables.syncPeriod"),
         ({"iptables": {"masqueradeBit": 32}}, "iptables.masqueradeBit"),
         ({"iptables": {"masqueradeBit": "14"}}, "iptables.masqueradeBit"),
@@ -197,6 +199,27 @@ def test_local_traffic_detection() -> None:
     assert detector(node_cidr, facts, True).is_local == "-s fd00:3::/64"
     prefix = {"detectLocalMode": "InterfaceNamePrefix", "detectLocal": {"interfaceNamePrefix": "veth"}}
     assert detector(config.from_document({**base, **prefix}), facts, False).is_local == "-i veth+"
+
+
+def test_both_families_have_a_detector_and_an_address() -> None:
+    both = config.from_document({**DOCUMENT, "clusterCIDR": "10.1.0.0/16, fd00:1::/56"})
+    facts = NodeFacts.of({"metadata": {"name": "n"}, "status": {"addresses": [
+        {"type": "Hostname", "address": "n"}, {"type": "ExternalIP", "address": "2001:db8::1"},
+        {"type": "InternalIP", "address": "192.168.0.1"}, {"type": "InternalIP", "address": "fd00::1"},
+    ]}})  # fmt: skip
+    assert [detector(both, facts, v).is_local for v in (False, True)] == ["-s 10.1.0.0/16", "-s fd00:1::/56"]
+    assert [facts.ip(v) for v in (False, True)] == ["192.168.0.1", "fd00::1"]
+    assert (facts.has(False), facts.has(True)) == (True, True)
+    nothing, only6 = NodeFacts(), NodeFacts(ips=("fd00::1",))
+    assert [f.has(v) for f in (nothing, only6) for v in (False, True)] == [True, False, False, True]
+
+
+def test_an_ipv6_bind_address() -> None:
+    six = config.from_document({**DOCUMENT, "bindAddress": "::"})
+    assert (six.healthz_bind_address, six.metrics_bind_address) == ("[::]:10256", "[::1]:10249")
+    own = config.from_document({**DOCUMENT, "bindAddress": "fd00::7", "healthzBindAddress": "0.0.0.0:10256"})
+    assert own.healthz_bind_address == "0.0.0.0:10256", "what is said stays"
+    assert NodeFacts.of(None, own.bind_address).ip(True) == "fd00::7"
 
 
 def test_node_port_addresses_setting() -> None:
