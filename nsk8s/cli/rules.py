@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +15,7 @@ from nsk8s.errors import Nsk8sError
 
 if TYPE_CHECKING:
     from nsk8s.client.rest import Client
+    from nsk8s.net.ruletree import Branch
 
 
 @click.command(epilog="Example: sudo nsk8s rules hello --node node2")
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
 @cluster_option
 @click.option("-n", "--namespace", default="default", show_default=True, help="The Service's namespace.")
 @click.option("--node", default="", metavar="NODE", help="Whose rules (default: the first worker's).")
-@click.option("-6", "--ipv6", is_flag=True, help="The IPv6 rules.")
+@click.option("-6", "--ipv6", is_flag=True, help="The IPv6 rules of a Service that has both families.")
 @output_option("json")
 def rules(cluster: str, service: str | None, namespace: str, node: str, ipv6: bool, output: str | None) -> None:
     """Show the rules of one Service on a node, as the kernel holds them: what each does and, in iptables mode, its packets.
@@ -26,8 +31,8 @@ def rules(cluster: str, service: str | None, namespace: str, node: str, ipv6: bo
     Only the first packet of a connection meets these rules; conntrack treats the others alike. Without SERVICE: every Service
     that has rules on the node.
     """
-    from nsk8s.kernel import machine, rulesave
-    from nsk8s.net import nftruletree, ruletree
+    from nsk8s.kernel import machine
+    from nsk8s.net import ruletree
     from nsk8s.net.topology import CONTROL_PLANE
 
     _, state = loaded(cluster)
@@ -37,37 +42,72 @@ def rules(cluster: str, service: str | None, namespace: str, node: str, ipv6: bo
     if chosen not in running:
         raise Nsk8sError(f"node {chosen} is switched off", f"nsk8s node start {chosen}")
     netns = machine.netns_path(f"{cluster}-{chosen}")
-    listing = rulesave.kube_proxy_table(netns, ipv6=ipv6)
-    if listing:
-        mode, nft = "nftables", nftruletree.read(listing)
-        found = {name: [_element(e) for e in entries] for name, entries in nftruletree.services(nft).items()}
-    else:
-        mode = "iptables"
-        counted = ruletree.read(rulesave.counted(netns, state.cluster_config().iptables, ipv6=ipv6))
-        found = {name: [_rule(r) for r in entries] for name, entries in ruletree.services(counted).items()}
+    variant = state.cluster_config().iptables
+    held = _Held.read(netns, variant, ipv6=ipv6)
+    other = None if ipv6 else _Held.read_if_any(netns, variant, ipv6=True)
     if service is None:
-        _overview(found, chosen, mode, output)
+        _overview(held, other, chosen, output)
         return
     key = service.removeprefix("service/").removeprefix("svc/")
     key = key if "/" in key else f"{namespace}/{key}"
-    if key not in found:
-        raise _why_none(cluster, key, chosen)
+    has_both = other is not None and key in held.services and key in other.services
+    if key not in held.services:
+        if other is None or key not in other.services:
+            raise _why_none(cluster, key, chosen)
+        held = other
     pods = with_client(cluster, lambda client: _endpoints(client, key))
-    branches = nftruletree.tree(nft, key, pods) if listing else ruletree.tree(counted, key, pods)
+    branches = held.tree(key, pods)
     if output:
-        print_json({"service": key, "node": chosen, "mode": mode, "rules": [ruletree.as_json(b) for b in branches]})
+        print_json({"service": key, "node": chosen, "mode": held.mode, "rules": [ruletree.as_json(b) for b in branches]})
         return
-    said = "" if listing else " Packets are counted since the rule was written."
-    click.echo(f"Service {key} on {chosen}, {mode} mode.{said}\n")
-    if not listing:
+    counts = held.mode == "iptables"
+    said = " Packets are counted since the rule was written." if counts else ""
+    click.echo(f"Service {key} on {chosen}, {held.mode} mode.{said}\n")
+    if counts:
         click.echo(" packets  rule")
     for branch, drawn, below in ruletree.lines(branches):
         counter, blank = ("", "") if branch.packets is None else (f"{branch.packets:8}  ", " " * 10)
         click.echo(f"{counter}{drawn}{click.style(branch.label, bold=not drawn)}")
         if branch.sentence:
             click.echo(f"{blank}{below}{click.style(branch.sentence, dim=True)}")
-    where = "the chain masquerading" if listing else "KUBE-POSTROUTING"
+    where = "KUBE-POSTROUTING" if counts else "the chain masquerading"
     click.echo(f"\nWhat is marked for masquerade gets the node's address in {where}.")
+    if has_both:
+        click.echo(f"It has rules for IPv6, too: nsk8s rules -6 {service}")
+
+
+@dataclass(frozen=True)
+class _Held:
+    """The rules of kube-proxy in one family, as a node holds them."""
+
+    mode: str
+    services: dict[str, list[dict[str, Any]]]
+    """Service → its entries: destination, port, target."""
+    tree: Callable[[str, Mapping[str, str]], list[Branch]]
+    """The rules of one Service; the second argument names endpoints."""
+
+    @classmethod
+    def read(cls, netns: Path, variant: str, *, ipv6: bool) -> _Held:
+        from nsk8s.kernel import rulesave
+        from nsk8s.net import nftruletree, ruletree
+
+        listing = rulesave.kube_proxy_table(netns, ipv6=ipv6)
+        if listing:
+            nft = nftruletree.read(listing)
+            found = {name: [_element(e) for e in entries] for name, entries in nftruletree.services(nft).items()}
+            return cls("nftables", found, partial(nftruletree.tree, nft))
+        counted = ruletree.read(rulesave.counted(netns, variant, ipv6=ipv6))
+        found = {name: [_rule(r) for r in entries] for name, entries in ruletree.services(counted).items()}
+        return cls("iptables", found, partial(ruletree.tree, counted))
+
+    @classmethod
+    def read_if_any(cls, netns: Path, variant: str, *, ipv6: bool) -> _Held | None:
+        from nsk8s.kernel.iptables import IptablesError
+
+        try:
+            return cls.read(netns, variant, ipv6=ipv6)
+        except IptablesError:  # a machine without the family's programs has no rules in it
+            return None
 
 
 def _rule(rule: Any) -> dict[str, Any]:
@@ -82,11 +122,14 @@ def _element(element: Any) -> dict[str, Any]:
     return {"destination": address[0] if address else "the node", "port": f"{port}/{protocol}", "target": element.verdict}
 
 
-def _overview(found: dict[str, list[dict[str, Any]]], node: str, mode: str, output: str | None) -> None:
+def _overview(held: _Held, other: _Held | None, node: str, output: str | None) -> None:
+    found = dict(held.services)
+    for name, entries in (other.services if other else {}).items():
+        found[name] = [*found.get(name, []), *entries]
     if output:
-        print_json({"node": node, "mode": mode, "services": found})
+        print_json({"node": node, "mode": held.mode, "services": found})
         return
-    header = ["SERVICE", "DESTINATION", "PORT", "TARGET", *(["PACKETS"] if mode == "iptables" else [])]
+    header = ["SERVICE", "DESTINATION", "PORT", "TARGET", *(["PACKETS"] if held.mode == "iptables" else [])]
     table(header, [[name, *(str(v) for v in entry.values())] for name, entries in found.items() for entry in entries])
 
 

@@ -143,7 +143,6 @@ def _entry(element: Element) -> str:
 
 def sentence(chain: str, rule: str, pods: Mapping[str, str]) -> str:
     """What one rule does, in words."""
-    endpoint = _ENDPOINT.match(chain)
     if " dnat to " in f" {rule}":
         address = rule.rpartition(" ")[2]
         who = pods.get(address.rpartition(":")[0].strip("[]"), "")
@@ -153,8 +152,9 @@ def sentence(chain: str, rule: str, pods: Mapping[str, str]) -> str:
     if "@affinity-" in rule:
         return "a client that is remembered goes to the endpoint it had (session affinity)"
     if rule.endswith("jump mark-for-masquerade"):
-        if endpoint:
-            return f"marked for masquerade when {endpoint['ip']} is its own client: the answer must come back this way (hairpin)"
+        if _ENDPOINT.match(chain):
+            own = rule.split("saddr ")[1].split()[0]  # the chain's name has an IPv6 address with dots
+            return f"marked for masquerade when {own} is its own client: the answer must come back this way (hairpin)"
         if "saddr !=" in rule:
             pods_range = rule.split("saddr != ")[1].split()[0]
             return f"marked for masquerade when the client is not a pod ({pods_range}): the answer must come back by this node"

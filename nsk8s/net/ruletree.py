@@ -206,5 +206,5 @@ def short(rule: Rule) -> str:
         elif word == "--probability":
             out.append(f"--probability {float(next(parts)):.4g}")
         elif word != "--random-fully":
-            out.append(word.removesuffix("/32"))
+            out.append(word.removesuffix("/32").removesuffix("/128"))
     return " ".join(out if rule.chain.startswith(PER_SERVICE) else [rule.chain, *out])

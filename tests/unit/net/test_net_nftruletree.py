@@ -121,3 +121,11 @@ def test_json_holds_every_rule() -> None:
     assert [r["rule"] for r in first["rules"][1]["rules"][0]["rules"]] == [
         "ip saddr 10.244.1.3 jump mark-for-masquerade", "meta l4proto tcp dnat to 10.244.1.3:8080",
     ]  # fmt: skip
+
+
+def test_ipv6_endpoints_are_named_by_their_address() -> None:
+    chain = "endpoint-IZVPP55O-default/web/tcp/__fd00.10.244.1..2/8080"
+    hairpin = nftruletree.sentence(chain, "ip6 saddr fd00:10:244:1::2 jump mark-for-masquerade", {})
+    assert hairpin.startswith("marked for masquerade when fd00:10:244:1::2 is its own client")
+    target = nftruletree.sentence(chain, "meta l4proto tcp dnat to [fd00:10:244:1::2]:8080", {"fd00:10:244:1::2": "pod web on node1"})
+    assert target == "rewrites the destination to [fd00:10:244:1::2]:8080 (pod web on node1)"
