@@ -118,3 +118,86 @@ def test_many_at_once_never_share_and_none_is_lost(apiserver_factory: Callable[.
     api.start()
     taken = api.request("POST", PATH, service(clusterIP=min(held)))
     assert "already allocated" in taken.json()["message"], "also known after a restart"
+
+
+def refused(api: Any, method: str, path: str, body: dict[str, Any]) -> str:
+    answer = api.request(method, path, body, headers=MERGE if method == "PATCH" else None)
+    assert answer.code == 422, answer.body
+    message: str = answer.json()["message"]
+    return message
+
+
+def test_an_address_keeps_its_spelling_and_is_one(dual: Any) -> None:
+    name, written = unique(), "FD00:10:96:0::AB"
+    first = made(dual, service(name, clusterIP=written))
+    assert (first["clusterIP"], first["clusterIPs"], first["ipFamilies"]) == (written, [written], ["IPv6"])
+    assert patched(dual, name, sessionAffinity="ClientIP")["clusterIPs"] == [written]
+    for again in (written, "fd00:10:96::ab", "fd00:10:96::AB"):
+        assert "provided IP is already allocated" in refused(dual, "POST", PATH, service(clusterIP=again))
+    outside = refused(dual, "POST", PATH, service(clusterIP="fd00:10:97::1"))
+    assert "The range of valid IPs is fd00:10:96::/112" in outside
+    assert dual.request("DELETE", f"{PATH}/{name}").code == 200
+    assert made(dual, service(clusterIP="fd00:10:96::ab"))["clusterIP"] == "fd00:10:96::ab"
+
+
+def test_what_a_living_service_may_change_of_its_families(dual: Any) -> None:
+    name = unique()
+    spec = made(dual, service(name, type="NodePort", ipFamilyPolicy="RequireDualStack", ipFamilies=["IPv6"]))
+    assert (spec["ipFamilies"], ":" in spec["clusterIP"]) == (["IPv6", "IPv4"], True)
+    port = spec["ports"][0]["nodePort"]
+    path = f"{PATH}/{name}"
+    other = {"spec": {"clusterIPs": [spec["clusterIP"], "10.96.0.250"]}}
+    assert "spec.clusterIPs[1]" in refused(dual, "PATCH", path, other)
+    turned = {"spec": {"ipFamilies": ["IPv4", "IPv6"]}}
+    assert "expected an IPv4 value as indicated by `ipFamilies[0]`" in refused(dual, "PATCH", path, turned)
+    less = {"spec": {"ipFamilies": ["IPv6"]}}
+    assert "must be set to 'SingleStack' when releasing the secondary ipFamily" in refused(dual, "PATCH", path, less)
+    down = patched(dual, name, ipFamilyPolicy="SingleStack", ipFamilies=["IPv6"], clusterIPs=[spec["clusterIP"]])
+    assert (down["ipFamilies"], down["clusterIPs"], down["ports"][0]["nodePort"]) == (["IPv6"], [spec["clusterIP"]], port)
+    up = patched(dual, name, ipFamilyPolicy="PreferDualStack", ipFamilies=["IPv6", "IPv4"])
+    assert (up["clusterIPs"][0], len(up["clusterIPs"]), up["ports"][0]["nodePort"]) == (spec["clusterIP"], 2, port)
+    bare = unique()
+    made(dual, service(bare, clusterIP="None"))
+    assert patched(dual, bare, ipFamilies=["IPv6"])["ipFamilies"] == ["IPv6"], "no address goes with a headless one"
+    single = {"spec": {"ports": [{"port": 80}], "ipFamilies": ["IPv4", "IPv6"]}, "metadata": {"name": unique()}}
+    why = "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"
+    assert why in refused(dual, "POST", PATH, single)
+
+
+def test_two_families_at_once_or_none_also_when_one_runs_out(apiserver_factory: Callable[..., Any]) -> None:
+    """13 addresses in IPv4 (`kubernetes` has one), 15 in IPv6: what was taken of one is given back when the other is full."""
+    api = apiserver_factory("--service-cluster-ip-range", "10.96.0.0/28,fd00:10:96::/124")
+    singles = [unique() for _ in range(6)]
+    for name in singles:
+        made(api, service(name))
+    with ThreadPoolExecutor(16) as pool:
+        news = [pool.submit(api.request, "POST", PATH, service(ipFamilyPolicy="RequireDualStack")) for _ in range(12)]
+        wanted = {"spec": {"ipFamilyPolicy": "RequireDualStack"}}
+        ups = [pool.submit(api.request, "PATCH", f"{PATH}/{n}", wanted, headers=MERGE) for n in singles]
+        answers = [f.result() for f in (*news, *ups)]
+    good = [a.json() for a in answers if a.code in (200, 201)]
+    assert len(good) == 13, [a.body for a in answers]
+    assert all("range is full" in a.json()["message"] for a in answers if a.code not in (200, 201))
+    held = [ip for s in good for ip in s["spec"]["clusterIPs"]]
+    assert len(set(held)) == 26
+    assert all(s["spec"]["ipFamilies"] == ["IPv4", "IPv6"] for s in good)
+    six = [api.request("POST", PATH, service(ipFamilies=["IPv6"])) for _ in range(3)]
+    assert [a.code for a in six] == [201, 201, 500], "the refused ones hold nothing"
+    api.stop()
+    api.start()
+    assert api.request("POST", PATH, service(ipFamilies=["IPv6"])).code == 500, "all are known after a restart"
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (("10.96.0.0/16,10.97.0.0/16",), "must be of different IP families"),
+        (("10.96.0.0/16,fd00::/112,fd01::/112",), "more than two ranges"),
+        (("fd00:10:96::/112,10.96.0.0/16", "--advertise-address", "192.168.56.10"), "must match public address family"),
+    ],
+)
+def test_ranges_that_cannot_be(flags: tuple[str, ...], why: str, capfd: pytest.CaptureFixture[str]) -> None:
+    from nsk8s.apiserver.main import main
+
+    assert main(["--data-dir", ":memory:", "--bind-address", "127.0.0.1", "--service-cluster-ip-range", *flags]) != 0
+    assert why in capfd.readouterr().err
