@@ -15,6 +15,7 @@ from typing import Any
 from nsk8s.api import yamldoc
 from nsk8s.api.meta import Object
 from nsk8s.errors import Nsk8sError
+from nsk8s.kubelet import sysctls
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Config:
     system_reserved: dict[str, str] = field(default_factory=dict)
     kube_reserved: dict[str, str] = field(default_factory=dict)
     backoff_max_s: float = 300.0
+    runtime_timeout_s: float = 120.0
+    allowed_unsafe_sysctls: tuple[str, ...] = ()
 
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|us|ns|h|m|s)")
@@ -123,6 +126,8 @@ _FIELDS: Mapping[str, tuple[str, Any]] = {
     "containerLogMaxFiles": ("log_max_files", int),
     "systemReserved": ("system_reserved", dict),
     "kubeReserved": ("kube_reserved", dict),
+    "runtimeRequestTimeout": ("runtime_timeout_s", parse_duration),
+    "allowedUnsafeSysctls": ("allowed_unsafe_sysctls", sysctls.patterns),
 }
 _WITHOUT_EFFECT = frozenset(
     """
@@ -132,13 +137,13 @@ _WITHOUT_EFFECT = frozenset(
     imageMaximumGCAge imageGCHighThresholdPercent imageGCLowThresholdPercent volumeStatsAggPeriod kubeletCgroups
     systemCgroups cgroupRoot cgroupsPerQOS cgroupDriver cpuManagerPolicy cpuManagerPolicyOptions cpuManagerReconcilePeriod
     memoryManagerPolicy topologyManagerPolicy topologyManagerScope topologyManagerPolicyOptions qosReserved
-    runtimeRequestTimeout hairpinMode podCIDR podPidsLimit runOnce cpuCFSQuota cpuCFSQuotaPeriod nodeStatusMaxImages
+    hairpinMode podCIDR podPidsLimit runOnce cpuCFSQuota cpuCFSQuotaPeriod nodeStatusMaxImages
     maxOpenFiles contentType kubeAPIQPS kubeAPIBurst serializeImagePulls maxParallelImagePulls evictionHard evictionSoft
     evictionSoftGracePeriod evictionPressureTransitionPeriod evictionMaxPodGracePeriod evictionMinimumReclaim
     mergeDefaultEvictionSettings podsPerCore enableControllerAttachDetach protectKernelDefaults makeIPTablesUtilChains
     iptablesMasqueradeBit iptablesDropBit featureGates failSwapOn memorySwap containerLogMaxWorkers
     containerLogMonitorInterval configMapAndSecretChangeDetectionStrategy systemReservedCgroup kubeReservedCgroup
-    enforceNodeAllocatable allowedUnsafeSysctls volumePluginDir providerID kernelMemcgNotification logging
+    enforceNodeAllocatable volumePluginDir providerID kernelMemcgNotification logging
     enableSystemLogHandler enableSystemLogQuery shutdownGracePeriodCriticalPods shutdownGracePeriodByPodPriority
     crashLoopBackOff reservedSystemCPUs showHiddenMetricsForVersion reservedMemory enableProfilingHandler
     enableDebugFlagsHandler seccompDefault memoryThrottlingFactor localStorageCapacityIsolation imageServiceEndpoint

@@ -12,6 +12,7 @@ from nsk8s.api import meta
 from nsk8s.api.meta import Object
 from nsk8s.api.quantity import Quantity
 from nsk8s.errors import Nsk8sError
+from nsk8s.kubelet import sysctls
 from nsk8s.kubelet.dns import DNSConfig
 from nsk8s.kubelet.env import ConfigError, expand
 from nsk8s.kubelet.podruntime import (
@@ -54,7 +55,6 @@ def sandbox_config(pod: Object, attempt: int, hostname: str, dns: DNSConfig) -> 
         raise Nsk8sError("hostPID is not supported: the runtime always gives containers a pid namespace of their own")
     if spec.get("hostUsers") is False:
         raise Nsk8sError("hostUsers: false is not supported: there are no user namespaces")
-    security = spec.get("securityContext") or {}
     ports = [
         {
             "protocol": p.get("protocol") or "TCP",
@@ -75,7 +75,7 @@ def sandbox_config(pod: Object, attempt: int, hostname: str, dns: DNSConfig) -> 
         "labels": {**meta.labels(pod), **_pod_labels(pod)},
         "annotations": {**meta.annotations(pod), GRACE_PERIOD: _grace(pod)},
         "linux": {
-            "sysctls": {s["name"]: str(s["value"]) for s in security.get("sysctls") or []},
+            "sysctls": sysctls.as_cri(pod),
             "resources": pod_resources(pod),
             "securityContext": {
                 "namespaceOptions": {

@@ -51,8 +51,9 @@ def _failure(error: dict[str, Any]) -> RuntimeFailure:
 class RuntimeClient:
     """One kept connection for calls; it is made again when the runtime comes back."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         self.path = path
+        self.timeout_s = timeout_s
         self._writer: asyncio.StreamWriter | None = None
         self._reader_task: asyncio.Task[None] | None = None
         self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -97,8 +98,9 @@ class RuntimeClient:
                         future.set_exception(RuntimeFailure("Unavailable", "error reading from server: EOF"))
             writer.close()
 
-    async def call(self, method: str, timeout_s: float | None = REQUEST_TIMEOUT_S, **params: Any) -> dict[str, Any]:
-        """One request and its result. Raises RuntimeFailure (Unavailable when the runtime is away)."""
+    async def call(self, method: str, timeout_s: float | None = 0, **params: Any) -> dict[str, Any]:
+        """One request and its result; `timeout_s` 0 is the client's own, None is none. Raises RuntimeFailure (Unavailable
+        when the runtime is away)."""
         writer = self._writer or await self._connect()
         self._next_id += 1
         request_id = self._next_id
@@ -106,7 +108,7 @@ class RuntimeClient:
         self._pending[request_id] = future
         try:
             writer.write(orjson.dumps({"id": request_id, "method": method, "params": params}) + b"\n")
-            answer = await (future if timeout_s is None else asyncio.wait_for(future, timeout_s))
+            answer = await (future if timeout_s is None else asyncio.wait_for(future, timeout_s or self.timeout_s))
         except TimeoutError as e:
             raise RuntimeFailure("DeadlineExceeded", "context deadline exceeded") from e
         except OSError as e:

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
+from nsk8s.errors import Nsk8sError
 
 MAX_NAMESERVERS, MAX_SEARCHES, MAX_SEARCH_CHARS = 3, 32, 2048
+MAX_KERNEL_HOSTNAME = 64
 
 
 class DNSConfig(NamedTuple):
@@ -114,6 +116,22 @@ def hostname(pod: Object, node_hostname: str, cluster_domain: str) -> tuple[str,
     if spec.get("subdomain"):
         domain = f"{spec['subdomain']}.{meta.namespace(pod)}.svc.{cluster_domain}"
     return name, domain
+
+
+def kernel_hostname(pod: Object, name: str, domain: str) -> str:
+    """What `uname -n` says in the pod: with setHostnameAsFQDN the full name. Raises Nsk8sError for one the kernel cannot hold.
+
+    Upstream: util.GetNodenameForKernel.
+    """
+    if not (pod["spec"].get("setHostnameAsFQDN") and domain):
+        return name
+    full = f"{name}.{domain}"
+    if len(full) > MAX_KERNEL_HOSTNAME:
+        raise Nsk8sError(
+            f"failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long "
+            f"({MAX_KERNEL_HOSTNAME} is the max, {len(full)} characters requested)"
+        )
+    return full
 
 
 def hosts_file(pod: Object, ips: Sequence[str], name: str, domain: str, node_hosts: str) -> str:

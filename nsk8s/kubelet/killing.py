@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from nsk8s.api.meta import Object
 from nsk8s.client.events import NORMAL, WARNING, EventRecorder
-from nsk8s.kubelet.cri import REQUEST_TIMEOUT_S, RuntimeClient, RuntimeFailure
+from nsk8s.kubelet.cri import RuntimeClient, RuntimeFailure
 from nsk8s.kubelet.pleg import Pleg
 from nsk8s.kubelet.podruntime import Container, PodRuntime, field_path, find_spec, is_sidecar
 from nsk8s.kubelet.probing import Outcome, run_handler
@@ -137,7 +137,7 @@ class Killer:
     async def _stop_call(self, container: Container, grace_s: float) -> None:
         try:
             await self._runtime.call(
-                "StopContainer", grace_s + REQUEST_TIMEOUT_S, containerId=container.id, timeout=round(grace_s)
+                "StopContainer", grace_s + self._runtime.timeout_s, containerId=container.id, timeout=round(grace_s)
             )
         except RuntimeFailure as e:
             if e.code != "NotFound":

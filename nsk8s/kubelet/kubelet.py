@@ -21,7 +21,7 @@ from nsk8s.client.events import NORMAL, WARNING, EventRecorder
 from nsk8s.client.informer import Informer
 from nsk8s.client.resources import NODES, PODS
 from nsk8s.client.rest import Client
-from nsk8s.kubelet import admission, dns, logs
+from nsk8s.kubelet import admission, dns, logs, sysctls
 from nsk8s.kubelet.backoff import Backoff
 from nsk8s.kubelet.config import Config
 from nsk8s.kubelet.containerconfig import log_directory
@@ -54,7 +54,7 @@ class Kubelet:
         self.client = client
         self.hostname = os.uname().nodename
         self.recorder = EventRecorder(client, "kubelet", config.node_name)
-        self.runtime = RuntimeClient(socket_path(config.runtime_endpoint))
+        self.runtime = RuntimeClient(socket_path(config.runtime_endpoint), config.runtime_timeout_s)
         self.pleg = Pleg(self.runtime, self._runtime_changed)
         self.node = NodeKeeper(client, self.runtime, self.recorder, config, self._network_ready)
         self.services = ServiceCache(client)
@@ -149,7 +149,11 @@ class Kubelet:
         known = self.pleg.pods.get(meta.uid(pod))
         if known is None and phase not in ("Succeeded", "Failed") and not meta.is_deleting(pod):
             active = [w.pod for w in self.workers.values() if w.state == SYNC and not w.rejected]
-            refusal = admission.admit(pod, active, self._own_node(), self.node.allocatable)
+            forbidden = sysctls.problem(pod, self.config.allowed_unsafe_sysctls)
+            refusal = (
+                admission.Rejection(sysctls.FORBIDDEN, forbidden) if forbidden
+                else admission.admit(pod, active, self._own_node(), self.node.allocatable)
+            )  # fmt: skip
             if refusal is not None:
                 worker.rejected = True
                 self.recorder.event(pod, WARNING, refusal.reason, refusal.message)

@@ -15,6 +15,7 @@ from nsk8s.client import component, kubeconfig
 from nsk8s.client.rest import Client
 from nsk8s.errors import Nsk8sError
 from nsk8s.kubelet import config as settings
+from nsk8s.kubelet import sysctls
 from nsk8s.kubelet.config import Config
 from nsk8s.kubelet.kubelet import Kubelet
 from nsk8s.kubelet.server import KubeletServer
@@ -38,12 +39,15 @@ def build_config(flags: dict[str, Any]) -> tuple[Config, list[str]]:
     try:
         if flags.get("cluster_dns"):
             changes["cluster_dns"] = tuple(p for p in flags["cluster_dns"].split(",") if p)
+        if flags.get("allowed_unsafe_sysctls"):
+            changes["allowed_unsafe_sysctls"] = sysctls.patterns(flags["allowed_unsafe_sysctls"].split(","))
         if flags.get("register_with_taints"):
             changes["register_taints"] = tuple(settings.parse_taint(t) for t in flags["register_with_taints"].split(",") if t)
         if flags.get("node_labels"):
             changes["node_labels"] = settings.parse_labels(flags["node_labels"])
         for flag, name in (
-            ("node_status_update_frequency", "node_status_update_s"), ("sync_frequency", "sync_frequency_s")
+            ("node_status_update_frequency", "node_status_update_s"), ("sync_frequency", "sync_frequency_s"),
+            ("runtime_request_timeout", "runtime_timeout_s"),
         ):  # fmt: skip
             if flags.get(flag):
                 changes[name] = settings.parse_duration(flags[flag])
@@ -77,6 +81,8 @@ def build_config(flags: dict[str, Any]) -> tuple[Config, list[str]]:
 @click.option("--healthz-port", type=int, help="Port of /healthz on localhost, 0 for none.  [default: 10248]")
 @click.option("--healthz-bind-address", help="Where /healthz listens.  [default: 127.0.0.1]")
 @click.option("--max-pods", type=int, help="How many pods the node takes.  [default: 110]")
+@click.option("--allowed-unsafe-sysctls", help="Sysctls beyond the safe ones that pods may set: a,b.*")
+@click.option("--runtime-request-timeout", help="How long a call of the runtime may take.  [default: 2m]")
 @click.option("--node-status-update-frequency", help="How often the node's status is computed.  [default: 10s]")
 @click.option("--sync-frequency", help="How often volumes of running pods are refreshed.  [default: 1m]")
 @click.option("-v", "--v", "verbosity", type=int, default=2, help="Log verbosity.")

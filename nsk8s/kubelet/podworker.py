@@ -304,11 +304,10 @@ class PodWorker:
             reason = "MissingClusterDNS" if warning.startswith("pod:") else "DNSConfigForming"
             self.k.recorder.event(self.pod, WARNING, reason, warning)
         name, domain = dns.hostname(self.pod, self.k.hostname, config.cluster_domain)
-        if self.pod["spec"].get("setHostnameAsFQDN") and domain:
-            name = f"{name}.{domain}"
         try:
-            answer = await self.k.runtime.call(
-                "RunPodSandbox", 240, config=sandbox_config(self.pod, attempt, name, settings)
+            hostname = dns.kernel_hostname(self.pod, name, domain)
+            answer = await self.k.runtime.call(  # upstream gives a sandbox twice the time
+                "RunPodSandbox", 2 * config.runtime_timeout_s, config=sandbox_config(self.pod, attempt, hostname, settings)
             )
         except Nsk8sError as e:
             self.k.recorder.event(self.pod, WARNING, "FailedCreatePodSandBox", f"Failed to create pod sandbox: {e.message}")

@@ -19,13 +19,6 @@ DEFAULT_PIDS = 4096
 _USERS = {"root": 0, "daemon": 1, "bin": 2, "sys": 3, "sync": 4, "mail": 8, "www-data": 33, "nobody": 65534}
 _PRIMARY_GROUPS = {0: 0, 1: 1, 2: 2, 3: 3, 4: 65534, 8: 8, 33: 33, 65534: 65534}
 _HOMES = {0: "/root", 1: "/usr/sbin", 2: "/bin", 3: "/dev", 4: "/bin", 8: "/var/mail", 33: "/var/www", 65534: "/nonexistent"}
-SAFE_SYSCTLS = (
-    "kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range",
-    "net.ipv4.ip_unprivileged_port_start", "net.ipv4.ip_local_reserved_ports", "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem",
-    "net.ipv4.tcp_wmem",
-)  # fmt: skip
-"""The kubelet admits these; others only by its --allowed-unsafe-sysctls. The runtime takes what lies in the pod's namespaces."""
 
 
 def security(config: dict[str, Any]) -> dict[str, Any]:
@@ -40,10 +33,13 @@ def namespace_option(sandbox_config: dict[str, Any], kind: str) -> str:
 
 
 def check_sysctls(sysctls: dict[str, str], host_network: bool, host_ipc: bool) -> list[tuple[str, str]]:
-    """[(path below /proc/sys, value)]. Raises InvalidArgument for one that is not the pod's own to set."""
+    """[(path below /proc/sys, value)] of names with dots as separators.
+
+    Raises InvalidArgument for one that is not the pod's own to set.
+    """
     out = []
     for name, value in sysctls.items():
-        path = name.replace(".", "/")
+        path = name.translate(str.maketrans("./", "/."))  # an interface's dot is written as a slash
         parts = path.split("/")
         mine = (parts[0] == "net" and not host_network) or (
             not host_ipc and (path.startswith(("kernel/shm", "kernel/msg", "fs/mqueue/")) or path == "kernel/sem")
