@@ -10,6 +10,8 @@ import os
 
 BIN_DIR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bin")
 """The folder of the executables: put it on CNI_PATH."""
+SEARCH_PATH = f"{BIN_DIR}:/opt/cni/bin:/usr/lib/cni"
+"""Where a node looks for plugins, as CNI_PATH: ours, where installers put others, and Debian's."""
 
 
 def bin_dir() -> str:

@@ -144,6 +144,13 @@ class Proxy(_Model):
     """More of a KubeProxyConfiguration, merged in."""
 
 
+class Kubelet(_Model):
+    """The kubelets' settings."""
+
+    config: dict[str, Any] = {}
+    """More of a KubeletConfiguration, merged in: allowedUnsafeSysctls, runtimeRequestTimeout, maxPods …"""
+
+
 class LoadBalancer(_Model):
     """How Services of type LoadBalancer are reached from outside."""
 
@@ -168,8 +175,35 @@ class PodNetwork(_Model):
     """What the router leads into the cluster from outside, without NAT for pods."""
     offload: bool = True
     """false: no checksum and no segmentation is left to network cards, so that captures show what a wire would carry."""
+    mtu: Annotated[int, Field(ge=576, le=65535)] | None = None
+    """The pods' MTU at most; without it, what the way between nodes takes (1500, or 1450 for vxlan)."""
     policy: bool = False
     """Whether every node enforces NetworkPolicies; it needs nft on this machine, and costs each node a process of 12 MB."""
+
+
+class Cni(_Model):
+    """Plugins and network configurations of one's own; docs/cni.md."""
+
+    bin_dir: list[str] = []
+    """Folders of CNI plugins, searched before ours; one path, or several joined by colons, will do. Nodes see them read-only."""
+    conf_dir: Annotated[str, Field(min_length=1)] | None = None
+    """A folder of CNI configurations (*.conflist, *.conf, *.json), templates for each node, in place of ours."""
+    conf: dict[str, str] = {}
+    """The same written here: file name → text."""
+
+    @field_validator("bin_dir", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        """CNI_PATH's form."""
+        return [part for part in value.split(":") if part] if isinstance(value, str) else value
+
+    @field_validator("bin_dir")
+    @classmethod
+    def _folders(cls, value: list[str]) -> list[str]:
+        bad = next((folder for folder in value if not folder or ":" in folder), None)
+        if bad is not None:
+            raise ValueError(f"{bad!r} is not a folder's path (CNI_PATH's separator is the colon)")
+        return value
 
 
 PARTS = ("kube-proxy", "kube-scheduler", "kube-controller-manager", "node-network", "dns", "kubelet")
@@ -193,10 +227,14 @@ class ClusterConfig(_Model):
     """Which iptables the nodes use; auto is what this machine's `iptables` is."""
     proxy: Proxy = Proxy()
     """kube-proxy's settings."""
+    kubelet: Kubelet = Kubelet()
+    """The kubelets' settings."""
     load_balancer: LoadBalancer = LoadBalancer()
     """Services of type LoadBalancer."""
     network: PodNetwork = PodNetwork()
     """How packets find pods."""
+    cni: Cni = Cni()
+    """Plugins and network configurations of one's own, in place of ours."""
     ingress: bool = False
     """Whether `up` installs the ingress controller (nginx); it needs nginx on this machine."""
     timing: Timing = Timing()
@@ -371,6 +409,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     children: dict[str, type[BaseModel]] = {
         "subnets": Subnets, "timing": Timing, "proxy": Proxy, "nodes": Node, "loadBalancer": LoadBalancer,
         "network": PodNetwork, "link": Link, "racks": Rack,
+        "network": PodNetwork, "cni": Cni, "kubelet": Kubelet,
     }  # fmt: skip
     for part in location[:-1]:
         model = children.get(str(part), model)

@@ -51,6 +51,8 @@ class Progress:
 @click.option("--api-port", type=click.IntRange(1, 65535), help="Port of the API on 127.0.0.1 (default: 6443 or the next free).")
 @click.option("--iptables", type=click.Choice(["auto", "nft", "legacy"]), help="Which iptables the nodes use.")
 @click.option("--without", multiple=True, metavar="PART", help="Leave a part out (kube-proxy, dns, …); may be repeated.")
+@click.option("--cni-bin-dir", metavar="DIR[:DIR]", help="Folders of CNI plugins, searched before ours (docs/cni.md).")
+@click.option("--cni-conf-dir", metavar="DIR", help="CNI configurations in place of ours; templates with {{.PodCIDR}}.")
 @click.option("--print-schema", is_flag=True, help="Print the JSON schema of such a file, and do nothing else.")
 @click.option("--wait/--no-wait", default=True, help="Wait until every node is Ready and DNS answers on each.")
 @click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait.")
@@ -59,11 +61,14 @@ class Progress:
 @click.option("-o", "--output", type=click.Choice(["json"]), help="Print the result as JSON.")
 def up(
     cluster: str, path: str | None, nodes: int | None, api_port: int | None, iptables: str | None, without: tuple[str, ...],
-    print_schema: bool, wait: bool, timeout: float, quiet: bool, hints: bool, output: str | None,
+    cni_bin_dir: str | None, cni_conf_dir: str | None, print_schema: bool, wait: bool, timeout: float, quiet: bool,
+    hints: bool, output: str | None,
 ) -> None:  # fmt: skip
     """Start a cluster (or what is missing of one), and say what runs.
 
     Repeating it is harmless: a running cluster is left as it is, a stopped or half-started one is completed.
+
+    With Debian's CNI plugins and a network of one's own: sudo nsk8s up --cni-bin-dir /usr/lib/cni --cni-conf-dir ./net.d
     """
     from nsk8s import config as config_module
     if print_schema:
@@ -82,7 +87,18 @@ def up(
     for key, value in (("nodes", nodes), ("apiPort", api_port), ("iptables", iptables), ("without", list(without) or None)):
         if value is not None:
             document[key] = value
+    own: dict[str, Any] = {}
+    if cni_bin_dir is not None:
+        own["binDir"] = [os.path.abspath(folder) for folder in cni_bin_dir.split(":") if folder]
+    if cni_conf_dir is not None:
+        own["confDir"] = os.path.abspath(cni_conf_dir)
+    if own:
+        document["cni"] = {**document.get("cni", {}), **own}
     config = config_module.parse(document, path or "command line")
+    if config.cni.model_fields_set:
+        from nsk8s.cluster import cniconf
+
+        config = cniconf.gather(config, Path.cwd() if path in (None, "-") else Path(str(path)).absolute().parent)
     progress = Progress(quiet or output is not None)
     try:
         result = lifecycle.up(config, progress)
@@ -95,6 +111,9 @@ def up(
         progress.failed()
         raise
     seconds = progress.done()
+    if config.cni.conf and not result.already:
+        for line in cniconf.missing_plugins(config):
+            click.echo(f"warning: {line}", err=True)
     if output:
         print_json(_summary(result, seconds))
     elif not quiet:
@@ -154,7 +173,7 @@ def _print_summary(result: Any, seconds: float, hints: bool = True) -> None:
         f"  {sudo}nsk8s get nodes -o wide{name}",
         f"  {sudo}nsk8s apply -f {example('hello.yaml')}{name}",
         f"  {sudo}nsk8s enter client{name} -- curl -s http://{worker.ip}:30080   (not reachable from this shell itself)",
-        f"  {sudo}ip netns exec {paths.name}-{worker.name} tcpdump -ni cni0",
+        f"  {sudo}ip netns exec {paths.name}-{worker.name} tcpdump -ni {'any' if config.cni.conf else 'cni0'}",
         f"  {sudo}nsk8s kubeconfig --export{name} && kubectl get pods -A",
     ]
     click.echo("\n".join(lines if hints else lines[: lines.index("")]))

@@ -129,7 +129,8 @@ def _require_same(config: ClusterConfig, state: ClusterState) -> None:
     if differing:
         names = ", ".join(str(ClusterConfig.model_fields[f].alias) for f in differing)
         remedy = f"nsk8s down --name {config.name} first, or `nsk8s node add|remove`"
-        if differing == ["network"] and config.network.policy == have.network.policy:
+        switched = {k: getattr(have.network, k) for k in ("mode", "expose")}
+        if differing == ["network"] and config.network.model_copy(update=switched) == have.network:
             remedy = "the ConfigMap kube-system/node-network switches it while the cluster runs (docs/routing.md)"
         raise Nsk8sError(f"cluster {config.name} exists with other settings ({names})", remedy)
 
@@ -285,6 +286,10 @@ def add_node(name: str, wanted: Node, say: Say = _quiet) -> NodeState:
         paths, state, config = _loaded(name)
         if any(n.name == wanted.name for n in state.nodes) or wanted.name in infrastructure_names(config):
             raise Nsk8sError(f"the name {wanted.name} is taken")
+        if config.cni.conf:
+            from nsk8s.cluster import cniconf
+
+            cniconf.check(config, len(state.nodes) + 1)
         ip, rack = free_ip(config, state.nodes, wanted.rack), config.rack(wanted.rack).name
         node = NodeState(wanted.name, str(ip), dict(wanted.labels), list(wanted.taints), rack=rack)
         record = load_record(paths)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -37,10 +37,10 @@ def is_up(paths: Paths, record: Record, m: Machine) -> bool:
     return known is not None and machine.inode(machine.netns_path(m.netns)) == known["net"]
 
 
-def make(paths: Paths, record: Record, m: Machine) -> None:
+def make(paths: Paths, record: Record, m: Machine, shown: Sequence[str] = ()) -> None:
     """Make one machine unless it is there. A half-made one is made anew (recorded, not pinned) or completed (no bridge)."""
     if not is_up(paths, record, m):
-        _create(paths, record, m)
+        _create(paths, record, m, shown)
     with _netlink(m.netns) as netlink:
         lo = netlink.link_get("lo")
         assert lo is not None
@@ -49,7 +49,7 @@ def make(paths: Paths, record: Record, m: Machine) -> None:
             netlink.link_add_bridge(m.bridge, up=True)
 
 
-def _create(paths: Paths, record: Record, m: Machine) -> None:
+def _create(paths: Paths, record: Record, m: Machine, shown: Sequence[str]) -> None:
     def remember(inodes: dict[str, int]) -> None:
         record.namespaces[m.netns] = inodes
         save_record(paths, record)
@@ -58,7 +58,7 @@ def _create(paths: Paths, record: Record, m: Machine) -> None:
     if m.role == "node":
         root = paths.node_root(m.name)
         root.mkdir(parents=True, exist_ok=True, mode=0o755)
-        machine.create(m.netns, m.sysctls, remember, root, m.name, paths.pin(m.name))
+        machine.create(m.netns, m.sysctls, remember, root, m.name, paths.pin(m.name), shown)
     else:
         machine.create(m.netns, m.sysctls, remember)
 
@@ -165,7 +165,7 @@ def make_node(paths: Paths, record: Record, config: ClusterConfig, state: NodeSt
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, text, 0o644)
     m = node(config, state.name, state.rack)
-    make(paths, record, m)
+    make(paths, record, m, config.cni.bin_dir)
     connect(config, node_cable(config, state.name, IPv4Address(state.ip), state.rack))
     route_out(m)
 

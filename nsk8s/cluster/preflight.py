@@ -137,6 +137,8 @@ def require(config: ClusterConfig) -> None:
         if error:
             raise Nsk8sError(f"this kernel cannot do {name}: {error}", fix)
     require_network(config)
+    if config.kubelet.config:
+        _require_kubelet_config(config)
     if config.network.policy:
         from nsk8s.kernel import nft
 
@@ -145,6 +147,16 @@ def require(config: ClusterConfig) -> None:
         raise Nsk8sError("no control groups are mounted", "mount -t cgroup2 none /sys/fs/cgroup")
     if STATE_ROOT.exists() and mounts.filesystem_type(str(STATE_ROOT)) == "overlay":
         raise Nsk8sError(f"{STATE_ROOT} is on an overlay", "mount a real file system or a tmpfs there")
+
+
+def _require_kubelet_config(config: ClusterConfig) -> None:
+    """Raise Nsk8sError for what the kubelets would not start with."""
+    import yaml
+
+    from nsk8s.cluster.specs import node_files
+    from nsk8s.kubelet.config import from_document
+
+    from_document(yaml.safe_load(node_files(config)["var/lib/kubelet/config.yaml"]), "kubelet.config")
 
 
 def require_network(config: ClusterConfig) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from cni import SEARCH_PATH
 from nsk8s.cluster.pki import API_PORT
 from nsk8s.cluster.state import ClusterState, NodeState, Paths
 from nsk8s.config import ClusterConfig
@@ -18,6 +19,8 @@ from nsk8s.net.topology import CONTROL_PLANE, ROUTER, netns_name
 Spec = dict[str, Any]
 
 ETC = "/etc/kubernetes"
+CNI_TEMPLATES = f"{ETC}/cni"
+"""Where a node has the configurations of cni.confDir before they are filled in."""
 TARGETS = {
     "kube-apiserver": "nsk8s.apiserver.main:main",
     "kube-scheduler": "nsk8s.scheduler.main:main",
@@ -159,7 +162,7 @@ def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:
             f"--min-sync-period={min(POLICY_SYNC_S, SYNC_SHARE_S * (len(config.nodes) + 1)):g}",
         ]
     wanted |= {
-        "runtime": [f"--cgroup-parent={paths.cgroup}/{state.name}/pods"],
+        "runtime": _runtime(paths, config, state.name),
         "kubelet": kubelet,
         "node-network": [
             f"--node-name={state.name}",
@@ -168,6 +171,8 @@ def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:
             f"--node-cidr={config.subnets.nodes}",
             f"--service-cidr={config.subnets.services}",
             *_network(config),
+            *([f"--mtu={config.network.mtu}"] if config.network.mtu else []),
+            *([f"--cni-conf-template-dir={CNI_TEMPLATES}"] if config.cni.conf else []),
         ],
         "kube-proxy": [
             f"--hostname-override={state.name}",
@@ -179,6 +184,24 @@ def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:
         wanted["speaker"] = [f"--node-name={state.name}", f"--kubeconfig={ETC}/speaker.conf", _pool(config)]
     left_out = set(config.without) | ({"runtime"} if "kubelet" in config.without else set())
     return [_spec(paths, config, state.name, n, a) for n, a in wanted.items() if n not in left_out]
+
+
+def search_path(config: ClusterConfig) -> str:
+    """CNI_PATH of the nodes: the folders asked for, and the usual ones after them."""
+    return ":".join([*config.cni.bin_dir, SEARCH_PATH])
+
+
+def _runtime(paths: Paths, config: ClusterConfig, node: str) -> list[str]:
+    argv = [f"--cgroup-parent={paths.cgroup}/{node}/pods"]
+    if config.cni.bin_dir:
+        argv.append(f"--cni-bin-dir={search_path(config)}")
+    timeout = config.kubelet.config.get("runtimeRequestTimeout")
+    if timeout:
+        from nsk8s.kubelet.config import parse_duration
+
+        # The plugin's end comes before the call's: or no Event could name the plugin
+        argv.append(f"--cni-timeout={max(1, int(parse_duration(str(timeout)) * 0.9))}")
+    return argv
 
 
 def all_specs(paths: Paths, state: ClusterState) -> list[Spec]:
@@ -212,6 +235,7 @@ def node_files(config: ClusterConfig) -> dict[str, str]:
         "nodeLeaseDurationSeconds": config.timing.node_lease_duration,
         "staticPodPath": "/etc/kubernetes/manifests",
         "nodeStatusUpdateFrequency": f"{config.timing.node_status_update_frequency}s",
+        **config.kubelet.config,
     }
     sync = {"masqueradeAll": config.proxy.masquerade_all, "minSyncPeriod": min_sync_period(len(config.nodes) + 1)}
     proxy = {
@@ -226,4 +250,5 @@ def node_files(config: ClusterConfig) -> dict[str, str]:
     return {
         "var/lib/kubelet/config.yaml": yaml.safe_dump(kubelet, sort_keys=False),
         "var/lib/kube-proxy/config.conf": yaml.safe_dump(proxy, sort_keys=False),
+        **{f"{CNI_TEMPLATES[1:]}/{name}": text for name, text in config.cni.conf.items()},
     }

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -89,10 +89,12 @@ def create(
     node_root: Path | None = None,
     hostname: str = "",
     pin: Path | None = None,
+    shown: Sequence[str] = (),
 ) -> None:
     """Make a machine. `record({"net": inode, "mnt": inode})` is called before it gets its name.
 
-    With `node_root` (its kept disk: `etc/` and `var/` below) it also gets a mount namespace, pinned at `pin`, and a host name.
+    With `node_root` (its kept disk: `etc/` and `var/` below) it also gets a mount namespace, pinned at `pin`, and a host name;
+    `shown` are folders of this machine that it is to see at their own paths, read-only.
     Raises Nsk8sError, FileExistsError when the name is taken.
     """
     target = netns_path(netns)
@@ -104,7 +106,7 @@ def create(
     if pid == 0:
         os.close(ready_r)
         os.close(go_w)  # or the child would wait for itself
-        _child(ready_w, go_r, sysctls, node_root, hostname)
+        _child(ready_w, go_r, sysctls, node_root, hostname, shown)
     os.close(ready_w)
     os.close(go_r)
     try:
@@ -140,7 +142,9 @@ def _pin(source: str, target: Path) -> None:
         raise
 
 
-def _child(ready: int, go: int, sysctls: Mapping[str, str], node_root: Path | None, hostname: str) -> NoReturn:
+def _child(
+    ready: int, go: int, sysctls: Mapping[str, str], node_root: Path | None, hostname: str, shown: Sequence[str]
+) -> NoReturn:  # fmt: skip
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -151,7 +155,7 @@ def _child(ready: int, go: int, sysctls: Mapping[str, str], node_root: Path | No
         write_sysctls(sysctls)
         if node_root is not None:
             sc.sethostname(hostname)
-            furnish(node_root)
+            furnish(node_root, shown)
         os.write(ready, b"ok")
         code = 0
     except BaseException as e:
@@ -164,9 +168,10 @@ def _child(ready: int, go: int, sysctls: Mapping[str, str], node_root: Path | No
         os._exit(code)
 
 
-def furnish(node_root: Path) -> None:
-    """Give the calling process's fresh mount namespace a machine's own /etc, /var, /run and /sys."""
+def furnish(node_root: Path, shown: Sequence[str] = ()) -> None:
+    """Give the calling process's fresh mount namespace a machine's own /etc, /var, /run and /sys, and the folders `shown`."""
     sc.mount(None, "/", None, sc.MS_SLAVE | sc.MS_REC)
+    opened = [_open_folder(folder) for folder in shown]  # by their paths no longer, once /var and /run are the node's
     cgroup = [m for m in mounts.mount_points("/sys/fs/cgroup") if m == "/sys/fs/cgroup"]
     for below in ("etc", ".etc-work", "var/lib/kubelet", "var/lib/cni/networks", "var/lib/containers", "var/log/pods"):
         (node_root / below).mkdir(parents=True, exist_ok=True)
@@ -185,6 +190,8 @@ def furnish(node_root: Path) -> None:
 
     # Other machines' namespaces are pinned below /run: a copy of those mounts here would keep them alive.
     for point in reversed(mounts.mount_points("/run")):
+        if any(folder == point or folder.startswith(point + "/") for folder in shown):
+            continue  # detached, nothing of it could be mounted any more
         with contextlib.suppress(OSError):
             sc.umount(point, sc.MNT_DETACH)
     overlay = f"lowerdir=/etc,upperdir={node_root}/etc,workdir={node_root}/.etc-work"
@@ -208,8 +215,19 @@ def furnish(node_root: Path) -> None:
         sc.mount(None, "/sys", None, sc.MS_PRIVATE)
         sc.mount("/run/.cgroup", "/sys/fs/cgroup", None, sc.MS_MOVE)
         os.rmdir("/run/.cgroup")
+    for folder, fd in zip(shown, opened, strict=True):
+        mounts.make_mountpoint(folder)
+        mounts.bind(f"/proc/self/fd/{fd}", folder, sc.MS_RDONLY, recursive=False)
+        os.close(fd)
     os.close(os.open(UTS_PIN, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
     sc.mount("/proc/self/ns/uts", UTS_PIN, None, sc.MS_BIND)
+
+
+def _open_folder(path: str) -> int:
+    try:
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as e:
+        raise Nsk8sError(f"{path}, which nodes are to see, cannot be opened ({e.strerror})", "put it back where it was") from e
 
 
 def enter(netns: str | Path, mnt: str | Path | None = None) -> None:

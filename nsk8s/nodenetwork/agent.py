@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
@@ -30,6 +28,7 @@ from nsk8s.kernel.rtmsg import Link
 from nsk8s.net import chainset, podnet
 from nsk8s.net.podnet import DEFAULT, SETTLE_S, Settings
 from nsk8s.nodenetwork import plan, vxlan
+from nsk8s.nodenetwork.cnifiles import CniFiles
 
 log = logging.getLogger("node-network")
 
@@ -44,12 +43,12 @@ class Agent:
 
     def __init__(
         self, node: str, cluster_cidrs: Sequence[str], inside_cidrs: Sequence[str], *,
-        conf_dir: Path, kubeconfig_path: str, variant: str = "auto", settings: Settings = DEFAULT,
+        cni: CniFiles, kubeconfig_path: str, variant: str = "auto", settings: Settings = DEFAULT,
     ) -> None:  # fmt: skip
         self._node = node
         self._cluster_cidrs = cluster_cidrs
         self._inside_cidrs = inside_cidrs
-        self._conf_dir = conf_dir
+        self._cni = cni
         self._kubeconfig = kubeconfig_path
         self._variant = variant
         self._tables: list[Iptables] = []
@@ -93,11 +92,8 @@ class Agent:
         self._ensure_routes(own, settings, link.index if link else 0, settled=since >= SETTLE_S)
         if asyncio.get_running_loop().time() >= self._masquerade_due:  # it depends on no Node
             await self._ensure_masquerade()
-        if own is not None:
-            cidrs = podnet.pod_cidrs(own)
-            if cidrs:
-                self._ensure_conflist(cidrs, link.mtu if link else 0)
-                await self._report_network(own)
+        if own is not None and podnet.pod_cidrs(own) and self._cni.ensure(own, link.mtu if link else 0):
+            await self._report_network(own)
         return RESYNC_S if since >= 2 * SETTLE_S else SETTLE_S / 3
 
     def _in_force(self) -> Settings:
@@ -176,10 +172,6 @@ class Agent:
             except IptablesError as e:
                 log.error("masquerade: %s", e)
 
-    def _ensure_conflist(self, cidrs: Sequence[str], mtu: int) -> None:
-        if write_whole(self._conf_dir / plan.CONFLIST, plan.conflist(cidrs, mtu=mtu)):
-            log.info("%s written for %s", self._conf_dir / plan.CONFLIST, ", ".join(cidrs))
-
     async def _report_network(self, own: Object) -> None:
         """Set the condition NetworkUnavailable to False, as a cloud's route controller or flannel does."""
         held = meta.find_condition(own, CONDITION)
@@ -208,24 +200,3 @@ def masquerade_text(have: chainset.ChainSet, want: chainset.ChainSet) -> str:
     if same and not jumps:
         return ""
     return chainset.render_table("nat", {plan.MASQ_CHAIN: wanted}, insert=jumps)
-
-
-def write_whole(path: Path, text: str) -> bool:
-    """Write a file so that readers see the old or the new one, never half; False when it holds that text already.
-
-    The temporary name starts with a dot and does not end in .conflist: a CNI runtime that lists the folder overlooks it.
-    """
-    try:
-        if path.read_text() == text:
-            return False
-    except OSError:
-        pass
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    with os.fdopen(fd, "w") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    temporary.rename(path)
-    return True

@@ -35,13 +35,16 @@ def _expose(context: click.Context, parameter: click.Parameter, value: str) -> f
 @click.option("--node-cidr", default="", callback=_cidrs, metavar="CIDR[,CIDR]", help="The nodes' addresses: not masqueraded to.")
 @click.option("--service-cidr", default="", callback=_cidrs, metavar="CIDR[,CIDR]", help="Services' addresses: likewise.")
 @click.option("--cni-conf-dir", default="/etc/cni/net.d", show_default=True, metavar="DIR", help="Where the conflist goes.")
+@click.option("--cni-conf-template-dir", default="", metavar="DIR",
+              help="Templates of CNI configurations, written there for this node in place of the conflist.")
 @click.option("--mode", type=click.Choice(podnet.MODES), default="routes", show_default=True, help="How pods are reached.")
 @click.option("--expose", default="", callback=_expose, metavar="pods,services", help="What the router leads here from outside.")
+@click.option("--mtu", type=click.IntRange(0, 65535), default=0, show_default=True, help="Pods' MTU at most; 0: the way's.")
 @click.option("--iptables", "variant", type=click.Choice(VARIANTS), default="auto", show_default=True, help="Which iptables.")
 @click.option("-v", "--v", "verbosity", type=int, default=2, show_default=True, help="Log level; 4 and above for debugging.")
 def _command(
     kubeconfig: str, node_name: str, cluster_cidr: tuple[str, ...], node_cidr: tuple[str, ...], service_cidr: tuple[str, ...],
-    cni_conf_dir: str, mode: str, expose: frozenset[str], variant: str, verbosity: int,
+    cni_conf_dir: str, cni_conf_template_dir: str, mtu: int, mode: str, expose: frozenset[str], variant: str, verbosity: int,
 ) -> int:  # fmt: skip
     """Keep this node's CNI configuration, its routes to other nodes' pods, and the masquerade of what leaves the cluster.
 
@@ -51,13 +54,16 @@ def _command(
     --node-cidr 192.168.56.0/24
     """
     from nsk8s.nodenetwork.agent import Agent
+    from nsk8s.nodenetwork.cnifiles import CniFiles
 
     setup_logging(verbosity)
     agent_arguments = node_name or socket.gethostname().lower(), cluster_cidr, (*node_cidr, *service_cidr)
+    templates = Path(cni_conf_template_dir) if cni_conf_template_dir else None
+    own = CniFiles(Path(cni_conf_dir), templates, cluster_cidr, service_cidr, mtu)
 
     async def serve(stop: asyncio.Event) -> None:
         await Agent(
-            *agent_arguments, conf_dir=Path(cni_conf_dir), kubeconfig_path=kubeconfig, variant=variant,
+            *agent_arguments, cni=own, kubeconfig_path=kubeconfig, variant=variant,
             settings=podnet.Settings(mode, expose),
         ).serve(stop)
 

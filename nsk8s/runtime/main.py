@@ -14,7 +14,7 @@ import sys
 from nsk8s.kernel import syscalls
 from nsk8s.runtime import wire
 from nsk8s.runtime.loop import Loop
-from nsk8s.runtime.network import Network
+from nsk8s.runtime.network import PLUGIN_TIMEOUT_S, Network
 from nsk8s.runtime.node import Node
 from nsk8s.runtime.service import Service
 
@@ -25,6 +25,7 @@ FLAGS = {
     "--cni-conf-dir": ("/etc/cni/net.d", "where the conflist appears"),
     "--cni-bin-dir": ("", "folders of CNI plugins, joined by colons; our own, /opt/cni/bin and /usr/lib/cni by default"),
     "--cni-cache-dir": ("/var/lib/cni", "results of CNI"),
+    "--cni-timeout": (str(PLUGIN_TIMEOUT_S), "seconds after which a call of somebody else's plugin is killed"),
     "--cgroup-parent": ("/nsk8s", "the control group below which pods get theirs"),
 }
 
@@ -49,6 +50,8 @@ def parse_flags(argv: list[str]) -> dict[str, str]:
                 raise ValueError(f"flag needs an argument: {name}")
             value = rest.pop(0)
         values[name] = value
+    if not values["--cni-timeout"].isdigit() or not int(values["--cni-timeout"]):
+        raise ValueError(f"--cni-timeout: {values['--cni-timeout']!r} is no number of seconds")
     return values
 
 
@@ -63,7 +66,7 @@ def main(argv: list[str]) -> int:
         return 2
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     loop = Loop()
-    network = Network(flags["--cni-conf-dir"], flags["--cni-bin-dir"], flags["--cni-cache-dir"])
+    network = Network(flags["--cni-conf-dir"], flags["--cni-bin-dir"], flags["--cni-cache-dir"], int(flags["--cni-timeout"]))
     try:
         os.makedirs(os.path.dirname(flags["--listen"]), mode=0o755, exist_ok=True)
         os.makedirs("/run/netns", mode=0o755, exist_ok=True)

@@ -14,7 +14,7 @@ import cni.bridge
 import cni.host_local
 import cni.loopback
 import cni.portmap  # noqa: F401
-from cni import BIN_DIR, libcni
+from cni import SEARCH_PATH, libcni
 from cni.errors import CniError
 from cni.result import convert
 from nsk8s.runtime.errors import CriError
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 IFNAME = "eth0"
-PLUGIN_TIMEOUT_S = 120
-"""How long one call of somebody else's plugin may take: the kubelet's runtimeRequestTimeout."""
+PLUGIN_TIMEOUT_S = 110
+"""How long one call of somebody else's plugin may take: a little less than the kubelet's runtimeRequestTimeout, so that the
+Event names the plugin."""
 NOT_INITIALIZED = "cni plugin not initialized"
 _LOOPBACK = b'{"cniVersion":"1.0.0","name":"cni-loopback","plugins":[{"type":"loopback"}]}'
 
@@ -35,10 +36,11 @@ _LOOPBACK = b'{"cniVersion":"1.0.0","name":"cni-loopback","plugins":[{"type":"lo
 class Network:
     """Where the configuration and the plugins are."""
 
-    def __init__(self, conf_dir: str, bin_dir: str, cache_dir: str) -> None:
+    def __init__(self, conf_dir: str, bin_dir: str, cache_dir: str, timeout_s: float = PLUGIN_TIMEOUT_S) -> None:
         self.conf_dir = conf_dir
-        self.cni_path = bin_dir or f"{BIN_DIR}:/opt/cni/bin:/usr/lib/cni"
+        self.cni_path = bin_dir or SEARCH_PATH
         self.cache_dir = cache_dir
+        self.run = libcni.run_here_within(timeout_s)
 
     def problem(self) -> str:
         """Why no pod can have a network yet; empty when there is a configuration."""
@@ -90,7 +92,7 @@ class Network:
     def set_up(self, record: dict[str, Any]) -> dict[str, Any]:
         """ADD. Returns `{"ips": [...]}`. On failure everything is deleted again and CriError raised with upstream's words."""
         lo, eth0 = self.attachments(record)
-        how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": libcni.run_here_within(PLUGIN_TIMEOUT_S)}
+        how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": self.run}
         try:
             try:
                 network = libcni.first_network(self.conf_dir)
@@ -117,7 +119,7 @@ class Network:
             unpin(known, IFNAME)
         if not os.path.exists(eth0.netns):
             eth0.netns = lo.netns = ""
-        how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": libcni.run_here_within(PLUGIN_TIMEOUT_S)}
+        how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": self.run}
         try:
             try:
                 # The one it is on, though another may have taken its place since.
@@ -139,7 +141,7 @@ class Network:
 
     def collect(self, valid: set[str]) -> None:
         """DEL what `stale` found, each from the network it was on, then GC of today's. Raises CriError."""
-        how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": libcni.run_here_within(PLUGIN_TIMEOUT_S)}
+        how = {"cni_path": self.cni_path, "cache_dir": self.cache_dir, "run": self.run}
         for to in libcni.attachments(cache_dir=self.cache_dir):
             was_on = libcni.cached_network(to.container_id, to.ifname, self.cache_dir)
             if to.container_id not in valid and was_on is not None:

@@ -12,7 +12,8 @@ from nsk8s.net import chainset, podnet
 from nsk8s.net.chainset import Chain, ChainSet
 from nsk8s.net.trace import Host, Packet, trace
 from nsk8s.nodenetwork import plan
-from nsk8s.nodenetwork.agent import masquerade_text, write_whole
+from nsk8s.nodenetwork.agent import masquerade_text
+from nsk8s.nodenetwork.cnifiles import write_whole
 from nsk8s.proxy import config, names
 from nsk8s.proxy.cleanup import removal
 from nsk8s.proxy.conntrack import stale
