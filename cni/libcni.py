@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from cni.invoke import Runner
 
 __all__ = [
-    "DEFAULT_CACHE_DIR", "DEFAULT_CONF_DIR", "Attachment", "NetworkList", "Pending", "add", "all_ours", "attachments",
-    "cached_network", "check", "delete", "first_network", "gc", "load_file", "load_network", "parse_list", "pod_ips",
-    "run_exec", "run_fork", "run_here", "run_here_within", "start", "status",
+    "DEFAULT_CACHE_DIR", "DEFAULT_CONF_DIR", "Attachment", "NetworkList", "Pending", "add", "all_ours", "any_foreign",
+    "attachments", "cached_network", "check", "delete", "first_network", "gc", "load_file", "load_network", "parse_list",
+    "pod_ips", "run_exec", "run_fork", "run_here", "run_here_within", "start", "status",
 ]  # fmt: skip
 
 DEFAULT_CONF_DIR = "/etc/cni/net.d"
@@ -505,6 +505,19 @@ def all_ours(network: NetworkList, cni_path: str, capability_args: Mapping[str, 
         except CniError:
             return False
     return True
+
+
+def any_foreign(network: NetworkList, cni_path: str) -> bool:
+    """Whether some plugin or IPAM of the network is there and not ours: it is executed, and may take its time."""
+    for plugin in network.plugins:
+        ipam = plugin.get("ipam")
+        for name in (plugin["type"], ipam.get("type") if isinstance(ipam, dict) else None):
+            try:
+                if isinstance(name, str) and own_main(find_in_path(name, cni_path)) is None:
+                    return True
+            except CniError:
+                continue
+    return False
 
 
 # ── for a runtime that must not block ───────────────────────────────────────────────────────────────────────────────────

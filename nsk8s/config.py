@@ -409,7 +409,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     children: dict[str, type[BaseModel]] = {
         "subnets": Subnets, "timing": Timing, "proxy": Proxy, "nodes": Node, "loadBalancer": LoadBalancer,
         "network": PodNetwork, "link": Link, "racks": Rack,
-        "network": PodNetwork, "cni": Cni, "kubelet": Kubelet,
+        "cni": Cni, "kubelet": Kubelet,
     }  # fmt: skip
     for part in location[:-1]:
         model = children.get(str(part), model)

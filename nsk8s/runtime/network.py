@@ -30,7 +30,7 @@ PLUGIN_TIMEOUT_S = 110
 """How long one call of somebody else's plugin may take: a little less than the kubelet's runtimeRequestTimeout, so that the
 Event names the plugin."""
 NOT_INITIALIZED = "cni plugin not initialized"
-_LOOPBACK = b'{"cniVersion":"1.0.0","name":"cni-loopback","plugins":[{"type":"loopback"}]}'
+_LOOPBACK = libcni.parse_list(b'{"cniVersion":"1.0.0","name":"cni-loopback","plugins":[{"type":"loopback"}]}')
 
 
 class Network:
@@ -81,13 +81,22 @@ class Network:
             libcni.Attachment(record["id"], netns, IFNAME, args, capabilities),
         )
 
-    def is_quick(self, record: dict[str, Any]) -> bool:
-        """Whether set_up and tear_down of this sandbox execute nothing: then they take less time than a fork."""
+    def _networks(self, record: dict[str, Any], ending: bool) -> list[libcni.NetworkList]:
+        """What set_up, or (`ending`) tear_down, works on; empty when it can do nothing."""
+        known = libcni.cached_network(record["id"], IFNAME, self.cache_dir) if ending else None
         try:
-            capabilities = self.attachments(record)[1].capability_args
-            return libcni.all_ours(libcni.first_network(self.conf_dir), self.cni_path, capabilities)
+            return [_LOOPBACK, known or libcni.first_network(self.conf_dir)]
         except CniError:
-            return True
+            return []
+
+    def is_quick(self, record: dict[str, Any], *, ending: bool = False) -> bool:
+        """Whether set_up (or, `ending`, tear_down) of this sandbox executes nothing: then it takes less time than a fork."""
+        capabilities = self.attachments(record)[1].capability_args
+        return all(libcni.all_ours(n, self.cni_path, capabilities) for n in self._networks(record, ending))
+
+    def is_foreign(self, record: dict[str, Any], *, ending: bool = False) -> bool:
+        """Whether it executes somebody else's plugins, which may wait for whatever they like."""
+        return any(libcni.any_foreign(n, self.cni_path) for n in self._networks(record, ending))
 
     def set_up(self, record: dict[str, Any]) -> dict[str, Any]:
         """ADD. Returns `{"ips": [...]}`. On failure everything is deleted again and CriError raised with upstream's words."""
@@ -98,7 +107,7 @@ class Network:
                 network = libcni.first_network(self.conf_dir)
             except CniError as e:
                 raise CniError(NOT_INITIALIZED) from e
-            libcni.add(libcni.parse_list(_LOOPBACK), lo, **how)  # type: ignore[arg-type]
+            libcni.add(_LOOPBACK, lo, **how)  # type: ignore[arg-type]
             result = libcni.add(network, eth0, **how)  # type: ignore[arg-type]
             ips = libcni.pod_ips(result, IFNAME)
             if not ips:
@@ -131,7 +140,7 @@ class Network:
                 eth0.netns = ""
             libcni.delete(network, eth0, **how)  # type: ignore[arg-type]
             lo.netns = ""
-            libcni.delete(libcni.parse_list(_LOOPBACK), lo, **how)  # type: ignore[arg-type]
+            libcni.delete(_LOOPBACK, lo, **how)  # type: ignore[arg-type]
         except (CniError, OSError) as e:
             raise CriError(f'failed to destroy network for sandbox "{record["id"]}": {e}') from e
 
@@ -150,6 +159,6 @@ class Network:
         try:
             network = libcni.first_network(self.conf_dir)
             libcni.gc(network, [(i, IFNAME) for i in valid], **how)  # type: ignore[arg-type]
-            libcni.gc(libcni.parse_list(_LOOPBACK), [(i, "lo") for i in valid], **how)  # type: ignore[arg-type]
+            libcni.gc(_LOOPBACK, [(i, "lo") for i in valid], **how)  # type: ignore[arg-type]
         except CniError as e:
             raise CriError(str(e)) from e

@@ -149,6 +149,7 @@ class Node:
         self.cgroups = Cgroups()
         self.network = network
         self.pod_workers = Workers(loop, 2)
+        self.plugin_workers = Workers(loop, 64)
         self.exec_workers = Workers(loop, 256)
         self.sandboxes: dict[str, Sandbox] = {}
         self.containers: dict[str, Container] = {}

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PARALLEL = 2
 """Pods in flight: more gains nothing on the machines measured."""
+PARALLEL_FOREIGN = 64
+"""The same where somebody else's plugins may wait: one that hangs must not hold up pods that it has nothing to do with."""
 _OWN_SYSCTLS = (("net/ipv4/ping_group_range", "0 2147483647"), ("net/ipv4/ip_unprivileged_port_start", "0"))
 """What containerd 2 sets (enable_unprivileged_icmp, enable_unprivileged_ports)."""
 
@@ -53,7 +55,8 @@ class Sandboxes:
         if not isinstance(config, dict):
             raise InvalidArgument("RunPodSandbox needs a config")
         record = self.make_record(config)
-        if self.in_flight >= PARALLEL:
+        waits = record["hostNetwork"] or self.node.network.is_foreign(record)
+        if self.in_flight >= (PARALLEL_FOREIGN if waits else PARALLEL):
             self.waiting.append(lambda: self.begin(request, record))
         else:
             self.begin(request, record)
@@ -135,13 +138,18 @@ class Sandboxes:
         if record["hostNetwork"]:
             network_ready({"ips": []}, None)
         else:
-            self.network_run(record, lambda: self.node.network.set_up(record), network_ready)
+            self.network_run(record, lambda: self.node.network.set_up(record), network_ready, ending=False)
 
     def network_run(
-        self, record: dict[str, Any], work: Callable[[], Any], done: Callable[[Any, CriError | None], None]
+        self, record: dict[str, Any], work: Callable[[], Any], done: Callable[[Any, CriError | None], None], *, ending: bool
     ) -> None:
-        run = self.node.pod_workers.run_here if self.node.network.is_quick(record) else self.node.pod_workers.run
-        run(work, done)
+        node = self.node
+        if node.network.is_quick(record, ending=ending):
+            node.pod_workers.run_here(work, done)
+        elif node.network.is_foreign(record, ending=ending):
+            node.plugin_workers.run(work, done)
+        else:
+            node.pod_workers.run(work, done)
 
     def write_files(self, sandbox: Sandbox) -> None:
         """hostname, hosts and resolv.conf, to be bound into the containers."""
@@ -300,8 +308,9 @@ class Sandboxes:
             return
         record = sandbox.record
         self.network_run(
-            record, lambda: self.node.network.tear_down(record), lambda result, error: self.stop_pause(sandbox, result, error)
-        )
+            record, lambda: self.node.network.tear_down(record),
+            lambda result, error: self.stop_pause(sandbox, result, error), ending=True,
+        )  # fmt: skip
 
     def stop_pause(self, sandbox: Sandbox, _result: Any, error: CriError | None, tries: int = 0) -> None:
         if error is not None:

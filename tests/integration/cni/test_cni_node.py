@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cni import libcni
+from cni import BIN_DIR, SEARCH_PATH, libcni
 from cni.iptables import Tables
 from nsk8s.runtime.network import Network
 
@@ -52,6 +52,29 @@ def test_a_pod_with_a_host_port_is_not_quick(node: Any) -> None:
     assert network.is_quick(pod)
     pod["config"]["portMappings"] = [{"hostPort": 80, "containerPort": 80, "protocol": "TCP"}]
     assert not network.is_quick(pod)
+
+
+def test_where_a_call_runs_depends_on_the_network_it_is_about(node: Any, tmp_path: Path) -> None:
+    """Ours in the runtime; another's in a helper, its DEL too, when the pod's network is no longer the node's."""
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    network = Network(str(node.dir / "conf"), f"{plugins}:{SEARCH_PATH}", str(node.dir / "cache"))
+    write(node, "theirs", "10.1.0.0/24")
+    ours = (Path(BIN_DIR) / "bridge").read_text()
+    (plugins / "bridge").write_text(ours.replace("ROOT = None", f"ROOT = {str(Path(BIN_DIR).parents[1])!r}  # a copy of one's own"))
+    (plugins / "bridge").chmod(0o755)
+    on_theirs, on_ours = record(1, node.pod()), record(2, node.pod())
+    assert (network.is_quick(on_theirs), network.is_foreign(on_theirs)) == (False, True)
+    node.inside(lambda: network.set_up(on_theirs))
+    (plugins / "bridge").rename(plugins / "other")
+    text = (node.dir / "conf" / "10.conflist").read_text()
+    (node.dir / "conf" / "10.conflist").write_text(text.replace('"bridge", "bridge"', '"other", "bridge"'))
+    node.inside(lambda: network.set_up(on_ours))
+    write(node, "ours", "10.2.0.0/24")
+    assert (network.is_quick(on_ours), network.is_foreign(on_ours)) == (True, False), "the node's network now"
+    assert (network.is_quick(on_ours, ending=True), network.is_foreign(on_ours, ending=True)) == (False, True), "the pod's own"
+    (plugins / "other").rename(plugins / "loopback")
+    assert (network.is_quick(on_ours), network.is_foreign(on_ours)) == (False, True), "every pod has a loopback"
 
 
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
