@@ -21,7 +21,10 @@ OWN_METRIC = 1024
 
 
 class Via(NamedTuple):
-    """A gateway; with a link's index it counts as a neighbour there although no address says so (`onlink`)."""
+    """A gateway; with a link's index it counts as a neighbour there although no address says so (`onlink`).
+
+    A link's index and no gateway: the destination itself is a neighbour there.
+    """
 
     gateway: str
     onlink: int = 0
@@ -64,7 +67,7 @@ def ensure(want: Mapping[str, Via], *, own: Iterable[str] = ()) -> tuple[list[st
                 continue
             try:
                 rtnl.route_replace(
-                    dst, gateway=via.gateway, index=via.onlink, onlink=bool(via.onlink), protocol=PROTOCOL
+                    dst, gateway=via.gateway, index=via.onlink, onlink=bool(via.gateway and via.onlink), protocol=PROTOCOL
                 )
             except OSError as e:
                 failed[dst] = e.strerror or str(e)
@@ -79,4 +82,4 @@ def ensure(want: Mapping[str, Via], *, own: Iterable[str] = ()) -> tuple[list[st
 
 
 def _via(route: rtmsg.Route) -> Via:
-    return Via(route.gateway, route.index if route.flags & rtmsg.RTNH_F_ONLINK else 0)
+    return Via(route.gateway, route.index if route.flags & rtmsg.RTNH_F_ONLINK or not route.gateway else 0)

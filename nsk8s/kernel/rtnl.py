@@ -189,8 +189,10 @@ class Rtnl:
         self, name: str, vni: int, *, local: str, lower: int = 0, port: int = 8472, learning: bool = False,
         up: bool = False, mtu: int = 0, mac: str = "",
     ) -> m.Link:  # fmt: skip
-        """A VXLAN end; 8472 is Linux' own port and flannel's (IANA's is 4789). IPv4 underlay."""
-        data = [m.attr_u32(m.IFLA_VXLAN_ID, vni), m.attr(m.IFLA_VXLAN_LOCAL, m.pack_ip(local)[1])]
+        """A VXLAN end; 8472 is Linux' own port and flannel's (IANA's is 4789). The underlay is of `local`'s family."""
+        family, raw = m.pack_ip(local)
+        own = m.IFLA_VXLAN_LOCAL6 if family == socket.AF_INET6 else m.IFLA_VXLAN_LOCAL
+        data = [m.attr_u32(m.IFLA_VXLAN_ID, vni), m.attr(own, raw)]
         if lower:
             data.append(m.attr_u32(m.IFLA_VXLAN_LINK, lower))
         data.append(m.attr(m.IFLA_VXLAN_LEARNING, b"\1" if learning else b"\0"))

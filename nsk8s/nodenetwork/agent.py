@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from nsk8s.api import meta
@@ -29,6 +29,7 @@ from nsk8s.net import chainset, podnet
 from nsk8s.net.podnet import DEFAULT, SETTLE_S, Settings
 from nsk8s.nodenetwork import plan, vxlan
 from nsk8s.nodenetwork.cnifiles import CniFiles
+from nsk8s.nodenetwork.plan import Overlay
 
 log = logging.getLogger("node-network")
 
@@ -88,11 +89,12 @@ class Agent:
         own = self._nodes.get(self._node)
         settings = self._in_force()
         since = asyncio.get_running_loop().time() - self._changed_at
-        link = await self._ensure_vxlan(own, settings, since)
-        self._ensure_routes(own, settings, link.index if link else 0, settled=since >= SETTLE_S)
+        links = await self._ensure_vxlan(own, settings, since)
+        self._ensure_routes(own, settings, links, settled=since >= SETTLE_S)
         if asyncio.get_running_loop().time() >= self._masquerade_due:  # it depends on no Node
             await self._ensure_masquerade()
-        if own is not None and podnet.pod_cidrs(own) and self._cni.ensure(own, link.mtu if link else 0):
+        mtu = min((link.mtu for link in links.values()), default=0)
+        if own is not None and podnet.pod_cidrs(own) and self._cni.ensure(own, mtu):
             await self._report_network(own)
         return RESYNC_S if since >= 2 * SETTLE_S else SETTLE_S / 3
 
@@ -104,48 +106,54 @@ class Agent:
         self._settings = now
         return now
 
-    async def _ensure_vxlan(self, own: Object | None, settings: Settings, since: float) -> Link | None:
-        """This node's end of the VXLAN and all others' entries in it; None where there is none, or none any more."""
-        if settings.mode != "vxlan":
-            if own is not None:
-                await self._annotate(own, "")
-            # Others may still send through it, or (until SETTLE_S) this node itself.
-            if since >= 2 * SETTLE_S and vxlan.remove_device():
-                log.info("%s removed", plan.VXLAN_DEVICE)
-            return None
-        cidr = next((c for c in podnet.pod_cidrs(own) if ":" not in c), "") if own is not None else ""
-        ip = next((ip for ip in podnet.internal_ips(own) if ":" not in ip), "") if own is not None else ""
-        if own is None or not cidr or not ip:
-            return None
+    async def _ensure_vxlan(self, own: Object | None, settings: Settings, since: float) -> dict[Overlay, Link]:
+        """This node's ends of the VXLANs, one a family, with all others' entries in them; those that there are."""
+        links: dict[Overlay, Link] = {}
+        if settings.mode == "vxlan" and own is not None:
+            for overlay in plan.OVERLAYS:
+                cidr = next(filter(overlay.has, podnet.pod_cidrs(own)), "")
+                ip = next(filter(overlay.has, podnet.internal_ips(own)), "")
+                link = self._ensure_overlay(overlay, ip, cidr) if cidr and ip else None
+                if link is not None:
+                    links[overlay] = link
+        if own is not None and (settings.mode != "vxlan" or podnet.pod_cidrs(own)):
+            await self._annotate(own, {overlay: link.mac for overlay, link in links.items()})
+        # Others may still send through it, or (until SETTLE_S) this node itself.
+        if settings.mode != "vxlan" and since >= 2 * SETTLE_S:
+            for overlay in plan.OVERLAYS:
+                if vxlan.remove_device(overlay):
+                    log.info("%s removed", overlay.device)
+        return links
+
+    def _ensure_overlay(self, overlay: Overlay, ip: str, cidr: str) -> Link | None:
         try:
-            link = vxlan.ensure_device(ip, cidr)
-            done, removed = vxlan.ensure_peers(link.index, plan.peers(self._nodes.items(), self._node))
+            link = vxlan.ensure_device(ip, cidr, overlay)
+            done, removed = vxlan.ensure_peers(link.index, plan.peers(self._nodes.items(), self._node, overlay), overlay)
         except (vxlan.NoVxlan, OSError) as e:
-            log.error("%s: %s: other nodes' pods are reached by plain routes", plan.VXLAN_DEVICE, e)
-            await self._annotate(own, "")
+            log.error("%s: %s: other nodes' pods are reached by plain routes", overlay.device, e)
             return None
         for gateway in done:
-            log.info("%s: entries for %s set", plan.VXLAN_DEVICE, gateway)
+            log.info("%s: entries for %s set", overlay.device, gateway)
         for gateway in removed:
-            log.info("%s: entries for %s removed", plan.VXLAN_DEVICE, gateway)
-        await self._annotate(own, link.mac)
+            log.info("%s: entries for %s removed", overlay.device, gateway)
         return link
 
-    async def _annotate(self, own: Object, mac: str) -> None:
-        """Tell the other nodes of this one's end of the VXLAN, or (without a MAC) that there is none."""
+    async def _annotate(self, own: Object, macs: Mapping[Overlay, str]) -> None:
+        """Tell the other nodes of this one's ends of the VXLANs, or that there is none."""
         held = meta.annotations(own)
-        changed = {k: v for k, v in plan.vtep_annotations(own, mac).items() if held.get(k) != v}
-        if changed and not vxlan.is_foreign():
+        changed = {k: v for k, v in plan.vtep_annotations(own, macs).items() if held.get(k) != v}
+        if changed and not any(vxlan.is_foreign(overlay) for overlay in plan.OVERLAYS):
             body = {"metadata": {"annotations": changed}}
             await self._client.patch(NODES, self._node, body, subresource="status", content_type=STRATEGIC_PATCH)
 
-    def _ensure_routes(self, own: Object | None, settings: Settings, device: int, *, settled: bool) -> None:
+    def _ensure_routes(self, own: Object | None, settings: Settings, links: Mapping[Overlay, Link], *, settled: bool) -> None:
         """In mode router there are none, the default route leads to who knows; the old ones go once that one does."""
         nodes = self._nodes.items()
         want = {dst: Via(via) for dst, via in podnet.routes(nodes, self._node).items()}
         known = set(want)
-        if device:
-            want |= {p.cidr: Via(p.gateway, device) for p in plan.peers(nodes, self._node) if p.cidr in want}
+        for overlay, link in links.items():
+            found = [p for p in plan.peers(nodes, self._node, overlay) if p.cidr in want]
+            want = {**plan.neighbours(found, overlay, link.index), **want, **{p.cidr: Via(p.gateway, link.index) for p in found}}
         if settings.mode == "router":
             want = {} if settled else {dst: via for dst, via in routes.ours().items() if dst in known}
         refuse = podnet.pod_cidrs(own) if own is not None and settings.router_knows_pods else []

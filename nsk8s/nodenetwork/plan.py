@@ -4,24 +4,43 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
+from nsk8s.kernel.routes import Via
 from nsk8s.net import podnet
 from nsk8s.net.chainset import Chain, ChainSet, Jump
 
 CONFLIST = "10-nsk8s.conflist"
 BRIDGE = "cni0"
-VXLAN_DEVICE, VNI, VXLAN_PORT = "flannel.1", 1, 8472
-VXLAN_OVERHEAD = 50
-"""Ethernet, IP, UDP and VXLAN headers around a packet."""
-BACKEND_DATA, BACKEND_TYPE, PUBLIC_IP, SUBNET_MANAGER = (
-    f"flannel.alpha.coreos.com/{key}" for key in ("backend-data", "backend-type", "public-ip", "kube-subnet-manager")
-)
+VNI, VXLAN_PORT = 1, 8472
+BACKEND_TYPE, SUBNET_MANAGER = "flannel.alpha.coreos.com/backend-type", "flannel.alpha.coreos.com/kube-subnet-manager"
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """One family's VXLAN: a device on every node, tunnelling over the same family, and the annotations that tell of its end."""
+
+    family: int
+    device: str
+    overhead: int
+    """Bytes of Ethernet, IP, UDP and VXLAN headers around a packet."""
+    backend_data: str
+    public_ip: str
+
+    def has(self, address: str) -> bool:
+        """Whether an address or network is of this family."""
+        return (":" in address) == (self.family == 6)
+
+
+OVERLAY = Overlay(4, "flannel.1", 50, "flannel.alpha.coreos.com/backend-data", "flannel.alpha.coreos.com/public-ip")
+OVERLAY6 = Overlay(6, "flannel-v6.1", 70, "flannel.alpha.coreos.com/backend-v6-data", "flannel.alpha.coreos.com/public-ipv6")
+OVERLAYS = (OVERLAY, OVERLAY6)
+
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 MASQ_CHAIN = "NSK8S-MASQ"
 MASQ_JUMP = Jump("nat", "POSTROUTING", f'-m comment --comment "nsk8s: traffic that leaves the cluster" -j {MASQ_CHAIN}')
@@ -37,16 +56,16 @@ class Peer:
     public_ip: str
 
 
-def vtep_annotations(node: Object, mac: str) -> dict[str, str | None]:
-    """What flannel writes on its own Node for the others; without a MAC, what takes that away."""
-    ip = next((ip for ip in podnet.internal_ips(node) if ":" not in ip), "")
-    wanted: dict[str, str | None] = {
-        BACKEND_DATA: json.dumps({"VNI": VNI, "VtepMAC": mac}, separators=(",", ":")),
-        BACKEND_TYPE: "vxlan",
-        SUBNET_MANAGER: "true",
-        PUBLIC_IP: ip,
-    }
-    return wanted if mac else dict.fromkeys(wanted)
+def vtep_annotations(node: Object, macs: Mapping[Overlay, str]) -> dict[str, str | None]:
+    """What flannel writes on its own Node for the others; of an overlay without a MAC, what takes that away."""
+    wanted: dict[str, str | None] = dict.fromkeys((BACKEND_TYPE, SUBNET_MANAGER))
+    for overlay in OVERLAYS:
+        mac = macs.get(overlay, "")
+        wanted[overlay.backend_data] = json.dumps({"VNI": VNI, "VtepMAC": mac}, separators=(",", ":")) if mac else None
+        wanted[overlay.public_ip] = next(filter(overlay.has, podnet.internal_ips(node)), "") if mac else None
+        if mac:
+            wanted |= {BACKEND_TYPE: "vxlan", SUBNET_MANAGER: "true"}
+    return wanted
 
 
 def vtep_address(cidr: str) -> str:
@@ -54,7 +73,7 @@ def vtep_address(cidr: str) -> str:
     return str(ip_network(cidr).network_address)
 
 
-def peers(nodes: Iterable[Object], own: str) -> list[Peer]:
+def peers(nodes: Iterable[Object], own: str, overlay: Overlay = OVERLAY) -> list[Peer]:
     """The other nodes that have an end of the VXLAN, as their annotations say. Those without are reached by plain routes."""
     found = []
     for node in sorted(nodes, key=meta.name):
@@ -62,16 +81,21 @@ def peers(nodes: Iterable[Object], own: str) -> list[Peer]:
         if meta.name(node) == own or held.get(BACKEND_TYPE) != "vxlan" or held.get(SUBNET_MANAGER) != "true":
             continue
         try:
-            data = json.loads(held[BACKEND_DATA])
+            data = json.loads(held[overlay.backend_data])
             mac, vni = data["VtepMAC"], data.get("VNI", VNI)
-            public_ip = str(IPv4Address(held[PUBLIC_IP]))
-            cidr = next(c for c in podnet.pod_cidrs(node) if ":" not in c)
+            public_ip = str(ip_address(held[overlay.public_ip]))
+            cidr = next(filter(overlay.has, podnet.pod_cidrs(node)))
             peer = Peer(str(ip_network(cidr)), vtep_address(cidr), str(mac).lower(), public_ip)
         except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
             continue
-        if vni == VNI and MAC.fullmatch(peer.mac):
+        if vni == VNI and overlay.has(public_ip) and MAC.fullmatch(peer.mac):
             found.append(peer)
     return found
+
+
+def neighbours(peers: Iterable[Peer], overlay: Overlay, device: int) -> dict[str, Via]:
+    """Routes that must be there before those through the tunnel: IPv6 takes no gateway, `onlink` or not, that another has."""
+    return {f"{p.gateway}/128": Via("", device) for p in peers} if overlay.family == 6 else {}
 
 
 def conflist(cidrs: Sequence[str], data_dir: str = "/var/lib/cni/networks", mtu: int = 0) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 from contextlib import suppress
-from socket import AF_INET
+from socket import AF_INET, AF_INET6
 
 from nsk8s.kernel import rtmsg
 from nsk8s.kernel.rtnl import Rtnl
 from nsk8s.nodenetwork import plan
-from nsk8s.nodenetwork.plan import Peer
+from nsk8s.nodenetwork.plan import OVERLAY, Overlay, Peer
 
 ALIAS = "nsk8s"
 """Tells our device from one that a real flanneld made: that one is left alone."""
@@ -28,35 +28,39 @@ def _is_ours(link: rtmsg.Link) -> bool:
     return link.kind == "vxlan" and link.alias == ALIAS
 
 
-def is_foreign() -> bool:
+def is_foreign(overlay: Overlay = OVERLAY) -> bool:
     """Whether somebody else has a device of that name here: then so are the Node's annotations theirs."""
     with Rtnl() as rtnl:
-        link = rtnl.link_get(plan.VXLAN_DEVICE)
+        link = rtnl.link_get(overlay.device)
     return link is not None and not _is_ours(link)
 
 
-def ensure_device(ip: str, cidr: str) -> rtmsg.Link:
+def _family(overlay: Overlay) -> int:
+    return AF_INET6 if overlay.family == 6 else AF_INET
+
+
+def ensure_device(ip: str, cidr: str, overlay: Overlay = OVERLAY) -> rtmsg.Link:
     """The device, made on top of the link that has `ip`, with the first address of the node's subnet. Raises NoVxlan, OSError."""
     with Rtnl() as rtnl:
-        link = rtnl.link_get(plan.VXLAN_DEVICE)
+        link = rtnl.link_get(overlay.device)
         if link is not None and not _is_ours(link):
-            raise NoVxlan(f"{plan.VXLAN_DEVICE} is there and not nsk8s' own ({link.kind or 'no kind'}, no alias {ALIAS})")
+            raise NoVxlan(f"{overlay.device} is there and not nsk8s' own ({link.kind or 'no kind'}, no alias {ALIAS})")
         if link is None:
             lower = next((rtnl.link_by_index(a.index) for a in rtnl.addrs() if a.ip == ip), None)
             if lower is None:
                 raise NoVxlan(f"no link of this node has the node's address {ip}")
             try:
                 link = rtnl.link_add_vxlan(
-                    plan.VXLAN_DEVICE, plan.VNI, local=ip, lower=lower.index, port=plan.VXLAN_PORT,
-                    mtu=lower.mtu - plan.VXLAN_OVERHEAD,
+                    overlay.device, plan.VNI, local=ip, lower=lower.index, port=plan.VXLAN_PORT,
+                    mtu=lower.mtu - overlay.overhead,
                 )  # fmt: skip
                 rtnl.link_set(link.index, alias=ALIAS)
             except OSError as e:
                 if e.errno == errno.EOPNOTSUPP:
                     raise NoVxlan("this kernel has no vxlan (CONFIG_VXLAN; modprobe vxlan)") from e
                 raise
-        wanted = f"{plan.vtep_address(cidr)}/32"
-        held = {a.cidr for a in rtnl.addrs(link.index, AF_INET)}
+        wanted = f"{plan.vtep_address(cidr)}/{128 if overlay.family == 6 else 32}"
+        held = {a.cidr for a in rtnl.addrs(link.index, _family(overlay)) if a.scope != rtmsg.RT_SCOPE_LINK}
         for other in held - {wanted}:
             rtnl.addr_del(link.index, other)
         if wanted not in held:
@@ -66,12 +70,12 @@ def ensure_device(ip: str, cidr: str) -> rtmsg.Link:
         return link
 
 
-def ensure_peers(index: int, peers: Iterable[Peer]) -> tuple[list[str], list[str]]:
+def ensure_peers(index: int, peers: Iterable[Peer], overlay: Overlay = OVERLAY) -> tuple[list[str], list[str]]:
     """Make the device's permanent ARP and forwarding entries exactly those of `peers`; (gateways set, gateways removed)."""
     wanted = list(peers)
     arp, fdb = {p.gateway: p.mac for p in wanted}, {p.mac: p.public_ip for p in wanted}
     with Rtnl() as rtnl:
-        permanent = [n for n in rtnl.neighs(index, AF_INET) if n.state & rtmsg.NUD_PERMANENT]
+        permanent = [n for n in rtnl.neighs(index, _family(overlay)) if n.state & rtmsg.NUD_PERMANENT]
         have_arp = {n.ip: n.mac for n in permanent}
         have_fdb = {n.mac: n.ip for n in rtnl.neighs(index, rtmsg.AF_BRIDGE) if n.ip}
         # Where to before what for: the first packet must find both.
@@ -91,10 +95,10 @@ def ensure_peers(index: int, peers: Iterable[Peer]) -> tuple[list[str], list[str
     return done, removed
 
 
-def remove_device() -> bool:
+def remove_device(overlay: Overlay = OVERLAY) -> bool:
     """Take the device away, and all that hangs on it; whether there was one."""
     with Rtnl() as rtnl:
-        link = rtnl.link_get(plan.VXLAN_DEVICE)
+        link = rtnl.link_get(overlay.device)
         if link is None or not _is_ours(link):
             return False
         rtnl.link_delete(link.index)

@@ -34,19 +34,24 @@ def node(number: int, annotations: dict[str, Any] | None = None, *cidrs: str) ->
 
 
 def vtep(number: int, **changed: Any) -> dict[str, Any]:
-    found = node(number, plan.vtep_annotations(node(number), MACS[number]))
+    found = node(number, plan.vtep_annotations(node(number), {plan.OVERLAY: MACS[number]}))
     found["metadata"]["annotations"].update({f"flannel.alpha.coreos.com/{k.replace('_', '-')}": v for k, v in changed.items()})
     return found
 
 
 def test_a_node_writes_what_flannel_writes() -> None:
-    assert plan.vtep_annotations(node(1), MACS[1]) == {
+    one = node(1)
+    assert {k: v for k, v in plan.vtep_annotations(one, {plan.OVERLAY: MACS[1]}).items() if v} == {
         "flannel.alpha.coreos.com/backend-data": '{"VNI":1,"VtepMAC":"0a:00:00:00:00:01"}',
         "flannel.alpha.coreos.com/backend-type": "vxlan",
         "flannel.alpha.coreos.com/kube-subnet-manager": "true",
         "flannel.alpha.coreos.com/public-ip": "192.168.56.11",
     }
-    assert set(plan.vtep_annotations(node(1), "").values()) == {None}, "a patch with nulls takes them away"
+    one["status"]["addresses"].append({"type": "InternalIP", "address": "fd56::11"})
+    both = plan.vtep_annotations(one, {plan.OVERLAY: MACS[1], plan.OVERLAY6: MACS[2]})
+    assert both["flannel.alpha.coreos.com/backend-v6-data"] == '{"VNI":1,"VtepMAC":"0a:00:00:00:00:02"}'
+    assert both["flannel.alpha.coreos.com/public-ipv6"] == "fd56::11"
+    assert set(plan.vtep_annotations(node(1), {}).values()) == {None}, "a patch with nulls takes them away"
 
 
 def test_peers_are_the_other_nodes_with_an_end() -> None:
@@ -54,6 +59,9 @@ def test_peers_are_the_other_nodes_with_an_end() -> None:
     assert plan.peers(nodes, "node1") == [Peer("10.244.2.0/24", "10.244.2.0", MACS[2], "192.168.56.12")]
     two = node(2, vtep(2)["metadata"]["annotations"], "fd00:2::/64", "10.244.2.0/24")
     assert [p.cidr for p in plan.peers([two], "node1")] == ["10.244.2.0/24"], "the IPv4 one of two"
+    data = {"backend-v6-data": '{"VNI":1,"VtepMAC":"0a:00:00:00:00:09"}', "public-ipv6": "fd56::12"}
+    two["metadata"]["annotations"] |= {f"flannel.alpha.coreos.com/{k}": v for k, v in data.items()}
+    assert plan.peers([two], "node1", plan.OVERLAY6) == [Peer("fd00:2::/64", "fd00:2::", "0a:00:00:00:00:09", "fd56::12")]
 
 
 @pytest.mark.parametrize(
