@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_network
 from typing import Any
 
 import click
@@ -68,7 +68,7 @@ def _expose(context: click.Context, parameter: click.Parameter, value: str) -> f
 
 def _network(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
     try:
-        return tuple(str(IPv4Network(c.strip())) for c in value.split(",") if c.strip())
+        return tuple(str(ip_network(c.strip())) for c in value.split(",") if c.strip())
     except ValueError as e:
         raise click.BadParameter(str(e)) from e
 
@@ -81,7 +81,7 @@ def _network(context: click.Context, parameter: click.Parameter, value: str) -> 
 )  # fmt: skip
 @click.option("--mode", type=click.Choice(podnet.MODES), default="routes", show_default=True, help="How pods are reached.")
 @click.option("--expose", default="", callback=_expose, metavar="pods,services", help="What is reached from outside.")
-@click.option("--service-cidr", default="", callback=_network, metavar="CIDR", help="Services' addresses.")
+@click.option("--service-cidr", default="", callback=_network, metavar="CIDR[,CIDR]", help="Services' addresses.")
 @_verbosity
 def _router_agent(
     path: str, pool: Pool | None, mode: str, expose: frozenset[str], service_cidr: tuple[str, ...], verbosity: int

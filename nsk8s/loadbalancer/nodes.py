@@ -16,15 +16,16 @@ TO_BE_DELETED = "ToBeDeletedByClusterAutoscaler"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 
 
-def gateways(nodes: Iterable[Object]) -> dict[str, str]:
-    """node → its IPv4 InternalIP, for the nodes that may take traffic: Ready, not excluded by label, not on their way out."""
+def gateways(nodes: Iterable[Object], *, ipv6: bool = False) -> dict[str, str]:
+    """node → its InternalIP of a family, for those that may take traffic: Ready, not excluded by label, not on their way out."""
     found = {}
     for node in sorted(nodes, key=meta.name):
         taints = [t.get("key") for t in (node.get("spec") or {}).get("taints") or []]
         if EXCLUDE_LABEL in meta.labels(node) or meta.is_deleting(node) or TO_BE_DELETED in taints:
             continue
         addresses = (node.get("status") or {}).get("addresses") or []
-        ip = next((a["address"] for a in addresses if a.get("type") == "InternalIP" and ":" not in a["address"]), "")
+        ips = (a["address"] for a in addresses if a.get("type") == "InternalIP")
+        ip = next((ip for ip in ips if (":" in ip) == ipv6), "")
         if ip and meta.is_condition_true(node, "Ready"):
             found[meta.name(node)] = ip
     return found

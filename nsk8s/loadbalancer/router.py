@@ -23,6 +23,7 @@ from nsk8s.client.informer import Informer
 from nsk8s.client.podnetconfig import PodNetworkConfig
 from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES
 from nsk8s.client.rest import Client
+from nsk8s.kernel import iptables
 from nsk8s.kernel.routes import PROTOCOL
 from nsk8s.kernel.rtmsg import NUD_FAILED
 from nsk8s.kernel.rtnl import Rtnl
@@ -49,6 +50,10 @@ SYSCTLS = {
     "net/ipv4/neigh/eth0/delay_first_probe_time": "1",
     "net/ipv4/neigh/eth0/retrans_time_ms": "500",
 }
+SYSCTLS6 = {"net/ipv6/fib_multipath_hash_policy": "1"}
+"""IPv6 routers pass over no next hop by themselves: one that is dead is left out when its Node is NotReady."""
+NO_REDIRECTS = "-p icmpv6 -m icmp6 --icmpv6-type 137 -m comment --comment \"nsk8s: nobody is told of a shorter way\" -j DROP"
+"""IPv6 has no send_redirects: what the router leads back to where it came from would be answered with one a second."""
 
 BACK_PRIORITY = PROTOCOL + 1
 """Of the rules for services; the pool's, which `up` makes, has PROTOCOL."""
@@ -119,21 +124,28 @@ def refuse_back(cidrs: Iterable[str]) -> None:
     with Rtnl() as rtnl:
         have = {rule.dst for rule in rtnl.rules() if rule.priority == BACK_PRIORITY}
         want = set(cidrs)
-        if want:
-            rtnl.route_replace("default", table=PROTOCOL, kind="unreachable", protocol=PROTOCOL)
+        for family in {socket.AF_INET6 if ":" in cidr else socket.AF_INET for cidr in want}:
+            rtnl.route_replace("default", table=PROTOCOL, kind="unreachable", protocol=PROTOCOL, family=family)
         for cidr in want - have:
             rtnl.rule_add(BACK_PRIORITY, PROTOCOL, dst=cidr, iif="eth0")
         for cidr in have - want:
             rtnl.rule_del(BACK_PRIORITY, PROTOCOL, dst=cidr, iif="eth0")
 
 
-def set_sysctls() -> None:
-    for key, value in SYSCTLS.items():
+def set_sysctls(*, ipv6: bool = False) -> None:
+    for key, value in {**SYSCTLS, **(SYSCTLS6 if ipv6 else {})}.items():
         try:
             with open(f"/proc/sys/{key}", "w", encoding="ascii") as f:
                 f.write(value)
         except OSError as e:
             log.warning("%s: %s: connections may spread unevenly", key.replace("/", "."), e.strerror)
+
+
+async def withhold_redirects() -> None:
+    """Add NO_REDIRECTS unless it is there."""
+    used = iptables.detect(ipv6=True)
+    if NO_REDIRECTS.rpartition(" -m comment")[0] not in await used.save("filter"):
+        await used.restore(f"*filter\n-A OUTPUT {NO_REDIRECTS}\nCOMMIT\n")
 
 
 class RouterAgent:
@@ -150,7 +162,13 @@ class RouterAgent:
         self._knew_pods_at = -math.inf
 
     async def serve(self, stop: asyncio.Event) -> None:
-        set_sysctls()
+        ipv6 = any(":" in cidr for cidr in self._service_cidrs)
+        set_sysctls(ipv6=ipv6)
+        if ipv6:
+            try:
+                await withhold_redirects()
+            except iptables.IptablesError as e:
+                log.warning("senders will be told of shorter ways: %s", e.message)
         async with Client(kubeconfig.load(self._kubeconfig), user_agent="router-agent") as client:
             self._nodes = Informer(client, NODES)
             self._services = Informer(client, SERVICES)
@@ -183,14 +201,15 @@ class RouterAgent:
             pairs = [(s, self._slices.by_index("service", meta.key(s))) for s in self._services.items()]
             want |= nodes.wanted_routes(self._pool, usable, pairs)
         services = self._service_cidrs if "services" in settings.expose else ()
-        want |= {cidr: tuple(sorted(usable.values())) for cidr in services}
+        usable6 = nodes.gateways(self._nodes.items(), ipv6=True) if any(":" in cidr for cidr in services) else {}
+        want |= {cidr: tuple(sorted((usable6 if ":" in cidr else usable).values())) for cidr in services}
         now = asyncio.get_running_loop().time()
         if knew or self._knows_pods:
             self._knew_pods_at = now
         # Nodes that have just been told to know the ways themselves may still send packets here.
         settling = now - self._knew_pods_at < SETTLE_S
         if settling:
-            want |= {cidr: (gateway,) for cidr, gateway in podnet.routes(self._nodes.items()).items() if ":" not in cidr}
+            want |= {cidr: (gateway,) for cidr, gateway in podnet.routes(self._nodes.items()).items()}
         refuse_back(services)
         done, removed = ensure(want)
         for dst, hops in done.items():
