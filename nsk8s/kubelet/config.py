@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,17 @@ class Config:
     backoff_max_s: float = 300.0
     runtime_timeout_s: float = 120.0
     allowed_unsafe_sysctls: tuple[str, ...] = ()
+
+
+def parse_node_ips(text: str) -> tuple[str, ...]:
+    """`--node-ip`: an address, or one of each family, the primary one first. Raises Nsk8sError. Upstream: ParseNodeIPArgument."""
+    try:
+        found = [ip_address(ip.strip()) for ip in text.split(",") if ip.strip()]
+    except ValueError as e:
+        raise Nsk8sError(f"--node-ip {text}: {e}", "give an address, or an IPv4 and an IPv6 address with a comma between") from e
+    if len(found) > 2 or len({ip.version for ip in found}) < len(found):
+        raise Nsk8sError(f"--node-ip {text}: two addresses must be an IPv4 and an IPv6 address", "")
+    return tuple(map(str, found))
 
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|us|ns|h|m|s)")

@@ -55,7 +55,7 @@ class Kubelet:
         self.hostname = os.uname().nodename
         self.recorder = EventRecorder(client, "kubelet", config.node_name)
         self.runtime = RuntimeClient(socket_path(config.runtime_endpoint), config.runtime_timeout_s)
-        self.pleg = Pleg(self.runtime, self._runtime_changed)
+        self.pleg = Pleg(self.runtime, self._runtime_changed, ipv6_first=":" in config.node_ips[0] if config.node_ips else False)
         self.node = NodeKeeper(client, self.runtime, self.recorder, config, self._network_ready)
         self.services = ServiceCache(client)
         self.objects = ObjectCache(client)

@@ -54,7 +54,7 @@ def build_config(flags: dict[str, Any]) -> tuple[Config, list[str]]:
     except ValueError as e:
         raise Nsk8sError(str(e)) from e
     if flags.get("node_ip"):
-        changes["node_ips"] = tuple(ip for ip in flags["node_ip"].split(",") if ip)
+        changes["node_ips"] = settings.parse_node_ips(flags["node_ip"])
     changes["node_name"] = (flags.get("hostname_override") or os.uname().nodename).strip().lower()
     return replace(config, **changes), ignored
 

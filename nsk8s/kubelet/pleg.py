@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from nsk8s.kubelet import logs
 from nsk8s.kubelet.cri import RuntimeClient, RuntimeFailure
@@ -37,8 +38,9 @@ MAX_MESSAGE = 4096
 
 class Pleg:
     def __init__(
-        self, runtime: RuntimeClient, changed: Callable[[str], None], relisted: Callable[[], None] | None = None
-    ) -> None:
+        self, runtime: RuntimeClient, changed: Callable[[str], None], relisted: Callable[[], None] | None = None, *,
+        ipv6_first: bool = False,
+    ) -> None:  # fmt: skip
         self.pods: dict[str, PodRuntime] = {}
         self.synced = asyncio.Event()
         """Set after the first full list."""
@@ -46,6 +48,7 @@ class Pleg:
         self._runtime = runtime
         self._changed = changed
         self._relisted = relisted
+        self._ipv6_first = ipv6_first
         self._connected = False
 
     def get(self, uid: str) -> PodRuntime:
@@ -101,7 +104,7 @@ class Pleg:
             else:
                 container = self._with_message(container, known)
             found.append(container)
-        fresh = group((parse_sandbox(s) for s in sandboxes.get("items") or []), found)
+        fresh = group((self._parse(s) for s in sandboxes.get("items") or []), found)
         fresh.pop("", None)
         before, self.pods = self.pods, fresh
         self.healthy = True
@@ -111,6 +114,9 @@ class Pleg:
                 self._changed(uid)
         if self._relisted is not None:
             self._relisted()
+
+    def _parse(self, status: Mapping[str, Any]) -> Sandbox:
+        return parse_sandbox(status, ipv6_first=self._ipv6_first)
 
     async def _handle(self, event: dict[str, str]) -> None:
         kind = event.get("containerEventType", "")
@@ -144,7 +150,7 @@ class Pleg:
                     if tell:
                         self._changed(pod.uid)
             return
-        sandbox = parse_sandbox(answer["status"])
+        sandbox = self._parse(answer["status"])
         if self.put_sandbox(sandbox):
             if not sandbox.ready:  # its containers ended with it: their events may be on their way or lost
                 for container in [c for c in self.get(sandbox.pod_uid).containers if c.sandbox_id == sandbox_id and c.running]:

@@ -7,7 +7,7 @@ finds everything again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,7 +108,13 @@ class PodRuntime:
         return any(s.ready for s in self.sandboxes) or any(c.state == RUNNING for c in self.containers)
 
 
-def parse_sandbox(status: Mapping[str, Any]) -> Sandbox:
+def sort_ips(ips: Sequence[str], *, ipv6_first: bool) -> tuple[str, ...]:
+    """One address a family, the node's primary family first, whatever the network gave. Upstream: Kubelet.sortPodIPs."""
+    firsts = (next((ip for ip in ips if (":" in ip) == ipv6), "") for ipv6 in (ipv6_first, not ipv6_first))
+    return tuple(ip for ip in firsts if ip)
+
+
+def parse_sandbox(status: Mapping[str, Any], *, ipv6_first: bool = False) -> Sandbox:
     """A Sandbox from CRI's PodSandboxStatus."""
     metadata = status.get("metadata") or {}
     network = status.get("network") or {}
@@ -121,7 +127,7 @@ def parse_sandbox(status: Mapping[str, Any]) -> Sandbox:
         attempt=int(metadata.get("attempt") or 0),
         ready=status.get("state") == SANDBOX_READY,
         created_at=int(status.get("createdAt") or 0),
-        ips=tuple(ip for ip in ips if ip),
+        ips=sort_ips(ips, ipv6_first=ipv6_first),
     )
 
 
