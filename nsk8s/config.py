@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import sys
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +22,8 @@ MAX_NAME = 7
 """`<name>-control-plane` must stay a handy namespace name, and socket paths below 107 bytes."""
 
 Network = Annotated[IPv4Network, Field(strict=False)]
+Network6 = Annotated[IPv6Network, Field(strict=False)]
+Family = Literal["IPv4", "IPv6"]
 
 
 class _Model(BaseModel):
@@ -89,22 +91,50 @@ class Subnets(_Model):
     """ClusterIPs: `kubernetes` has the first address, the DNS the tenth. At least a /28."""
     outside: Network = IPv4Network("203.0.113.0/24")
     """The world outside: router .1, client .10. At least a /28."""
+    nodes6: Network6 = IPv6Network("fd00:192:168:56::/64")
+    """The machines' IPv6 network, where network.ipFamilies has IPv6: ::11 for .11 and so on. At least a /96."""
+    pods6: Network6 = IPv6Network("fd00:10:244::/56")
+    """All pods' IPv6 addresses; each node gets a part."""
+    node_mask6: Annotated[int, Field(ge=16, le=120)] = 64
+    """The prefix length of a node's part of `pods6`."""
+    services6: Network6 = IPv6Network("fd00:10:96::/112")
+    """IPv6 ClusterIPs: the DNS has the tenth, ::a. Between /108 and /124."""
+    outside6: Network6 = IPv6Network("2001:db8:203::/64")
+    """The world outside by IPv6: router ::1, client ::10. At least a /96."""
 
     @model_validator(mode="after")
     def _fit(self) -> Subnets:
-        named = {"nodes": self.nodes, "pods": self.pods, "services": self.services, "outside": self.outside}
-        names = list(named)
-        for i, a in enumerate(names):
-            for b in names[i + 1 :]:
-                if named[a].overlaps(named[b]):
-                    raise ValueError(f"subnets.{a} ({named[a]}) and subnets.{b} ({named[b]}) overlap")
+        _apart({"nodes": self.nodes, "pods": self.pods, "services": self.services, "outside": self.outside})
+        _apart({"nodes6": self.nodes6, "pods6": self.pods6, "services6": self.services6, "outside6": self.outside6})
         if self.node_mask <= self.pods.prefixlen:
             raise ValueError(f"subnets.nodeMask (/{self.node_mask}) must be longer than subnets.pods' /{self.pods.prefixlen}")
         if self.services.prefixlen > 28 or self.nodes.prefixlen > 27:
             raise ValueError("subnets.services needs at least a /28 and subnets.nodes at least a /27")
         if self.outside.prefixlen > 28:
             raise ValueError("subnets.outside needs at least a /28")
+        if not 0 < self.node_mask6 - self.pods6.prefixlen <= MAX_MASK_DIFFERENCE:
+            raise ValueError(
+                f"subnets.nodeMask6 (/{self.node_mask6}) must be longer than subnets.pods6' /{self.pods6.prefixlen}, "
+                f"by {MAX_MASK_DIFFERENCE} at most"
+            )
+        if self.nodes6.prefixlen > 96 or self.outside6.prefixlen > 96:
+            raise ValueError("subnets.nodes6 and subnets.outside6 need at least a /96")
+        if not 108 <= self.services6.prefixlen <= 124:
+            raise ValueError("subnets.services6 must be between a /108 and a /124")
         return self
+
+
+MAX_MASK_DIFFERENCE = 16
+"""Upstream's node-ipam makes no more than 65,536 subnets (clusterSubnetMaxDiff)."""
+
+
+def _apart(named: dict[str, Any]) -> None:
+    """Raises ValueError when two of these networks overlap."""
+    names = list(named)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            if named[a].overlaps(named[b]):
+                raise ValueError(f"subnets.{a} ({named[a]}) and subnets.{b} ({named[b]}) overlap")
 
 
 class Timing(_Model):
@@ -169,6 +199,8 @@ class LoadBalancer(_Model):
 class PodNetwork(_Model):
     """How packets find pods; docs/routing.md compares the ways."""
 
+    ip_families: Annotated[list[Family], Field(min_length=1, max_length=2)] = ["IPv4"]
+    """Which addresses machines, pods and Services have; the first is the primary one. Both is dual-stack."""
     mode: Literal["routes", "vxlan", "router"] = "routes"
     """routes: nodes have routes to one another's pods; vxlan: flannel's overlay; router: nodes know only their gateway."""
     expose: list[Literal["pods", "services"]] = []
@@ -179,6 +211,13 @@ class PodNetwork(_Model):
     """The pods' MTU at most; without it, what the way between nodes takes (1500, or 1450 for vxlan)."""
     policy: bool = False
     """Whether every node enforces NetworkPolicies; it needs nft on this machine, and costs each node a process of 12 MB."""
+
+    @field_validator("ip_families")
+    @classmethod
+    def _differ(cls, value: list[Family]) -> list[Family]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"{value[0]} is there twice")
+        return value
 
 
 class Cni(_Model):
@@ -288,6 +327,10 @@ class ClusterConfig(_Model):
             for what, subnet in [*others.items(), *((f"rack {r.name}", r.subnet) for r in self.racks[:i])]:
                 if rack.subnet.overlaps(subnet):
                     raise ValueError(f"rack {rack.name} ({rack.subnet}) and {what} ({subnet}) overlap")
+            subnet6 = self.rack_subnet6(rack)
+            for what, subnet in {"pods6": self.subnets.pods6, "services6": self.subnets.services6, "outside6": self.subnets.outside6}.items():
+                if self.has_ipv6 and subnet6.overlaps(subnet):
+                    raise ValueError(f"rack {rack.name} ({subnet6}) and subnets.{what} ({subnet}) overlap")
             if FIRST_NODE + len(self.nodes) >= rack.subnet.num_addresses - 1:
                 raise ValueError(f"rack {rack.name} ({rack.subnet}) is too small: hosts are numbered through all racks")
 
@@ -304,6 +347,11 @@ class ClusterConfig(_Model):
         room = 2 ** (self.subnets.node_mask - self.subnets.pods.prefixlen)
         if len(names) + 1 > room:
             raise ValueError(f"subnets.pods has room for {room} nodes, {len(names) + 1} are asked for")
+        room6 = 2 ** (self.subnets.node_mask6 - self.subnets.pods6.prefixlen)
+        if self.has_ipv6 and len(names) + 1 > room6:
+            raise ValueError(f"subnets.pods6 has room for {room6} nodes, {len(names) + 1} are asked for")
+        if not self.has_ipv4 and self.load_balancer.mode != "off":
+            raise ValueError("loadBalancer.mode must be off without IPv4 in network.ipFamilies: its pool is IPv4")
         if FIRST_NODE + len(names) >= self.subnets.nodes.num_addresses - 1:
             raise ValueError(f"subnets.nodes ({self.subnets.nodes}) is too small for {len(names) + 1} nodes")
         pool = self.load_balancer.pool
@@ -328,29 +376,84 @@ class ClusterConfig(_Model):
         return found
 
     @property
-    def router_ip(self) -> IPv4Address:
-        return self.subnets.nodes[1]
+    def has_ipv4(self) -> bool:
+        return "IPv4" in self.network.ip_families
+
+    @property
+    def has_ipv6(self) -> bool:
+        return "IPv6" in self.network.ip_families
+
+    def by_family(self, four: object, six: object) -> list[str]:
+        """Those of an IPv4 and an IPv6 thing that this cluster has, as text, the primary family's first."""
+        return [str(four if family == "IPv4" else six) for family in self.network.ip_families]
+
+    def node_ips(self, ip: IPv4Address) -> list[str]:
+        """All addresses of the node whose place in the plan is `ip`."""
+        rack = next(r for r in self.all_racks if ip in r.subnet)
+        return self.by_family(ip, same_number(ip, rack.subnet, self.rack_subnet6(rack)))
+
+    def _outside_ips(self, ip: IPv4Address) -> list[str]:
+        return self.by_family(ip, same_number(ip, self.subnets.outside, self.subnets.outside6))
 
     @property
     def control_plane_ip(self) -> IPv4Address:
+        """Where the control plane is in the plan; workers follow."""
         return self.subnets.nodes[FIRST_NODE]
 
-    @property
-    def dns_ip(self) -> IPv4Address:
-        """The tenth address of the service range, as kubeadm chooses it."""
-        return self.subnets.services[10]
+    def rack_subnet6(self, rack: Rack) -> IPv6Network:
+        """The first rack's is subnets.nodes6, the next one's the network after that."""
+        first = self.subnets.nodes6
+        return IPv6Network((int(first.network_address) + self.all_racks.index(rack) * first.num_addresses, first.prefixlen))
+
+    def rack_cidrs(self, rack: Rack) -> list[str]:
+        return self.by_family(rack.subnet, self.rack_subnet6(rack))
+
+    def router_ips(self, rack: Rack) -> list[str]:
+        return self.node_ips(rack.subnet[1])
 
     @property
-    def kubernetes_ip(self) -> IPv4Address:
-        return self.subnets.services[1]
+    def control_plane_ips(self) -> list[str]:
+        return self.node_ips(self.control_plane_ip)
 
     @property
-    def router_outside_ip(self) -> IPv4Address:
-        return self.subnets.outside[1]
+    def dns_ips(self) -> list[str]:
+        """The tenth address of the service ranges, as kubeadm chooses it."""
+        return self.by_family(self.subnets.services[10], self.subnets.services6[10])
 
     @property
-    def client_ip(self) -> IPv4Address:
-        return self.subnets.outside[10]
+    def kubernetes_ip(self) -> str:
+        """ClusterIP of the Service `kubernetes`, which is of the primary family only."""
+        return self.by_family(self.subnets.services[1], self.subnets.services6[1])[0]
+
+    @property
+    def router_outside_ips(self) -> list[str]:
+        return self._outside_ips(self.subnets.outside[1])
+
+    @property
+    def client_ips(self) -> list[str]:
+        return self._outside_ips(self.subnets.outside[10])
+
+    @property
+    def node_cidrs(self) -> list[str]:
+        """Of all racks."""
+        return [cidr for rack in self.all_racks for cidr in self.rack_cidrs(rack)]
+
+    @property
+    def outside_cidrs(self) -> list[str]:
+        return self.by_family(self.subnets.outside, self.subnets.outside6)
+
+    @property
+    def pod_cidrs(self) -> list[str]:
+        return self.by_family(self.subnets.pods, self.subnets.pods6)
+
+    @property
+    def service_cidrs(self) -> list[str]:
+        return self.by_family(self.subnets.services, self.subnets.services6)
+
+
+def same_number(ip: IPv4Address, four: IPv4Network, six: IPv6Network) -> IPv6Address:
+    """The IPv6 address that reads like an IPv4 one: the number of the host in its network, digit for digit. Pure."""
+    return six[int(str(int(ip) - int(four.network_address)), 16)]
 
 
 MAX_RACKS = 16

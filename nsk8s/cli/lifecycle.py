@@ -139,29 +139,40 @@ def _interrupted(remedy: str) -> NoReturn:
 
 
 def _summary(result: Any, seconds: float) -> dict[str, Any]:
+    from ipaddress import IPv4Address
+
     state, paths = result.state, result.paths
+    config = state.cluster_config()
     return {
         "name": paths.name,
         "alreadyRunning": result.already,
         "seconds": round(seconds, 3),
         "server": f"https://127.0.0.1:{state.api_port}",
         "kubeconfig": str(paths.admin_conf),
-        "nodes": [{"name": n.name, "ip": n.ip, "stopped": n.stopped} for n in state.nodes],
+        "nodes": [
+            {"name": n.name, "ip": config.node_ips(IPv4Address(n.ip))[0], "stopped": n.stopped} for n in state.nodes
+        ],
         "loadedModules": result.loaded_modules,
     }
 
 
 def _print_summary(result: Any, seconds: float, hints: bool = True) -> None:
+    from ipaddress import IPv4Address
+
+    from nsk8s.cluster.pki import authority
+
     state, paths = result.state, result.paths
     config = state.cluster_config()
     word = "was running already" if result.already else f"is up after {seconds:.1f} s"
     running = [n for n in state.nodes if not n.stopped]
     worker = running[1] if len(running) > 1 else running[0]
+    node_port = authority(config.node_ips(IPv4Address(worker.ip))[0], 30080)
     name = _named(paths.name)
     sudo = "sudo " if "SUDO_UID" in os.environ else ""
+    nodes, pods, services = (" and ".join(c) for c in (config.node_cidrs, config.pod_cidrs, config.service_cidrs))
     lines = [
         f"Cluster {paths.name} {word}: {len(running)} nodes, API on 127.0.0.1:{state.api_port}.",
-        f"Nodes {config.subnets.nodes}, pods {config.subnets.pods}, services {config.subnets.services}; see ip netns list.",
+        f"Nodes {nodes}, pods {pods}, services {services}; see ip netns list.",
     ]
     if result.loaded_modules:
         modules = ", ".join(result.loaded_modules)
@@ -172,7 +183,7 @@ def _print_summary(result: Any, seconds: float, hints: bool = True) -> None:
         "Try:",
         f"  {sudo}nsk8s get nodes -o wide{name}",
         f"  {sudo}nsk8s apply -f {example('hello.yaml')}{name}",
-        f"  {sudo}nsk8s enter client{name} -- curl -s http://{worker.ip}:30080   (not reachable from this shell itself)",
+        f"  {sudo}nsk8s enter client{name} -- curl -s http://{node_port}   (not reachable from this shell itself)",
         f"  {sudo}ip netns exec {paths.name}-{worker.name} tcpdump -ni {'any' if config.cni.conf else 'cni0'}",
         f"  {sudo}nsk8s kubeconfig --export{name} && kubectl get pods -A",
     ]

@@ -90,14 +90,18 @@ def word_for(stopped: bool, machines: list[str], components: list[str], without_
 
 def machine_list(config: ClusterConfig, state: ClusterState, record: Record) -> list[dict[str, Any]]:
     """Every machine: on, off (`node stop`), or missing though it should be on."""
+    from ipaddress import IPv4Address
+
     from nsk8s.kernel import machine
     from nsk8s.net.topology import CLIENT, ROUTER, infrastructure_names, netns_name
 
-    rows: list[tuple[str, str, list[str], bool]] = [(n.name, "node", [n.ip], n.stopped) for n in state.nodes]
+    rows: list[tuple[str, str, list[str], bool]] = [
+        (n.name, "node", config.node_ips(IPv4Address(n.ip)), n.stopped) for n in state.nodes
+    ]
     rows += [
         *((name, "switch", [], False) for name in infrastructure_names(config) if name not in (ROUTER, CLIENT)),
-        (ROUTER, "router", [*(str(rack.subnet[1]) for rack in config.all_racks), str(config.router_outside_ip)], False),
-        (CLIENT, "client", [str(config.client_ip)], False),
+        (ROUTER, "router", [*(ip for rack in config.all_racks for ip in config.router_ips(rack)), *config.router_outside_ips], False),
+        (CLIENT, "client", config.client_ips, False),
     ]
     out = []
     for name, role, addresses, off in rows:

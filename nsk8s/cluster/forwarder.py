@@ -66,7 +66,7 @@ async def _bridge(connection: socket.socket, host: str, port: int) -> None:
     far = _Pipe()
     for attempt in range(RETRIES):
         try:
-            await loop.create_connection(lambda: far, host, port)
+            await loop.create_connection(lambda: far, host.strip("[]"), port)
             break
         except OSError:
             if attempt == RETRIES - 1:

@@ -17,9 +17,8 @@ from nsk8s.kernel.routes import PROTOCOL
 from nsk8s.kernel.rtnl import Rtnl, open_netns
 from nsk8s.net.topology import ROUTER, Cable, Machine, infrastructure, netns_name, node, node_cable
 
-HOSTS = """127.0.0.1\tlocalhost
-{ip}\t{name}
-"""
+LOCAL_HOSTS = "127.0.0.1\tlocalhost\n"
+LOCAL_HOSTS6 = "::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 
 def prepare(paths: Paths, record: Record) -> None:
@@ -89,9 +88,11 @@ def connect(config: ClusterConfig, cable: Cable) -> None:
                     master = netlink.link_get(port.master)
                     assert master is not None
                     netlink.link_set(link.index, master=master.index, up=True)
-                if port.address and not _has_address(netlink, link.index, port.address):
+                missing = _missing(netlink, link.index, port.addresses)
+                if missing:
                     netlink.link_set(link.index, up=True)
-                    netlink.addr_add(link.index, port.address)
+                for address in missing:
+                    netlink.addr_add(link.index, address)
     finally:
         os.close(b_fd)
 
@@ -103,15 +104,17 @@ def reconnect(config: ClusterConfig, cables: Iterable[Cable]) -> None:
             connect(config, cable)
 
 
-def _has_address(netlink: Rtnl, index: int, address: str) -> bool:
-    return any(f"{a.ip}/{a.prefixlen}" == address for a in netlink.addrs(index))
+def _missing(netlink: Rtnl, index: int, addresses: Sequence[str]) -> list[str]:
+    have = {f"{a.ip}/{a.prefixlen}" for a in netlink.addrs(index)} if addresses else set()
+    return [a for a in addresses if a not in have]
 
 
 def route_out(m: Machine) -> None:
-    """The machine's default route, if it has one."""
-    if m.gateway:
+    """The machine's default routes, if it has any."""
+    if m.gateways:
         with _netlink(m.netns) as netlink:
-            netlink.route_replace("0.0.0.0/0", gateway=m.gateway)
+            for gateway in m.gateways:
+                netlink.route_replace("default", gateway=gateway)
 
 
 def route_pool(config: ClusterConfig) -> None:
@@ -154,11 +157,17 @@ def linked_resolv_conf(host: Path) -> dict[str, str]:
         return {"etc/resolv.conf": ""}
 
 
+def hosts(config: ClusterConfig, state: NodeState) -> str:
+    """A node's /etc/hosts. Pure."""
+    own = "".join(f"{ip}\t{state.name}\n" for ip in config.node_ips(IPv4Address(state.ip)))
+    return LOCAL_HOSTS + (LOCAL_HOSTS6 if config.has_ipv6 else "") + own
+
+
 def make_node(paths: Paths, record: Record, config: ClusterConfig, state: NodeState) -> None:
     """A node's machine, booted: empty /run, no rules, no pods; its disk as it was."""
     root = paths.node_root(state.name)
-    for name, text in {**node_files(config), "etc/hostname": f"{state.name}\n", "etc/hosts": HOSTS.format(
-        ip=state.ip, name=state.name
+    for name, text in {**node_files(config), "etc/hostname": f"{state.name}\n", "etc/hosts": hosts(
+        config, state
     ), **linked_resolv_conf(Path("/etc/resolv.conf"))}.items():  # fmt: skip
         path = root / name
         if not path.exists():

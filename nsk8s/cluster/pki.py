@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from nsk8s.client import certs, kubeconfig
@@ -23,6 +24,11 @@ API_PORT = 6443
 
 SPEAKERS = "system:load-balancer-speakers"
 """The group of those who lead load balancers' addresses to nodes: they read Services, EndpointSlices and Nodes."""
+
+
+def authority(ip: str, port: int) -> str:
+    """IP:PORT as URLs and flags have it. Pure."""
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
 class Authority:
@@ -42,7 +48,7 @@ class Authority:
 
     @property
     def _internal(self) -> str:
-        return f"https://{self.config.control_plane_ip}:{API_PORT}"
+        return f"https://{authority(self.config.control_plane_ips[0], API_PORT)}"
 
     def admin(self, state: ClusterState) -> None:
         """The user's kubeconfig, for the loopback port (written anew each time: the port may have changed)."""
@@ -64,7 +70,7 @@ class Authority:
         domain = self.config.cluster_domain
         hosts = [
             "kubernetes", "kubernetes.default", "kubernetes.default.svc", f"kubernetes.default.svc.{domain}", "localhost",
-            CONTROL_PLANE, "127.0.0.1", str(self.config.control_plane_ip), str(self.config.kubernetes_ip),
+            CONTROL_PLANE, "127.0.0.1", *self.config.control_plane_ips, self.config.kubernetes_ip,
         ]  # fmt: skip
         certs.write(pki, "apiserver", certs.issue(self.ca, "kube-apiserver", hosts=hosts))
         certs.write(
@@ -105,7 +111,8 @@ class Authority:
         )
         if self.config.load_balancer.mode == "l2":
             self._kubeconfig(etc / "speaker.conf", f"system:speaker:{node.name}", [SPEAKERS], self._internal)
-        certs.write(pki, "kubelet", certs.issue(self.ca, f"system:node:{node.name}", ["system:nodes"], [node.name, node.ip]))
+        hosts = [node.name, *self.config.node_ips(IPv4Address(node.ip))]
+        certs.write(pki, "kubelet", certs.issue(self.ca, f"system:node:{node.name}", ["system:nodes"], hosts))
 
 
 def forget_node(paths: Paths, name: str) -> None:

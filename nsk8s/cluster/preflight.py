@@ -159,15 +159,21 @@ def _require_kubelet_config(config: ClusterConfig) -> None:
     from_document(yaml.safe_load(node_files(config)["var/lib/kubelet/config.yaml"]), "kubelet.config")
 
 
+def _asked_for(config: ClusterConfig) -> dict[str, str]:
+    """Optional features that these settings need, each with the setting. Pure."""
+    wanted = {"vxlan": "network.mode vxlan"} if config.network.mode == "vxlan" else {}
+    return wanted | ({"IPv6": f"network.ipFamilies {config.network.ip_families}"} if config.has_ipv6 else {})
+
+
 def require_network(config: ClusterConfig) -> None:
-    """Raise Nsk8sError when this kernel cannot do the mode or the links asked for."""
+    """Raise Nsk8sError when this kernel cannot do the mode, the address families or the links asked for."""
     from nsk8s import link
     from nsk8s.cluster import links
 
-    if config.network.mode == "vxlan":
-        for name, error, fix in probe.optional_features(["vxlan"]):
-            if error:
-                raise Nsk8sError(f"network.mode {config.network.mode}: this kernel cannot do {name}: {error}", fix)
+    asked = _asked_for(config)
+    for name, error, fix in probe.optional_features(list(asked)) if asked else []:
+        if error:
+            raise Nsk8sError(f"{asked[name]}: this kernel cannot do {name}: {error}", fix)
     for node in config.nodes:
         wanted = link.from_document(node.link.model_dump())
         if wanted.is_shaped:

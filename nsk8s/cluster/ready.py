@@ -103,7 +103,9 @@ async def install_addons(client: Client, config: ClusterConfig) -> None:
     """Create the cluster DNS and the ingress controller, as far as wanted and not there; what a user changed of them stays."""
     from nsk8s.dns import manifest
 
-    wanted = [] if "dns" in config.without else manifest.objects(str(config.dns_ip), config.cluster_domain)
+    wanted = [] if "dns" in config.without else manifest.objects(
+        config.dns_ips[0], config.cluster_domain, cluster_ips=tuple(config.dns_ips)
+    )
     if config.ingress:
         from nsk8s.ingress import manifest as ingress
 
@@ -166,15 +168,16 @@ def _query(domain: str) -> bytes:
 def wait_dns(config: ClusterConfig, nodes: list[str], deadline: float, check: Callable[[], None] = lambda: None) -> None:
     """Ask the cluster DNS for `kubernetes.default` from each node until each has an answer with an address. Raises Nsk8sError."""
     query = _query(config.cluster_domain)
+    target = (config.dns_ips[0], 53)
+    family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
     poller = select.poll()
     sockets: dict[int, tuple[str, socket.socket]] = {}
     try:
         for name in nodes:
             with machine.inside(machine.netns_path(netns_name(config, name))):
-                s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+                s = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             sockets[s.fileno()] = (name, s)
             poller.register(s, select.POLLIN)
-        target = (str(config.dns_ip), 53)
         while sockets:
             for _, s in sockets.values():
                 with contextlib.suppress(OSError):  # REJECT while there is no endpoint

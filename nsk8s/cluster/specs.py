@@ -5,12 +5,13 @@ Every flag is the component's own upstream flag, so that `ps` reads like a real 
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from typing import Any
 
 import yaml
 
 from cni import SEARCH_PATH
-from nsk8s.cluster.pki import API_PORT
+from nsk8s.cluster.pki import API_PORT, authority
 from nsk8s.cluster.state import ClusterState, NodeState, Paths
 from nsk8s.config import ClusterConfig
 from nsk8s.kernel.machine import netns_path
@@ -67,7 +68,7 @@ def forwarder(paths: Paths, config: ClusterConfig, port: int) -> Spec:
         "machine": CONTROL_PLANE,
         "target": "nsk8s.cluster.forwarder:main",
         "kind": "fork",
-        "argv": [f"--to={config.control_plane_ip}:{API_PORT}"],
+        "argv": [f"--to={authority(config.control_plane_ips[0], API_PORT)}"],
         "listen": ["127.0.0.1", port],
         "netns": str(netns_path(netns_name(config, CONTROL_PLANE))),
         "mnt": "",
@@ -78,11 +79,11 @@ def forwarder(paths: Paths, config: ClusterConfig, port: int) -> Spec:
 
 def control_plane(paths: Paths, config: ClusterConfig) -> list[Spec]:
     """kube-apiserver, kube-controller-manager, kube-scheduler; cloud-controller-manager for load balancers."""
-    pki, subnets, timing = f"{ETC}/pki", config.subnets, config.timing
+    pki, timing, api_ip = f"{ETC}/pki", config.timing, config.control_plane_ips[0]
     apiserver = [
         "--data-dir=/var/lib/kube-apiserver",
-        f"--bind-address={config.control_plane_ip}",
-        f"--advertise-address={config.control_plane_ip}",
+        f"--bind-address={api_ip}",
+        f"--advertise-address={api_ip}",
         f"--secure-port={API_PORT}",
         f"--client-ca-file={pki}/ca.crt",
         f"--tls-cert-file={pki}/apiserver.crt",
@@ -90,7 +91,7 @@ def control_plane(paths: Paths, config: ClusterConfig) -> list[Spec]:
         f"--service-account-key-file={pki}/sa.pub",
         f"--service-account-signing-key-file={pki}/sa.key",
         f"--service-account-issuer=https://kubernetes.default.svc.{config.cluster_domain}",
-        f"--service-cluster-ip-range={subnets.services}",
+        f"--service-cluster-ip-range={','.join(config.service_cidrs)}",
         f"--kubelet-client-certificate={pki}/apiserver-kubelet-client.crt",
         f"--kubelet-client-key={pki}/apiserver-kubelet-client.key",
         f"--kubelet-certificate-authority={pki}/ca.crt",
@@ -102,10 +103,10 @@ def control_plane(paths: Paths, config: ClusterConfig) -> list[Spec]:
     controllers = [
         f"--kubeconfig={ETC}/controller-manager.conf",
         "--allocate-node-cidrs=true",
-        f"--cluster-cidr={subnets.pods}",
-        f"--node-cidr-mask-size={subnets.node_mask}",
-        f"--node-cidr-first-address={config.control_plane_ip}",
-        f"--service-cluster-ip-range={subnets.services}",
+        f"--cluster-cidr={','.join(config.pod_cidrs)}",
+        *_mask_sizes(config),
+        f"--node-cidr-first-address={config.control_plane_ip if config.has_ipv4 else api_ip}",
+        f"--service-cluster-ip-range={','.join(config.service_cidrs)}",
         f"--root-ca-file={pki}/ca.crt",
         f"--node-monitor-period={timing.node_monitor_period}s",
         f"--node-monitor-grace-period={timing.node_monitor_grace_period}s",
@@ -120,6 +121,14 @@ def control_plane(paths: Paths, config: ClusterConfig) -> list[Spec]:
     return [_spec(paths, config, CONTROL_PLANE, n, a) for n, a in wanted.items() if n not in config.without]
 
 
+def _mask_sizes(config: ClusterConfig) -> list[str]:
+    """One flag for one family, one each for two, as upstream's kube-controller-manager wants it."""
+    four, six = config.subnets.node_mask, config.subnets.node_mask6
+    if config.has_ipv4 and config.has_ipv6:
+        return [f"--node-cidr-mask-size-ipv4={four}", f"--node-cidr-mask-size-ipv6={six}"]
+    return [f"--node-cidr-mask-size={four}" if config.has_ipv4 else f"--node-cidr-mask-size-ipv6={six}"]
+
+
 def _pool(config: ClusterConfig) -> str:
     return f"--load-balancer-pool={config.load_balancer.pool}"
 
@@ -131,11 +140,13 @@ def _network(config: ClusterConfig) -> list[str]:
 
 def router(paths: Paths, config: ClusterConfig) -> list[Spec]:
     """What runs on the router: its agent. It has no disk of its own."""
-    argv = [f"--kubeconfig={paths.node_root(ROUTER)}/router-agent.conf", f"--service-cidr={config.subnets.services}"]
+    argv = [f"--kubeconfig={paths.node_root(ROUTER)}/router-agent.conf", f"--service-cidr={','.join(config.service_cidrs)}"]
     if config.load_balancer.mode == "ecmp":
         argv.append(_pool(config))
     argv += _network(config)
-    return [{**_spec(paths, config, ROUTER, "router-agent", argv), "mnt": ""}]
+    spec = _spec(paths, config, ROUTER, "router-agent", argv)
+    spec["env"]["XTABLES_LOCKFILE"] = str(paths.run / "router-xtables.lock")  # its /run is the machine's
+    return [{**spec, "mnt": ""}]
 
 
 def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:
@@ -144,7 +155,7 @@ def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:
         f"--hostname-override={state.name}",
         f"--kubeconfig={ETC}/kubelet.conf",
         "--config=/var/lib/kubelet/config.yaml",
-        f"--node-ip={state.ip}",
+        f"--node-ip={','.join(config.node_ips(IPv4Address(state.ip)))}",
         f"--tls-cert-file={ETC}/pki/kubelet.crt",
         f"--tls-private-key-file={ETC}/pki/kubelet.key",
         f"--client-ca-file={ETC}/pki/ca.crt",
@@ -158,7 +169,7 @@ def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:
         wanted["network-policy"] = [
             f"--node-name={state.name}",
             f"--kubeconfig={ETC}/network-policy.conf",
-            f"--cluster-cidr={config.subnets.pods}",
+            f"--cluster-cidr={','.join(config.pod_cidrs)}",
             f"--min-sync-period={min(POLICY_SYNC_S, SYNC_SHARE_S * (len(config.nodes) + 1)):g}",
         ]
     wanted |= {
@@ -167,9 +178,9 @@ def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:
         "node-network": [
             f"--node-name={state.name}",
             f"--kubeconfig={ETC}/node-network.conf",
-            f"--cluster-cidr={config.subnets.pods}",
-            f"--node-cidr={config.subnets.nodes}",
-            f"--service-cidr={config.subnets.services}",
+            f"--cluster-cidr={','.join(config.pod_cidrs)}",
+            f"--node-cidr={','.join(config.node_cidrs)}",
+            f"--service-cidr={','.join(config.service_cidrs)}",
             *_network(config),
             *([f"--mtu={config.network.mtu}"] if config.network.mtu else []),
             *([f"--cni-conf-template-dir={CNI_TEMPLATES}"] if config.cni.conf else []),
@@ -230,7 +241,7 @@ def node_files(config: ClusterConfig) -> dict[str, str]:
     kubelet = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "clusterDNS": [str(config.dns_ip)],
+        "clusterDNS": config.dns_ips,
         "clusterDomain": config.cluster_domain,
         "nodeLeaseDurationSeconds": config.timing.node_lease_duration,
         "staticPodPath": "/etc/kubernetes/manifests",
@@ -242,7 +253,7 @@ def node_files(config: ClusterConfig) -> dict[str, str]:
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "mode": config.proxy.mode,
-        "clusterCIDR": str(config.subnets.pods),
+        "clusterCIDR": ",".join(config.pod_cidrs),
         "iptables": dict(sync),
         "nftables": dict(sync),
         **config.proxy.config,

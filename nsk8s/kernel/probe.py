@@ -117,6 +117,21 @@ COMMIT
         raise OSError(" ".join(answer.stderr.split())[:200])
 
 
+def _ipv6() -> None:
+    """Addresses, and ip6tables with NAT (kube-proxy, and what leaves the cluster)."""
+    if not os.path.isdir("/proc/sys/net/ipv6"):
+        raise OSError("it is switched off for the whole machine, or not part of the kernel")
+    path = which("ip6tables-restore")
+    if path is None:
+        raise OSError("ip6tables-restore is missing")
+    sc.unshare(sc.CLONE_NEWNET)
+    env = {**os.environ, "XTABLES_LOCKFILE": "/dev/null"}
+    rules = "*nat\n-A POSTROUTING -s fd00::/8 -j MASQUERADE\nCOMMIT\n"
+    answer = subprocess.run([path, "-w", "5"], input=rules, capture_output=True, text=True, check=False, env=env)
+    if answer.returncode:
+        raise OSError(" ".join(answer.stderr.split())[:200])
+
+
 def _vxlan() -> None:
     from nsk8s.kernel.rtnl import Rtnl
 
@@ -160,4 +175,5 @@ _OPTIONAL = (
     ("vxlan", _vxlan, "modprobe vxlan; or another network.mode than vxlan"),
     ("tbf (link rates)", _tbf, "a kernel with CONFIG_NET_SCH_TBF; modprobe sch_tbf"),
     ("netem (link delay and loss)", _netem, "a kernel with sch_netem; apt-get install linux-modules-extra-$(uname -r)"),
+    ("IPv6", _ipv6, "boot without ipv6.disable=1, and modprobe ip6table_nat; or network.ipFamilies: [IPv4]"),
 )

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Literal
@@ -26,8 +26,8 @@ class Port:
 
     machine: str
     name: str
-    address: str = ""
-    """With prefix length, e.g. `192.168.56.11/24`."""
+    addresses: tuple[str, ...] = ()
+    """With prefix lengths, e.g. `192.168.56.11/24`: one a family."""
     master: str = ""
 
 
@@ -51,13 +51,32 @@ class Machine:
     name: str
     role: Role
     netns: str
-    gateway: str = ""
-    """Default route; empty for none (the router has none: what it does not know is unreachable)."""
+    gateways: tuple[str, ...] = ()
+    """Default routes, one a family; empty for none (the router has none: what it does not know is unreachable)."""
     bridge: str = ""
     sysctls: Mapping[str, str] = field(default_factory=dict)
 
 
 _NO_IPV6 = {"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1"}
+_IPV6_CONF = {
+    "disable_ipv6": "0",
+    # Every address and route is written down, none advertised; and none is looked for twice: links come up at once.
+    "accept_ra": "0",
+    "autoconf": "0",
+    "use_tempaddr": "0",
+    "accept_dad": "0",
+    "accept_redirects": "0",
+    # Neighbours that knew a machine before it was switched off and on hear its new MAC at once.
+    "ndisc_notify": "1",
+    # A link that is taken down and up again has its addresses, as with IPv4.
+    "keep_addr_on_down": "1",
+}
+_IPV6 = {
+    **{f"net/ipv6/conf/{which}/{key}": value for key, value in _IPV6_CONF.items() for which in ("all", "default")},
+    "net/ipv6/icmp/echo_ignore_all": "0",
+    "net/ipv6/icmp/ratelimit": "0",
+}
+_IPV6_FORWARDING = {f"net/ipv6/conf/{which}/forwarding": "1" for which in ("all", "default")}
 _HOST = {
     # A new namespace inherits or defaults these from the machine: everything a packet's way depends on is said here.
     "net/ipv4/ip_forward": "0",
@@ -69,7 +88,6 @@ _HOST = {
     "net/ipv4/ping_group_range": "0 2147483647",
     # The limit is per destination and would hide from a class which of many packets were refused.
     "net/ipv4/icmp_ratelimit": "0",
-    **_NO_IPV6,
 }
 _FORWARDING = {
     **_HOST,
@@ -79,7 +97,7 @@ _FORWARDING = {
     "net/ipv4/conf/default/send_redirects": "0",
 }
 _BRIDGE_NF = "net/bridge/bridge-nf-call-{}tables"
-SYSCTLS: Mapping[Role, Mapping[str, str]] = {
+_SYSCTLS: Mapping[Role, Mapping[str, str]] = {
     # Bridged replies must pass netfilter, or a service whose endpoint shares the client's bridge never answers.
     "node": {**_FORWARDING, **{_BRIDGE_NF.format(f): v for f, v in (("ip", "1"), ("ip6", "1"), ("arp", "0"))}},
     # A switch is a switch: no conntrack, no filter.
@@ -87,6 +105,13 @@ SYSCTLS: Mapping[Role, Mapping[str, str]] = {
     "router": _FORWARDING,
     "client": _HOST,
 }
+
+
+def sysctls(role: Role, *, ipv6: bool = False) -> Mapping[str, str]:
+    """What is written in a machine's namespace before anything else is there. A switch looks at no address: it needs no IPv6."""
+    if not ipv6 or role == "switch":
+        return {**_SYSCTLS[role], **_NO_IPV6}
+    return {**_SYSCTLS[role], **_IPV6, **(_IPV6_FORWARDING if role in ("node", "router") else {})}
 
 
 def netns_name(config: ClusterConfig, machine: str) -> str:
@@ -105,16 +130,23 @@ def router_port(number: int) -> str:
 
 def node(config: ClusterConfig, name: str, rack: str = "") -> Machine:
     """A node (the control plane is one too)."""
-    gateway = str(config.rack(rack).subnet[1])
-    return Machine(name, "node", netns_name(config, name), gateway=gateway, sysctls=SYSCTLS["node"])
+    where = config.rack(rack)
+    return Machine(
+        name, "node", netns_name(config, name), gateways=tuple(config.router_ips(where)),
+        sysctls=sysctls("node", ipv6=config.has_ipv6),
+    )  # fmt: skip
+
+
+def _with_length(addresses: Sequence[str], networks: Sequence[str]) -> tuple[str, ...]:
+    """Addresses with the prefix lengths of the networks that they are in, one each."""
+    return tuple(f"{ip}/{network.partition('/')[2]}" for ip, network in zip(addresses, networks, strict=True))
 
 
 def node_cable(config: ClusterConfig, name: str, ip: IPv4Address, rack: str = "") -> Cable:
     """The cable from a node to its rack's switch; its port there carries the node's name (cut to 15 bytes)."""
     where = config.rack(rack)
-    return Cable(
-        Port(name, "eth0", f"{ip}/{where.subnet.prefixlen}"), Port(switch_name(config, where), name[:15], master=BRIDGE)
-    )
+    addresses = _with_length(config.node_ips(ip), config.rack_cidrs(where))
+    return Cable(Port(name, "eth0", addresses), Port(switch_name(config, where), name[:15], master=BRIDGE))
 
 
 def infrastructure_names(config: ClusterConfig) -> list[str]:
@@ -124,25 +156,27 @@ def infrastructure_names(config: ClusterConfig) -> list[str]:
 
 def infrastructure(config: ClusterConfig) -> tuple[list[Machine], list[Cable]]:
     """The switches, the router and the outside client."""
-    outside = config.subnets.outside
+    ipv6 = config.has_ipv6
     switches = {switch_name(config, rack): rack for rack in config.all_racks}
     machines = [
-        *(Machine(name, "switch", netns_name(config, name), bridge=BRIDGE, sysctls=SYSCTLS["switch"]) for name in switches),
-        Machine(ROUTER, "router", netns_name(config, ROUTER), sysctls=SYSCTLS["router"]),
+        *(Machine(name, "switch", netns_name(config, name), bridge=BRIDGE, sysctls=sysctls("switch")) for name in switches),
+        Machine(ROUTER, "router", netns_name(config, ROUTER), sysctls=sysctls("router", ipv6=ipv6)),
         Machine(
-            CLIENT, "client", netns_name(config, CLIENT), gateway=str(config.router_outside_ip), sysctls=SYSCTLS["client"]
+            CLIENT, "client", netns_name(config, CLIENT), gateways=tuple(config.router_outside_ips),
+            sysctls=sysctls("client", ipv6=ipv6),
         ),
-    ]
+    ]  # fmt: skip
     cables = [
         Cable(
-            Port(ROUTER, router_port(i), f"{rack.subnet[1]}/{rack.subnet.prefixlen}"), Port(name, ROUTER, master=BRIDGE)
+            Port(ROUTER, router_port(i), _with_length(config.router_ips(rack), config.rack_cidrs(rack))),
+            Port(name, ROUTER, master=BRIDGE),
         )
         for i, (name, rack) in enumerate(switches.items())
     ]
     cables.append(
         Cable(
-            Port(ROUTER, "eth1", f"{config.router_outside_ip}/{outside.prefixlen}"),
-            Port(CLIENT, "eth0", f"{config.client_ip}/{outside.prefixlen}"),
+            Port(ROUTER, "eth1", _with_length(config.router_outside_ips, config.outside_cidrs)),
+            Port(CLIENT, "eth0", _with_length(config.client_ips, config.outside_cidrs)),
         )
     )
     return machines, cables

@@ -1,9 +1,10 @@
 """Two ends that compare what they see of each other: TCP, UDP and ICMP. Run as text (`python -c`) in any network namespace.
 
-    serve PORT                 tells each client the address it comes from (TCP, UDP); remembers where echo requests came from
+    serve PORT [FAMILY…]       tells each client the address it comes from (TCP, UDP); remembers where echo requests came from.
+                               FAMILY is 4 or 6, 4 if none is given
     ask HOST PORT [PROTOCOL…]  one line of JSON: for each protocol the own address and the one the server saw, or what went wrong
 
-Standard library only.
+Addresses with ports are `10.244.1.2:40000` and `[fd00::2]:40000`. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,13 +17,35 @@ import select
 import socket
 import struct
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 TIMEOUT_S = 4.0
-ECHO_REQUEST, ECHO_REPLY, UNREACHABLE = 8, 0, 3
 
-IP_PKTINFO, IP_RECVERR = 8, 11
-"""Linux' numbers. Without the second a socket that is not TCP's keeps a network that cannot be reached to itself."""
+
+class Family(NamedTuple):
+    """What differs: Linux' numbers."""
+
+    number: int
+    level: int
+    pktinfo: int
+    recverr: int
+    """Without it a socket that is not TCP's keeps a network that cannot be reached to itself."""
+    icmp: int
+    request: int
+    reply: int
+    unreachable: int
+    header: bool
+    """Whether a raw socket gives the IP header too."""
+
+
+FAMILIES = {
+    4: Family(socket.AF_INET, socket.IPPROTO_IP, 8, 11, socket.IPPROTO_ICMP, 8, 0, 3, True),
+    6: Family(socket.AF_INET6, socket.IPPROTO_IPV6, 49, 25, socket.IPPROTO_ICMPV6, 128, 129, 1, False),
+}
+
+
+def family_of(host: str) -> Family:
+    return FAMILIES[6 if ":" in host else 4]
 
 
 def checksum(data: bytes) -> int:
@@ -32,41 +55,58 @@ def checksum(data: bytes) -> int:
 
 
 def text(address: tuple[Any, ...]) -> str:
-    return f"{address[0]}:{address[1]}"
+    return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
 
 
-def serve(port: int) -> None:
-    tcp, udp = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-    udp.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    tcp.bind(("", port))
-    tcp.listen()
-    udp.bind(("", port))
-    raw.setblocking(False)
-    pinged: dict[bytes, str] = {}
+def message(packet: bytes, family: Family) -> bytes:
+    """The ICMP message in what a raw socket gave."""
+    return packet[(packet[0] & 15) * 4 :] if family.header else packet
 
-    def hear_pings() -> None:
+
+class Server:
+    """One family's three sockets."""
+
+    def __init__(self, family: Family, port: int) -> None:
+        self.family = family
+        self.tcp, self.udp = socket.socket(family.number), socket.socket(family.number, socket.SOCK_DGRAM)
+        self.raw = socket.socket(family.number, socket.SOCK_RAW, family.icmp)
+        self.udp.setsockopt(family.level, family.pktinfo, 1)
+        self.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for s in (self.tcp, self.udp):
+            if family.number == socket.AF_INET6:
+                s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            s.bind(("", port))
+        self.tcp.listen()
+        self.raw.setblocking(False)
+        self.pinged: dict[bytes, str] = {}
+
+    def hear_pings(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
-                packet, peer = raw.recvfrom(2048)
-                header = (packet[0] & 15) * 4
-                if packet[header] == ECHO_REQUEST:
-                    pinged[packet[header + 8 :]] = peer[0]
+                packet, peer = self.raw.recvfrom(2048)
+                said = message(packet, self.family)
+                if said[0] == self.family.request:
+                    self.pinged[said[8:]] = peer[0]
 
+    def handle(self, ready: socket.socket) -> None:
+        self.hear_pings()
+        if ready is self.udp:
+            _, ancillary, _, peer = self.udp.recvmsg(2048, 256)
+            self.udp.sendmsg([text(peer).encode()], ancillary, 0, peer)  # from the address that was asked
+        elif ready is self.tcp:
+            connection, peer = self.tcp.accept()
+            with connection:
+                token = connection.recv(64)
+                with contextlib.suppress(OSError):
+                    connection.sendall((self.pinged.get(token) or text(peer)).encode())
+
+
+def serve(port: int, families: list[int]) -> None:
+    servers = {s: server for f in families for server in [Server(FAMILIES[f], port)] for s in (server.tcp, server.udp, server.raw)}
     print("ready", flush=True)
     while True:
-        for ready in select.select([tcp, udp, raw], [], [])[0]:
-            hear_pings()
-            if ready is udp:
-                _, ancillary, _, peer = udp.recvmsg(2048, 256)
-                udp.sendmsg([text(peer).encode()], ancillary, 0, peer)  # from the address that was asked
-            elif ready is tcp:
-                connection, peer = tcp.accept()
-                with connection:
-                    token = connection.recv(64)
-                    with contextlib.suppress(OSError):
-                        connection.sendall((pinged.get(token) or text(peer)).encode())
+        for ready in select.select(list(servers), [], [])[0]:
+            servers[ready].handle(ready)
 
 
 def ask_tcp(host: str, port: int, token: bytes = b"tcp") -> list[str]:
@@ -76,27 +116,27 @@ def ask_tcp(host: str, port: int, token: bytes = b"tcp") -> list[str]:
 
 
 def ask_udp(host: str, port: int) -> list[str]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    family = family_of(host)
+    with socket.socket(family.number, socket.SOCK_DGRAM) as s:
         s.settimeout(TIMEOUT_S)
-        s.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        s.setsockopt(family.level, family.recverr, 1)
         s.connect((host, port))
         s.send(b"udp")
         return [text(s.getsockname()), s.recv(64).decode()]
 
 
 def ask_icmp(host: str, port: int) -> list[str]:
-    token = os.urandom(16)
-    body = struct.pack("!BBHHH", ECHO_REQUEST, 0, 0, os.getpid() & 0xFFFF, 1) + token
-    packet = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as s:
+    family, token = family_of(host), os.urandom(16)
+    body = struct.pack("!BBHHH", family.request, 0, 0, os.getpid() & 0xFFFF, 1) + token
+    packet = body[:2] + struct.pack("!H", checksum(body)) + body[4:]  # for IPv6 the kernel writes its own
+    with socket.socket(family.number, socket.SOCK_RAW, family.icmp) as s:
         s.settimeout(TIMEOUT_S)
-        s.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        s.setsockopt(family.level, family.recverr, 1)
         s.connect((host, 0))
         s.send(packet)
         while True:
-            answer = s.recv(2048)
-            header = (answer[0] & 15) * 4
-            if answer[header] == ECHO_REPLY and answer[header + 8 :] == token:
+            answer = message(s.recv(2048), family)
+            if answer[0] == family.reply and answer[8:] == token:
                 break
         return [s.getsockname()[0], ask_tcp(host, port, token)[1]]
 
@@ -107,7 +147,8 @@ ASK = {"tcp": ask_tcp, "udp": ask_udp, "icmp": ask_icmp}
 def ask(host: str, port: int, protocols: list[str]) -> None:
     """Also listens to every ICMP error that comes while asking: [type, code, sender]."""
     found: dict[str, Any] = {}
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as errors:
+    family = family_of(host)
+    with socket.socket(family.number, socket.SOCK_RAW, family.icmp) as errors:
         errors.settimeout(0)
         for name in protocols or list(ASK):
             try:
@@ -120,14 +161,14 @@ def ask(host: str, port: int, protocols: list[str]) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 packet, peer = errors.recvfrom(2048)
-                header = (packet[0] & 15) * 4
-                if packet[header] == UNREACHABLE:
-                    seen.add((packet[header], packet[header + 1], peer[0]))
+                said = message(packet, family)
+                if said[0] == family.unreachable:
+                    seen.add((said[0], said[1], peer[0]))
     print(json.dumps({**found, "unreachable": sorted(seen)}))
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
-        serve(int(sys.argv[2]))
+        serve(int(sys.argv[2]), [int(f) for f in sys.argv[3:]] or [4])
     else:
         ask(sys.argv[2], int(sys.argv[3]), sys.argv[4:])

@@ -29,10 +29,10 @@ PROTOCOLS = ("tcp", "udp", "icmp")
 
 
 @contextlib.contextmanager
-def cluster_of_peers(*options: str) -> Iterator[dict[str, str]]:
+def cluster_of_peers(*options: str, families: tuple[str, ...] = ("4",)) -> Iterator[dict[str, str]]:
     """`up OPTIONS`, with pods a1 and a2 on node1 and b on node2; a server in each, on these nodes, and on the outside client.
 
-    Yields their addresses by name; the cluster is taken down.
+    Yields their IPv4 addresses by name; the cluster is taken down.
     """
     nsk8s("down", "-q", ok=False)
     servers: list[subprocess.Popen[str]] = []
@@ -41,7 +41,7 @@ def cluster_of_peers(*options: str) -> Iterator[dict[str, str]]:
         apply(*(pod(name, nodeName=node) for name, node in PODS.items()))
         until("the pods are ready", lambda: all(pods(f"app={name}") for name in PODS))
         for place in (*(f"pod/{p}" for p in PODS), *(f"node/{n}" for n in NODES), "client"):
-            words = ["enter", place, "--", "/usr/bin/python3", "-c", PEER, "serve", str(PORT)]
+            words = ["enter", place, "--", "/usr/bin/python3", "-c", PEER, "serve", str(PORT), *families]
             environment = {**os.environ, "NSK8S_CLUSTER": NAME}
             argv = [sys.executable, "-m", "nsk8s.cli.main", *words]
             servers.append(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment))
@@ -71,8 +71,15 @@ def ask(source: str, host: str, *protocols: str) -> dict[str, Any]:
 
 def tracked(node: str, protocol: str, source: str, target: str) -> list[tuple[str, str, str, str]]:
     """(src, dst, reply src, reply dst) of the node's connection tracking entries between two addresses."""
-    out = netns(node, "conntrack", "-L", "-p", protocol, "-s", source, "-d", target).stdout
+    family = ["-f", "ipv6"] if ":" in source else []
+    name = "icmpv6" if family and protocol == "icmp" else protocol
+    out = netns(node, "conntrack", "-L", *family, "-p", name, "-s", source, "-d", target).stdout
     return [tuple(re.findall(r"(?:src|dst)=(\S+)", line)) for line in out.splitlines()]  # type: ignore[misc]
+
+
+def host(end: str) -> str:
+    """The address of `10.244.1.2:40000`, `[fd00::2]:40000` or of either without a port."""
+    return end[1:].partition("]")[0] if end.startswith("[") else end if end.count(":") > 1 else end.partition(":")[0]
 
 
 def home(place: str) -> str:
@@ -91,7 +98,7 @@ def test_no_address_changes_inside_the_cluster(addresses: dict[str, str], source
     for protocol in PROTOCOLS:
         own, seen = found[protocol]
         assert seen == own, protocol
-        ip = own.partition(":")[0]
+        ip = host(own)
         if source in PODS:
             assert ip == addresses[source]
         for node in {home(source), home(target)}:

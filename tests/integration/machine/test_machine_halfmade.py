@@ -63,8 +63,8 @@ def test_every_half_made_state_is_completed(config: ClusterConfig, monkeypatch: 
     switch = netns_name(config, "switch")
     for cable in cables:
         for port in (cable.a, cable.b):
-            if port.address:  # killed before it got its address
-                ip(netns_name(config, port.machine), "addr", "del", port.address, "dev", port.name)
+            for address in port.addresses:  # killed before it got its address
+                ip(netns_name(config, port.machine), "addr", "del", address, "dev", port.name)
             if port.master:  # killed before it was plugged into the bridge
                 ip(switch, "link", "set", port.name, "nomaster")
                 ip(switch, "link", "set", port.name, "down")
@@ -82,7 +82,7 @@ def test_every_half_made_state_is_completed(config: ClusterConfig, monkeypatch: 
 
 def test_a_port_that_somebody_took_down_stays_down(config: ClusterConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     complete(config, monkeypatch)
-    port = next(p for c in infrastructure(config)[1] for p in (c.a, c.b) if p.address)
+    port = next(p for c in infrastructure(config)[1] for p in (c.a, c.b) if p.addresses)
     ip(netns_name(config, port.machine), "link", "set", port.name, "down")
     cables = infrastructure(config)[1]
     for cable in cables:

@@ -29,8 +29,8 @@ def _type(node: dict[str, Any]) -> str:
         return f"`{node['const']}`"
     if "anyOf" in node:
         return " or ".join(_type(n) for n in node["anyOf"] if n.get("type") != "null")
-    if node.get("format") == "ipv4network":
-        return "network"
+    if node.get("format") in ("ipv4network", "ipv6network"):
+        return "IPv6 network" if "6" in node["format"] else "network"
     if node.get("type") == "array":
         return f"list of {_type(node['items'])}"
     limits = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}"}
@@ -39,6 +39,8 @@ def _type(node: dict[str, Any]) -> str:
 
 
 def _default(value: Any) -> str:
+    if isinstance(value, list) and value:
+        return ", ".join(f"`{v}`" for v in value)
     text = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else value
     return "–" if value in (None, [], {}) else f"`{text}`"
 

@@ -1,0 +1,232 @@
+"""A dual-stack cluster: every address twice, and by IPv6 as little is changed on the way as by IPv4.
+
+The far end of a real exchange says whom it saw, and the connection tracking of every node on the way has that very exchange.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e_cluster import Capture, apply, get, in_pod, netns, nsk8s, pod, pods, until
+from test_e2e_network import NODES, PAIRS, PODS, PROTOCOLS, ask, cluster_of_peers, home, host, tracked
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+CONFIG = "nodes: 2\nnetwork: {ipFamilies: [IPv4, IPv6], policy: true}\n"
+NODES6 = {"node1": "fd00:192:168:56::11", "node2": "fd00:192:168:56::12"}
+MACHINES6 = {"control-plane": "fd00:192:168:56::10", **NODES6}
+PORT = 7007
+CLIENT6, ROUTER6 = "2001:db8:203::10", "2001:db8:203::1"
+
+
+@pytest.fixture(scope="module")
+def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The IPv6 addresses of pods a1 and a2 on node1, b on node2, nodes and the client; a server for both families at each."""
+    file = tmp_path_factory.mktemp("dualstack") / "cluster.yaml"
+    file.write_text(CONFIG)
+    with cluster_of_peers("-f", str(file), families=("4", "6")):
+        yield {**{p: get(f"pod/{p}")["status"]["podIPs"][1]["ip"] for p in PODS}, **NODES6, "client": CLIENT6}
+
+
+def routes(machine: str) -> dict[str, str]:
+    """IPv6 destination → gateway of the routes that are nsk8s'."""
+    lines = netns(machine, "ip", "-6", "route", "show", "proto", "118").stdout.splitlines()
+    return {found[1]: found[2] for line in lines if (found := re.match(r"(\S+) via (\S+) dev eth0", line))}
+
+
+def answers(place: str, address: str) -> bool:
+    return nsk8s("enter", place, "--", "ping", "-n", "-c", "1", "-W", "2", address, ok=False).returncode == 0
+
+
+def reaches(source: str, address: str) -> bool:
+    """Whether a TCP connection from a pod to the server at an address is opened; a policy drops its packets."""
+    url = f"http://{f'[{address}]' if ':' in address else address}:{PORT}"
+    done = nsk8s("enter", f"pod/{source}", "--", "curl", "-s", "--http0.9", "-m", "1", url, ok=False)
+    return done.stdout != ""
+
+
+def test_everything_has_both_addresses(addresses: dict[str, str]) -> None:
+    nodes = {n["metadata"]["name"]: n for n in get("nodes")["items"]}
+    for name, ip in NODES.items():
+        held = [a["address"] for a in nodes[name]["status"]["addresses"] if a["type"] == "InternalIP"]
+        assert held == [ip, NODES6[name]]
+        four, six = nodes[name]["spec"]["podCIDRs"]
+        assert nodes[name]["spec"]["podCIDR"] == four
+        assert (ip_network(four).prefixlen, ip_network(six).prefixlen) == (24, 64)
+        for pod_name in (p for p in PODS if PODS[p] == name):
+            status = get(f"pod/{pod_name}")["status"]
+            assert ip_address(status["podIP"]) in ip_network(four)
+            assert ip_address(addresses[pod_name]) in ip_network(six)
+            assert status["podIPs"] == [{"ip": status["podIP"]}, {"ip": addresses[pod_name]}]
+            assert (status["hostIP"], status["hostIPs"]) == (ip, [{"ip": ip}, {"ip": NODES6[name]}])
+    told = json.loads(nsk8s("status", "-o", "json").stdout)["machines"]
+    assert [m["addresses"] for m in told if m["name"] == "node1"] == [[NODES["node1"], NODES6["node1"]]]
+    assert nodes["node2"]["spec"]["podCIDRs"][1] in nsk8s("describe", "node", "node2").stdout
+
+
+def test_a_pod_knows_its_addresses(addresses: dict[str, str]) -> None:
+    def field(name: str) -> dict[str, Any]:
+        return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": f"status.{name}"}}}
+
+    probe = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}
+    serving = {"name": "main", "image": "nsk8s/echo", "ports": [{"containerPort": 8080, "hostPort": 8888}], "readinessProbe": probe,
+               "env": [field(f) for f in ("podIP", "podIPs", "hostIP", "hostIPs")]}  # fmt: skip
+    apply(pod("told", nodeName="node1", containers=[serving]), pod("onhost", nodeName="node2", hostNetwork=True))
+    until("both are ready", lambda: pods("app=told") and pods("app=onhost"))
+    four, six = (i["ip"] for i in get("pod/told")["status"]["podIPs"])
+    environment = dict(line.partition("=")[::2] for line in in_pod("told", "env").splitlines())
+    wanted = {"podIP": four, "podIPs": f"{four},{six}", "hostIP": NODES["node1"], "hostIPs": f"{NODES['node1']},{NODES6['node1']}"}
+    assert wanted.items() <= environment.items()
+    lines = in_pod("told", "cat", "/etc/hosts").splitlines()
+    assert {f"{four}\ttold", f"{six}\ttold"} <= set(lines)
+    assert get("pod/onhost")["status"]["podIPs"] == [{"ip": NODES["node2"]}, {"ip": NODES6["node2"]}]
+    # hostPort: by either address of the node, and from outside the pod sees who asks.
+    for node, client in ((NODES["node1"], "203.0.113.10"), (f"[{NODES6['node1']}]", CLIENT6)):
+        answer = json.loads(nsk8s("enter", "client", "--", "curl", "-s", "-m", "5", f"http://{node}:8888").stdout)
+        assert (answer["pod"], host(answer["client"])) == ("told", client)
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS)
+def test_no_address_changes_inside_the_cluster(addresses: dict[str, str], source: str, target: str) -> None:
+    found = ask(source, addresses[target])
+    for protocol in PROTOCOLS:
+        own, seen = found[protocol]
+        assert seen == own, protocol
+        ip = host(own)
+        if source in PODS:
+            assert ip == addresses[source]
+        for node in {home(source), home(target)}:
+            assert (ip, addresses[target], addresses[target], ip) in tracked(node, protocol, ip, addresses[target]), (node, protocol)
+    assert found["unreachable"] == []
+
+
+@pytest.mark.parametrize("source", ["a1", "b"])
+def test_a_pod_is_seen_outside_as_its_node(addresses: dict[str, str], source: str) -> None:
+    found = ask(source, CLIENT6)
+    node = home(source)
+    for protocol in PROTOCOLS:
+        own, seen = map(host, found[protocol])
+        assert (own, seen) == (addresses[source], NODES6[node]), protocol
+        assert (own, CLIENT6, CLIENT6, NODES6[node]) in tracked(node, protocol, own, CLIENT6), protocol
+
+
+def test_a_node_and_the_outside_see_each_other(addresses: dict[str, str]) -> None:
+    for source, target in (("node1", "client"), ("client", "node1")):
+        found = ask(source, addresses[target])
+        assert all(found[p][0] == found[p][1] for p in PROTOCOLS)
+        assert host(found["tcp"][1]) == addresses[source]
+
+
+def test_the_router_knows_no_pods_until_it_is_told(addresses: dict[str, str]) -> None:
+    # Type 1, code 0: no route to the destination, says the router.
+    assert ask("client", addresses["a1"], "tcp") == {"tcp": "ENETUNREACH", "unreachable": [[1, 0, ROUTER6]]}
+    subnet = get("node/node1")["spec"]["podCIDRs"][1]
+    assert netns("router", "ip", "-6", "route", "add", subnet, "via", NODES6["node1"]).returncode == 0
+    try:
+        found = ask("client", addresses["a1"])
+        for protocol in PROTOCOLS:
+            own, seen = found[protocol]
+            assert (host(own), seen) == (CLIENT6, own), protocol
+            assert (CLIENT6, addresses["a1"], addresses["a1"], CLIENT6) in tracked("node1", protocol, CLIENT6, addresses["a1"])
+    finally:
+        netns("router", "ip", "-6", "route", "del", subnet)
+
+
+def test_a_policy_counts_for_both_families(addresses: dict[str, str]) -> None:
+    from_a2 = {"ports": [{"port": PORT}], "from": [{"podSelector": {"matchLabels": {"app": "a2"}}}]}
+    policy = {
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "only-a2"},
+        "spec": {"podSelector": {"matchLabels": {"app": "a1"}}, "ingress": [from_a2]},
+    }  # fmt: skip
+    both = {"4": get("pod/a1")["status"]["podIP"], "6": addresses["a1"]}
+    apply(policy)
+    try:
+        until("b is kept out", lambda: not any(reaches("b", ip) for ip in both.values()))
+        assert all(reaches("a2", ip) for ip in both.values())
+        block = {"cidr": f"{addresses['b']}/128"}
+        policy["spec"]["ingress"] = [{"from": [{"ipBlock": block}]}]  # type: ignore[index]
+        apply(policy)
+        until("b may come by IPv6", lambda: reaches("b", both["6"]))
+        assert not reaches("b", both["4"])
+    finally:
+        nsk8s("delete", "networkpolicy", "only-a2")
+
+
+def switch(mode: str) -> None:
+    apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "node-network", "namespace": "kube-system"},
+           "data": {"mode": mode}})  # fmt: skip
+
+
+def check(addresses: dict[str, str], mode: str) -> None:
+    for source, target in (("a1", "b"), ("node1", "b"), ("a1", "node2")):
+        found = ask(source, addresses[target])
+        for protocol in PROTOCOLS:
+            own, seen = found[protocol]
+            assert own == seen, (mode, source, target, protocol)
+            for node in {home(source), home(target)}:
+                entry = (host(own), addresses[target], addresses[target], host(own))
+                assert entry in tracked(node, protocol, host(own), addresses[target]), (mode, source, target, protocol, node)
+        assert source != "a1" or host(found["tcp"][0]) == addresses["a1"]
+        assert found["unreachable"] == []
+
+
+def redirects() -> list[str]:
+    """Machines that sent an ICMPv6 redirect, or got one."""
+    counters = ("Icmp6OutRedirects", "Icmp6InRedirects")
+    text = {m: netns(m, "cat", "/proc/net/snmp6").stdout for m in ("router", "node1", "node2")}
+    return [m for m in text if any(line.split()[0] in counters and line.split()[1] != "0" for line in text[m].splitlines())]
+
+
+def test_a_tunnel_for_each_family(addresses: dict[str, str], tmp_path: Path) -> None:
+    switch("vxlan")
+    subnet = get("node/node2")["spec"]["podCIDRs"][1]
+    line = f"{subnet} via {subnet.partition('/')[0]} dev flannel-v6.1"
+    until("the way to node2's pods", lambda: line in netns("node1", "ip", "-6", "route").stdout)
+    until("and back", lambda: "flannel-v6.1" in netns("node2", "ip", "-6", "route", "get", addresses["a1"]).stdout)
+    held = get("node/node2")["metadata"]["annotations"]
+    assert held["flannel.alpha.coreos.com/public-ipv6"] == NODES6["node2"]
+    check(addresses, "vxlan")
+    capture = Capture(tmp_path, "node1", expression="ip6 and udp port 8472")
+    try:
+        assert answers("pod/a1", addresses["b"])
+        packets = "\n".join(capture.until("echo reply"))
+    finally:
+        capture.stop()
+    assert re.search(rf"{NODES6['node1']}\.\d+ > {NODES6['node2']}\.8472: .*instance 1\s+IP6 {addresses['a1']} > {addresses['b']}:", packets)
+    mtu = json.loads(netns("node2", "ip", "-j", "link", "show", "flannel-v6.1").stdout)[0]["mtu"]
+    assert mtu == 1430
+    for size, fits in ((1430, True), (1431, False)):  # the node says how much fits: packet too big
+        words = ("enter", "pod/a1", "--", "ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", str(size - 48), addresses["b"])
+        assert (nsk8s(*words, ok=False).returncode == 0) == fits, size
+
+
+def test_a_router_that_knows_the_pods(addresses: dict[str, str]) -> None:
+    switch("router")
+    until("node1 knows no ways", lambda: not routes("node1") and "flannel" not in netns("node1", "ip", "-6", "route").stdout)
+    check(addresses, "router")
+    assert redirects() == [], "the shorter way is not for nodes to know"
+    assert host(ask("client", addresses["a1"], "tcp")["tcp"][1]) == CLIENT6, "a router that knows the way leads anybody"
+    switch("routes")
+    until("node1 knows the ways", lambda: len(routes("node1")) == 2)
+    until("nobody has a tunnel", lambda: all(netns(m, "ip", "link", "show", "flannel-v6.1").returncode for m in MACHINES6))
+
+
+def test_nodes_come_and_go(addresses: dict[str, str]) -> None:
+    subnets = {n: get(f"node/{n}")["spec"]["podCIDRs"][1] for n in MACHINES6}
+    assert routes("node1") == {subnets[m]: ip for m, ip in MACHINES6.items() if m != "node1"}
+    nsk8s("node", "stop", "node2")
+    nsk8s("node", "start", "node2")
+    assert answers("node1", MACHINES6["node2"]), "its new MAC is known at once"
+    until("b runs again", lambda: answers("pod/a1", get("pod/b")["status"]["podIPs"][1]["ip"]))
+    assert answers("pod/b", CLIENT6)
+    nsk8s("node", "add", "late")
+    held = [a["address"] for a in get("node/late")["status"]["addresses"] if a["type"] == "InternalIP"]
+    assert held == ["192.168.56.13", "fd00:192:168:56::13"]
+    until("it is known", lambda: "fd00:192:168:56::13" in routes("node1").values())
+    nsk8s("node", "remove", "late")
+    until("it is forgotten", lambda: "fd00:192:168:56::13" not in routes("node1").values())
