@@ -328,9 +328,10 @@ class ClusterConfig(_Model):
                 if rack.subnet.overlaps(subnet):
                     raise ValueError(f"rack {rack.name} ({rack.subnet}) and {what} ({subnet}) overlap")
             subnet6 = self.rack_subnet6(rack)
-            for what, subnet in {"pods6": self.subnets.pods6, "services6": self.subnets.services6, "outside6": self.subnets.outside6}.items():
-                if self.has_ipv6 and subnet6.overlaps(subnet):
-                    raise ValueError(f"rack {rack.name} ({subnet6}) and subnets.{what} ({subnet}) overlap")
+            for what in ("pods6", "services6", "outside6"):
+                other = getattr(self.subnets, what)
+                if self.has_ipv6 and subnet6.overlaps(other):
+                    raise ValueError(f"rack {rack.name} ({subnet6}) and subnets.{what} ({other}) overlap")
             if FIRST_NODE + len(self.nodes) >= rack.subnet.num_addresses - 1:
                 raise ValueError(f"rack {rack.name} ({rack.subnet}) is too small: hosts are numbered through all racks")
 

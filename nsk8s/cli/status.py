@@ -98,9 +98,10 @@ def machine_list(config: ClusterConfig, state: ClusterState, record: Record) -> 
     rows: list[tuple[str, str, list[str], bool]] = [
         (n.name, "node", config.node_ips(IPv4Address(n.ip)), n.stopped) for n in state.nodes
     ]
+    inside = [ip for rack in config.all_racks for ip in config.router_ips(rack)]
     rows += [
         *((name, "switch", [], False) for name in infrastructure_names(config) if name not in (ROUTER, CLIENT)),
-        (ROUTER, "router", [*(ip for rack in config.all_racks for ip in config.router_ips(rack)), *config.router_outside_ips], False),
+        (ROUTER, "router", [*inside, *config.router_outside_ips], False),
         (CLIENT, "client", config.client_ips, False),
     ]
     out = []

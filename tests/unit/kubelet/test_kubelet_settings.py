@@ -25,6 +25,7 @@ from nsk8s.kubelet.dns import DNSConfig
 from nsk8s.kubelet.env import ConfigError
 from nsk8s.kubelet.machine import Machine, memory_total, os_image
 from nsk8s.kubelet.main import build_config
+from nsk8s.kubelet.podruntime import sort_ips
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 HEAD = {"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1"}
@@ -64,6 +65,16 @@ def test_flags_win_over_the_file(tmp_path):
     file.write_text("kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\nmaxPods: 50\nport: 1\n")
     config, _ = build_config({"config": str(file), "max_pods": 7, "hostname_override": "Node1", "node_ip": "10.0.0.1,fd00::1"})
     assert (config.max_pods, config.port, config.node_name, config.node_ips) == (7, 1, "node1", ("10.0.0.1", "fd00::1"))
+    for wrong in ("10.0.0.1,10.0.0.2", "fd00::1,10.0.0.1,fd00::2", "node1"):
+        with pytest.raises(Nsk8sError, match=f"--node-ip {wrong}: "):
+            build_config({"node_ip": wrong})
+
+
+def test_a_pods_addresses_are_in_the_nodes_order_one_a_family() -> None:
+    given = ["fd00::2", "10.0.0.2", "10.0.0.3"]
+    assert sort_ips(given, ipv6_first=False) == ("10.0.0.2", "fd00::2")
+    assert sort_ips(given, ipv6_first=True) == ("fd00::2", "10.0.0.2")
+    assert sort_ips(["fd00::2"], ipv6_first=False) == ("fd00::2",)
     with pytest.raises(Nsk8sError, match="invalid taint spec"):
         build_config({"register_with_taints": "a"})
 

@@ -90,10 +90,10 @@ def test_racks_are_switches_with_subnets_of_their_own() -> None:
     assert [str(free_ip(config, nodes, r)) for r in ("", "b")] == ["10.1.0.13", "10.2.0.13"]
     machines, cables = topology.infrastructure(config)
     assert [m.name for m in machines] == ["switch", "switch-b", "router", "client"]
-    assert [(c.a.name, c.a.address, c.b.machine) for c in cables if c.a.machine == "router"] == [
+    assert [(c.a.name, *c.a.addresses, c.b.machine) for c in cables if c.a.machine == "router"] == [
         ("eth0", "10.1.0.1/24", "switch"), ("eth2", "10.2.0.1/24", "switch-b"), ("eth1", "203.0.113.1/24", "client"),
     ]  # fmt: skip
-    assert topology.node(config, "n2", "b").gateway == "10.2.0.1"
+    assert topology.node(config, "n2", "b").gateways == ("10.2.0.1",)
     assert topology.node_cable(config, "n2", config.rack("b").subnet[12], "b").b.machine == "switch-b"
     with pytest.raises(Nsk8sError, match="there is no rack 'c'"):
         config.rack("c")
