@@ -80,7 +80,7 @@ def connect(config: ClusterConfig, cable: Cable) -> None:
     try:
         with _netlink(netns_name(config, a.machine)) as here, Rtnl(b_fd) as there:
             if here.link_get(a.name) is None:
-                here.link_add_veth(a.name, b.name, peer_netns_fd=b_fd)
+                here.link_add_veth(a.name, b.name, peer_netns_fd=b_fd, mac=a.mac, peer_mac=b.mac)
             for netlink, port in ((there, b), (here, a)):
                 link = netlink.link_get(port.name)
                 assert link is not None

@@ -338,6 +338,7 @@ def test_a_power_cut_moves_the_pods_and_a_boot_begins_with_nothing(cluster: None
     in_node(home, "touch /run/before-the-boot /var/log/before-the-boot")
     leases = set(re.findall(r"[0-9a-f]{64}", in_node(home, "cat /var/lib/cni/networks/*/10.*")))
     assert leases
+    card = in_node(home, "cat /sys/class/net/eth0/address")
     nsk8s("node", "stop", home)
     assert not Path(f"/run/netns/{NAME}-{home}").exists()
     assert not Cgroups().all_processes(f"/nsk8s/{NAME}/{home}")
@@ -359,6 +360,7 @@ def test_a_power_cut_moves_the_pods_and_a_boot_begins_with_nothing(cluster: None
     assert (end["failed"], end["answered"]) == (0, end["attempts"])
 
     nsk8s("node", "start", home)
+    assert in_node(home, "cat /sys/class/net/eth0/address") == card, "or its neighbours' ARP entries would be wrong for long"
     found = in_node(home, "ls /run /var/log; ip route; conntrack -L; cat /var/lib/cni/networks/*/10.* || true")
     assert "BEFORE-THE-BOOT" not in rules(home)
     assert found.count("before-the-boot") == 1, "the disk is kept, /run is not"
