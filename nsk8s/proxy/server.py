@@ -254,7 +254,7 @@ class Server:
     async def _sync(self) -> bool:
         good = True
         for ipv6, proxier in self._proxiers:
-            if proxier.is_needed or self._facts.has(ipv6):
+            if proxier.has_work and (proxier.is_needed or self._facts.has(ipv6)):
                 good = await proxier.sync() and good
         if good:
             self._health.updated()

@@ -128,6 +128,12 @@ class Proxier(ABC):
         """Whether there are or were Services of this family: until then nothing of it is written."""
         return bool(self._services or self.has_written)
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a sync has something to look at: a change in one family is none of the other's business."""
+        is_old = time.monotonic() - self._last_full > FULL_SYNC_PERIOD_S
+        return bool(self._need_full or self._changed or self._udp_changed or self.wants_another_s or is_old)
+
     # ── syncing ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def sync(self) -> bool:
