@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # pydantic is dear, and most commands need no more than names
@@ -32,10 +32,12 @@ class Port:
 
     @property
     def mac(self) -> str:
-        """Of an end with an IPv4 address, made of it: a machine keeps its card when it is switched off, and neighbours need
-        not find out (up to 45 s) that their ARP entries are wrong. Empty for the others: the kernel draws one."""
-        ip = self.address.partition("/")[0]
-        return "02:00:" + ":".join(f"{byte:02x}" for byte in IPv4Address(ip).packed) if "." in ip else ""
+        """Of an end with addresses, made of the first: a machine keeps its card when it is switched off, and neighbours need
+        not find out (up to 45 s) that their entries are wrong. Empty for the others: the kernel draws one."""
+        if not self.addresses:
+            return ""
+        ip = ip_address(self.addresses[0].partition("/")[0])
+        return "02:00:" + ":".join(f"{byte:02x}" for byte in ip.packed[-4:])
 
 
 @dataclass(frozen=True)
