@@ -160,6 +160,7 @@ def exec_(
     """Run a command inside a container. The exit code is the command's."""
     if tty and with_stdin and not sys.stdin.isatty():
         click.echo("Unable to use a TTY - input is not a terminal or the right kind of file", err=True)
+    tty = tty and with_stdin and sys.stdin.isatty()  # as kubectl
 
     async def work(client: Client) -> int:
         found = await find_pod(client, pod, namespace)
@@ -181,7 +182,7 @@ async def _session(client: Client, path: str, query: list[tuple[str, str]], with
     """One exec session over v5.channel.k8s.io; the command's exit code. Raises Nsk8sError."""
     async with client.websocket(path, query, "v5.channel.k8s.io") as ws:
         loop = asyncio.get_running_loop()
-        with _raw_terminal(tty and with_stdin and sys.stdin.isatty()):
+        with _raw_terminal(tty):
             if tty:
                 await _send_size(ws)
                 loop.add_signal_handler(signal.SIGWINCH, lambda: asyncio.ensure_future(_send_size(ws)))

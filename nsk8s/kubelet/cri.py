@@ -167,7 +167,7 @@ class RuntimeClient:
         data = b""
         try:
             while b"\n" not in data:
-                chunk, fds = await _receive_descriptors(loop, call.sock)
+                chunk, fds = await receive_descriptors(loop, call.sock, 65536)
                 descriptors += fds
                 if not chunk:
                     raise RuntimeFailure("Unavailable", "error reading from server: EOF")
@@ -186,7 +186,8 @@ class RuntimeClient:
                 os.close(fd)
 
 
-async def _receive_descriptors(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> tuple[bytes, list[int]]:
+async def receive_descriptors(loop: asyncio.AbstractEventLoop, sock: socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """At most `size` bytes, and the descriptors that came with them."""
     readable: asyncio.Future[None] = loop.create_future()
 
     def ready() -> None:
@@ -198,7 +199,7 @@ async def _receive_descriptors(loop: asyncio.AbstractEventLoop, sock: socket.soc
         await readable
     finally:
         loop.remove_reader(sock.fileno())
-    data, fds, _, _ = socket.recv_fds(sock, 65536, 4)
+    data, fds, _, _ = socket.recv_fds(sock, size, 4, socket.MSG_CMSG_CLOEXEC)
     return data, list(fds)
 
 

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import logging
 import os
+import socket
 import struct
 import termios
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from typing import Any
 import orjson
 from aiohttp import WSMsgType, web
 
-from nsk8s.kubelet.cri import DescriptorCall, RuntimeClient, RuntimeFailure
+from nsk8s.kubelet.cri import DescriptorCall, RuntimeClient, RuntimeFailure, receive_descriptors
 
 log = logging.getLogger("streaming")
 
@@ -30,6 +31,8 @@ CHUNK = 32768
 DRAIN_S = 2.0
 """How long output is still read after the command has ended, if some child of it keeps the pipe open."""
 HEARTBEAT_S = 30.0
+SIZE_WAIT_S = 0.2
+"""How long a command on a terminal is held back for its size, which an interactive client sends at once."""
 
 
 def exit_status(code: int) -> dict[str, Any]:
@@ -111,7 +114,11 @@ async def _write_all(fd: int, data: bytes) -> None:
 
 
 class Session:
-    """The descriptors of one exec or attach, ours and the command's."""
+    """The descriptors of one exec or attach, ours and the command's.
+
+    A terminal is the container's own: its master comes over a socket. An exec's is read and written here; an attached container's
+    is only given its size, what is typed and shown goes over the socket.
+    """
 
     def __init__(self, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> None:
         self.tty = tty
@@ -119,18 +126,21 @@ class Session:
         self.stdin = -1
         self.outputs: dict[int, int] = {}
         self._open: set[int] = set()
-        if tty:
-            master, slave = os.openpty()
-            self.theirs.append(slave)
-            self._open.add(master)
-            self.stdin = master if stdin else -1
-            self.outputs[STDOUT] = master
-            self.master = master
-            return
         self.master = -1
+        self._console: socket.socket | None = None
+        self._with_stdin = stdin
+        self._size = b""
+        self.sized = asyncio.Event()
+        self.started = asyncio.Event()
+        if tty:
+            self._console, theirs = socket.socketpair()
+            self._console.setblocking(False)
+            self.theirs.append(theirs.detach())
+            return
         if stdin:
             read_end, write_end = os.pipe2(os.O_CLOEXEC)
             self.theirs.append(read_end)
+            os.set_blocking(write_end, False)
             self.stdin = write_end
             self._open.add(write_end)
         for wanted, channel in ((stdout, STDOUT), (stderr, STDERR)):
@@ -139,6 +149,24 @@ class Session:
                 self.theirs.append(write_end)
                 self.outputs[channel] = read_end
                 self._open.add(read_end)
+
+    async def take_terminal(self, own: bool) -> None:
+        """Wait for the master; `own`: nobody else reads it. There is none when the call has failed."""
+        if self._console is None:
+            return
+        with contextlib.suppress(OSError):
+            _, descriptors = await receive_descriptors(asyncio.get_running_loop(), self._console, 1)
+            if descriptors:
+                self.master = descriptors[0]
+                self._open.add(self.master)
+                self._apply_size()
+        if own:
+            self._console.close()  # the command waits for this
+            self._console = None
+        stream = self._console.fileno() if self._console is not None else self.master
+        if stream >= 0:
+            self.outputs[STDOUT] = stream
+            self.stdin = stream if self._with_stdin else -1
 
     def close_theirs(self) -> None:
         for fd in self.theirs:
@@ -151,18 +179,26 @@ class Session:
             return
         if self.tty:
             with contextlib.suppress(OSError):
-                os.write(self.master, b"\x04")
+                os.write(self.stdin, b"\x04")
         else:
             self._open.discard(self.stdin)
             os.close(self.stdin)
         self.stdin = -1
 
     def resize(self, width: int, height: int) -> None:
-        if self.master >= 0 and 0 < width < 65536 and 0 < height < 65536:
-            fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+        if 0 < width < 65536 and 0 < height < 65536:
+            self._size = struct.pack("HHHH", height, width, 0, 0)
+            self._apply_size()
+            self.sized.set()
+
+    def _apply_size(self) -> None:
+        if self._size and self.master >= 0:
+            fcntl.ioctl(self.master, termios.TIOCSWINSZ, self._size)
 
     def close(self) -> None:
         self.close_theirs()
+        if self._console is not None:
+            self._console.close()
         for fd in self._open:
             os.close(fd)
         self._open.clear()
@@ -173,35 +209,45 @@ async def serve(
     tty: bool, stdin: bool, stdout: bool, stderr: bool,
 ) -> web.StreamResponse:  # fmt: skip
     """Run one Exec or Attach over the request's WebSocket."""
-    socket = web.WebSocketResponse(protocols=PROTOCOLS, heartbeat=HEARTBEAT_S, autoping=True, compress=False, max_msg_size=0)
-    await socket.prepare(request)
+    ws = web.WebSocketResponse(protocols=PROTOCOLS, heartbeat=HEARTBEAT_S, autoping=True, compress=False, max_msg_size=0)
+    await ws.prepare(request)
     session = Session(tty, stdin, stdout, stderr and not tty)
+    incoming = asyncio.ensure_future(_copy_in(ws, session))
     call: DescriptorCall | None = None
     try:
         try:
+            if tty and stdin:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(session.sized.wait(), SIZE_WAIT_S)
             call = await runtime.with_descriptors(method, params, session.theirs)
             session.close_theirs()
-            status = await _pump(socket, session, call, attach=method == "Attach")
+            await session.take_terminal(own=method == "Exec")
+            status = await _pump(ws, session, call, incoming, attach=method == "Attach")
         except RuntimeFailure as e:
             status = failure_status(str(e))
-        if not socket.closed:
-            await socket.send_bytes(bytes([ERROR]) + orjson.dumps(status))
-            await socket.close()
+        if not ws.closed:
+            await ws.send_bytes(bytes([ERROR]) + orjson.dumps(status))
+            incoming.cancel()
+            await asyncio.gather(incoming, return_exceptions=True)
+            await ws.close()
     except (ConnectionError, OSError) as e:
         log.debug("stream: %s", e)
     finally:
+        incoming.cancel()
         if call is not None:
             call.close()
         session.close()
-    return socket
+    return ws
 
 
-async def _pump(socket: web.WebSocketResponse, session: Session, call: DescriptorCall, *, attach: bool) -> dict[str, Any]:
+async def _pump(
+    ws: web.WebSocketResponse, session: Session, call: DescriptorCall, incoming: asyncio.Task[None], *, attach: bool
+) -> dict[str, Any]:
     """Copy until the command has ended and its output is read; the final Status."""
     result = asyncio.ensure_future(call.result())
-    outputs = [asyncio.ensure_future(_copy_out(socket, channel, _Reader(fd))) for channel, fd in session.outputs.items()]
-    incoming = asyncio.ensure_future(_copy_in(socket, session))
+    outputs = [asyncio.ensure_future(_copy_out(ws, channel, _Reader(fd))) for channel, fd in session.outputs.items()]
     tasks = [result, incoming, *outputs]
+    session.started.set()
     try:
         await asyncio.wait([result, incoming], return_when=asyncio.FIRST_COMPLETED)
         if not result.done():  # the client has gone
@@ -218,17 +264,15 @@ async def _pump(socket: web.WebSocketResponse, session: Session, call: Descripto
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _copy_out(socket: web.WebSocketResponse, channel: int, reader: _Reader) -> None:
+async def _copy_out(ws: web.WebSocketResponse, channel: int, reader: _Reader) -> None:
     prefix = bytes([channel])
     while data := await reader.read():
-        await socket.send_bytes(prefix + data)
+        await ws.send_bytes(prefix + data)
 
 
-async def _copy_in(socket: web.WebSocketResponse, session: Session) -> None:
-    """Returns when the client closes the connection."""
-    if session.stdin >= 0:
-        os.set_blocking(session.stdin, False)
-    async for message in socket:
+async def _copy_in(ws: web.WebSocketResponse, session: Session) -> None:
+    """Returns when the client closes the connection. Only a terminal's size is taken in before the command has started."""
+    async for message in ws:
         if message.type == WSMsgType.TEXT:
             data = message.data.encode()
         elif message.type == WSMsgType.BINARY:
@@ -238,6 +282,8 @@ async def _copy_in(socket: web.WebSocketResponse, session: Session) -> None:
         if not data:
             continue
         channel = data[0]
+        if channel != RESIZE:
+            await session.started.wait()
         if channel == STDIN and session.stdin >= 0 and len(data) > 1:
             try:
                 await _write_all(session.stdin, data[1:])
@@ -256,36 +302,34 @@ async def serve_port_forward(
 ) -> web.StreamResponse:
     """Upstream's WebSocket port-forward: per port a data channel 2i and an error channel 2i+1, each of which begins with the
     port number in two little-endian bytes."""
-    socket = web.WebSocketResponse(
-        protocols=PROTOCOLS, heartbeat=HEARTBEAT_S, autoping=True, compress=False, max_msg_size=0
-    )
-    await socket.prepare(request)
+    ws = web.WebSocketResponse(protocols=PROTOCOLS, heartbeat=HEARTBEAT_S, autoping=True, compress=False, max_msg_size=0)
+    await ws.prepare(request)
     loop = asyncio.get_running_loop()
     connections: dict[int, Any] = {}
     readers: list[asyncio.Task[None]] = []
 
     async def copy_out(channel: int, connection: Any) -> None:
         while data := await loop.sock_recv(connection, CHUNK):
-            await socket.send_bytes(bytes([channel]) + data)
-        await socket.close()
+            await ws.send_bytes(bytes([channel]) + data)
+        await ws.close()
 
     try:
         for i, port in enumerate(ports):
             for channel in (2 * i, 2 * i + 1):
-                await socket.send_bytes(bytes([channel]) + struct.pack("<H", port))
+                await ws.send_bytes(bytes([channel]) + struct.pack("<H", port))
             try:
                 connection = await runtime.port_forward(sandbox_id, port)
             except RuntimeFailure as e:
                 text = f"error forwarding port {port} to pod {sandbox_id}: {e.description}"
-                await socket.send_bytes(bytes([2 * i + 1]) + text.encode())
+                await ws.send_bytes(bytes([2 * i + 1]) + text.encode())
                 continue
             connection.setblocking(False)
             connections[2 * i] = connection
             readers.append(asyncio.ensure_future(copy_out(2 * i, connection)))
         if not connections:
-            await socket.close()
-            return socket
-        async for message in socket:
+            await ws.close()
+            return ws
+        async for message in ws:
             if message.type == WSMsgType.BINARY and message.data and message.data[0] in connections:
                 await loop.sock_sendall(connections[message.data[0]], message.data[1:])
     except OSError as e:
@@ -296,5 +340,5 @@ async def serve_port_forward(
         await asyncio.gather(*readers, return_exceptions=True)
         for connection in connections.values():
             connection.close()
-    return socket
+    return ws
 

@@ -20,7 +20,7 @@ import termios
 from nsk8s.kernel import seccomp
 from nsk8s.kernel import syscalls as sc
 from nsk8s.kernel.cgroup import Cgroups
-from nsk8s.runtime import rootfs
+from nsk8s.runtime import console, rootfs
 from nsk8s.runtime.errors import describe
 
 TYPE_CHECKING = False
@@ -45,17 +45,26 @@ class StartError(Exception):
 
 
 def run(spec: dict[str, Any], stdio: list[int], status: int, cgroups: Cgroups) -> NoReturn:
-    """In the fork: become the container. On failure the reason goes to `status` (close-on-exec: an EOF means success)."""
+    """In the fork: become the container. On failure the reason goes to `status` (close-on-exec: an EOF means success).
+
+    `stdio`: descriptors 0, 1 and 2; for a container with a terminal, the one socket over which its master goes to the parent.
+    """
     try:
         reset_process(status)
-        take_stdio(stdio, spec["tty"])
-        spec["ttyFd"] = 0
+        tty = spec["tty"]
+        if not tty:
+            take_stdio(stdio)
         cgroups.join(spec["cgroup"])
         sc.unshare(sc.CLONE_NEWNS | sc.CLONE_NEWCGROUP)
         root = rootfs.build(spec)
         forbid_imports()
         rootfs.enter(root)
-        close_all_but(status)
+        close_all_but(status, *stdio[:tty])
+        if tty:
+            console.take(stdio[0])
+            os.close(stdio[0])
+            console.become_the_containers(spec["uid"])
+        new_session(tty)
         set_oom_score(spec["oomScoreAdj"])
         drop_privileges(spec)
         if spec.get("holdsSignals"):
@@ -98,22 +107,26 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def take_stdio(stdio: list[int], tty: bool) -> None:
-    """A session of our own; descriptors 0, 1, 2; the terminal as controlling terminal. None of the three may be below 3."""
+def take_stdio(stdio: list[int]) -> None:
+    """Descriptors 0, 1, 2. None of the three may be below 3."""
     for target, fd in enumerate(stdio):
         os.dup2(fd, target)
-    new_session(tty)
 
 
 def new_session(tty: bool) -> None:
+    """A session of our own, with descriptor 0 as its controlling terminal."""
     os.setsid()
     if tty:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def close_all_but(keep: int) -> None:
-    os.closerange(3, keep)
-    os.closerange(keep + 1, 1 << 20)
+def close_all_but(*keep: int) -> None:
+    """Close all above 2 that is not named."""
+    below = 3
+    for fd in sorted(keep):
+        os.closerange(below, fd)
+        below = fd + 1
+    os.closerange(below, 1 << 20)
 
 
 def set_oom_score(value: int | None) -> None:

@@ -15,6 +15,7 @@ import time
 from nsk8s.kernel import process
 from nsk8s.kernel import syscalls as sc
 from nsk8s.kernel.cgroup import Cgroups
+from nsk8s.runtime import console
 from nsk8s.runtime import container as child
 from nsk8s.runtime.errors import CriError, DeadlineExceeded, FailedPrecondition, Unavailable, describe
 
@@ -35,6 +36,7 @@ _NAMESPACES = (
 def start(who: dict[str, Any], spec: dict[str, Any], cmd: list[str], tty: bool, stdio: list[int], cgroups: Cgroups) -> int:
     """The pid of `cmd`, running in the container whose first process is `who`. Raises CriError with runc's words.
 
+    `stdio`: descriptors 0, 1 and 2; with `tty` the one socket over which the master of its new terminal goes.
     The caller is a helper that may be thrown away: its future children are born in the container's pid namespace.
     """
     pid = who["pid"]
@@ -50,7 +52,9 @@ def start(who: dict[str, Any], spec: dict[str, Any], cmd: list[str], tty: bool, 
     read, write = os.pipe2(os.O_CLOEXEC)
     enters = os.fork()
     if enters == 0:
-        _enter({**spec, "argv": cmd, "tty": tty}, stdio, write, [*namespaces, (pid_namespace, sc.CLONE_NEWPID)], cgroups)
+        env = {**spec["env"], "TERM": "xterm"} if tty else spec["env"]
+        command = {**spec, "argv": cmd, "tty": tty, "env": env}
+        _enter(command, stdio, write, [*namespaces, (pid_namespace, sc.CLONE_NEWPID)], cgroups)
     os.close(write)
     said = b""
     while data := os.read(read, 4096):
@@ -80,20 +84,25 @@ def _enter(
         child.reset_signals()
         sc.prctl(sc.PR_SET_PDEATHSIG, 0)
         os.umask(0o022)
-        for target, fd in enumerate(stdio):
-            os.dup2(fd, target)
+        tty = spec["tty"]
+        if not tty:
+            child.take_stdio(stdio)
         cgroups.join(spec["cgroup"])
         child.forbid_imports()
         child.set_oom_score(spec["oomScoreAdj"])
         for fd, kind in namespaces:
             sc.setns(fd, kind)
         os.chdir("/")
-        child.close_all_but(status)
+        child.close_all_but(status, *stdio[:tty])
         child.drop_privileges(spec)
+        if tty:
+            console.take(stdio[0])
+            os.read(stdio[0], 1)  # closed at the other side: the terminal has its size
+            os.close(stdio[0])
         sc.prctl(sc.PR_SET_DUMPABLE, 0)  # a change of the user has switched it on again
         pid = os.fork()
         if pid == 0:
-            child.new_session(spec["tty"])
+            child.new_session(tty)
             child.exec_program(spec)
         os.write(status, b"\0%d\0" % pid)
         os._exit(0)
@@ -110,11 +119,11 @@ def exit_code(pid: int) -> int:
 def stream(
     who: dict[str, Any], spec: dict[str, Any], params: dict[str, Any], fds: list[int], cgroups: Cgroups
 ) -> dict[str, Any]:
-    """Exec: the command's streams are the caller's descriptors."""
+    """Exec: the command's streams are the caller's descriptors; with `tty`, the caller gets the master of its terminal."""
     tty = bool(params.get("tty"))
     given = iter(fds)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    stdio = [fds[0]] * 3 if tty else [next(given) if params.get(s) else null for s in ("stdin", "stdout", "stderr")]
+    stdio = [fds[0]] if tty else [next(given) if params.get(s) else null for s in ("stdin", "stdout", "stderr")]
     pid = start(who, spec, params["cmd"], tty, stdio, cgroups)
     for fd in {*fds, null}:
         os.close(fd)

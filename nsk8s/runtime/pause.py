@@ -7,19 +7,17 @@ dies, its containers die (PDEATHSIG). Touches: processes, files. Upstream: the p
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import signal
 import socket
 import sys
-import termios
 import time
 
 from nsk8s.kernel import process
 from nsk8s.kernel import syscalls as sc
 from nsk8s.kernel.cgroup import Cgroups
+from nsk8s.runtime import console, rootfs, store, wire
 from nsk8s.runtime import container as child
-from nsk8s.runtime import rootfs, store, wire
 from nsk8s.runtime.errors import describe
 from nsk8s.runtime.logs import Framer, LogFile
 from nsk8s.runtime.loop import IN, OUT, Loop
@@ -128,6 +126,8 @@ class Container:
         self.stdin = -1
         self.stdin_queue = b""
         self.stdin_closing = False
+        self.console = -1
+        """Where the terminal's master will come from."""
         self.ended: int | None = None
         self.failure = b""
         self.exec_fd = -1
@@ -154,6 +154,14 @@ class Container:
         self.exec_fd = status_read
         self.loop.watch(status_read, self.exec_ready)
         self.loop.watch_process(os.pidfd_open(pid), self.process_ended)
+        if "console" in mine:
+            self.console = mine["console"]
+            os.set_blocking(self.console, False)
+            self.loop.watch(self.console, self.console_ready)
+        else:
+            self.take_streams(mine)
+
+    def take_streams(self, mine: dict[str, int]) -> None:
         self.stdin = mine.get("stdin", -1)
         if self.stdin >= 0:
             os.set_blocking(self.stdin, False)
@@ -165,10 +173,10 @@ class Container:
                 self.loop.watch(fd, lambda events, fd=fd: self.stream_ready(fd, events))  # type: ignore[misc]
 
     def open_stdio(self) -> tuple[dict[str, int], list[int]]:
-        """(our ends by name, the container's descriptors 0, 1, 2)."""
+        """(our ends by name, the container's descriptors 0, 1, 2 or the socket that brings its terminal)."""
         if self.spec["tty"]:
-            master, slave = os.openpty()
-            return {"stdin": master, "stdout": master}, [slave, slave, slave]
+            ours, theirs = socket.socketpair()
+            return {"console": ours.detach()}, [theirs.detach()]
         mine: dict[str, int] = {}
         if self.spec["stdin"]:
             stdin, mine["stdin"] = os.pipe2(os.O_CLOEXEC)
@@ -181,11 +189,22 @@ class Container:
     def record(self) -> None:
         store.write_json(self.folder + "/status.json", self.status)
 
+    def console_ready(self, _events: int) -> None:
+        """The container has made its terminal; or it has failed before."""
+        master = console.receive(self.console)
+        self.loop.unwatch(self.console)
+        os.close(self.console)
+        self.console = -1
+        if master >= 0:
+            self.take_streams({"stdin": master, "stdout": master})
+
     def exec_ready(self, _events: int) -> None:
         data = os.read(self.exec_fd, 4096)
         if data:
             self.failure += data
             return
+        if self.console >= 0:
+            self.console_ready(IN)
         self.loop.unwatch(self.exec_fd)
         os.close(self.exec_fd)
         self.exec_fd = -1
@@ -283,9 +302,7 @@ class Container:
 
     def attach(self, fds: dict[str, int]) -> None:
         if self.spec["tty"] and "stdin" in fds:
-            # The kubelet's terminal only passes bytes on: the container's own terminal echoes and edits.
-            make_raw(fds["stdin"])
-            copy_window_size(fds["stdin"], self.stdin)
+            console.send(fds["stdin"], self.stdin)  # for its size only: what it prints goes to the log as well, so we read it
         client = Attached(self.loop, fds, self.drained)
         self.attached.append(client)
         fd = fds.get("stdin", -1)
@@ -303,8 +320,6 @@ class Container:
             return
         except OSError:
             data = b""
-        if self.spec["tty"] and data and self.stdin >= 0:
-            copy_window_size(fd, self.stdin)
         if data and self.stdin >= 0:
             self.stdin_queue += data
             self.feed_stdin()
@@ -330,27 +345,6 @@ class Container:
         if self.stdin_closing and self.stdin >= 0 and not self.spec["tty"]:
             os.close(self.stdin)
             self.stdin = -1
-
-
-def make_raw(fd: int) -> None:
-    try:
-        mode = termios.tcgetattr(fd)
-        mode[0] &= ~(termios.BRKINT | termios.ICRNL | termios.INPCK | termios.ISTRIP | termios.IXON)
-        mode[1] &= ~termios.OPOST
-        mode[2] = (mode[2] & ~(termios.CSIZE | termios.PARENB)) | termios.CS8
-        mode[3] &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN | termios.ISIG)
-        termios.tcsetattr(fd, termios.TCSANOW, mode)
-    except termios.error:
-        return
-
-
-def copy_window_size(source: int, target: int) -> None:
-    try:
-        size = fcntl.ioctl(source, termios.TIOCGWINSZ, b"\0" * 8)
-        if size != fcntl.ioctl(target, termios.TIOCGWINSZ, b"\0" * 8):
-            fcntl.ioctl(target, termios.TIOCSWINSZ, size)
-    except OSError:
-        return
 
 
 class Pause:

@@ -131,8 +131,6 @@ def _dev(root: str, spec: dict[str, Any]) -> None:
     for name, target in _LINKS:
         if not os.path.lexists(f"{dev}/{name}"):
             os.symlink(target, f"{dev}/{name}")
-    if spec["tty"]:
-        _console(dev, spec)
 
 
 def _device(path: str, mode: int, number: int, host: str) -> None:
@@ -163,12 +161,6 @@ def _all_devices(dev: str) -> None:
                     os.mknod(dev + path, info.st_mode, info.st_rdev)
                     os.chown(dev + path, info.st_uid, info.st_gid)
                     os.chmod(dev + path, info.st_mode & 0o777)
-
-
-def _console(dev: str, spec: dict[str, Any]) -> None:
-    """/dev/console is the container's own terminal."""
-    os.close(os.open(dev + "/console", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    mounts.bind(os.readlink(f"/proc/self/fd/{spec['ttyFd']}"), dev + "/console", recursive=False)
 
 
 def _volume(root: str, mount: dict[str, Any], privileged: bool) -> None:

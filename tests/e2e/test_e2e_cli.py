@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import select
 import shutil
 import signal
 import subprocess
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from e2e_cluster import NAME, get, nsk8s, pods, until
+from e2e_terminal import is_a_real_terminal
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -267,37 +266,10 @@ def test_exec_passes_input_output_and_exit_code(cluster: None) -> None:
 
 
 def test_exec_with_a_terminal_is_one(cluster: None) -> None:
-    pid, fd = pty.fork()
-    if pid == 0:
-        os.execve(sys.executable, [*COMMAND, "exec", "-it", "debug", "--", "sh"], ENVIRONMENT)
-    seen = b""
-    deadline = time.monotonic() + 20
+    is_a_real_terminal([sys.executable, *COMMAND[1:], "exec", "-it"], ENVIRONMENT, "debug")
+    code, out, err = run("exec", "-it", "debug", "--", "tty", text="")
+    assert (code, out, err) == (1, "not a tty\n", "Unable to use a TTY - input is not a terminal or the right kind of file\n")
 
-    def expect(what: bytes) -> None:
-        nonlocal seen
-        while what not in seen:
-            assert time.monotonic() < deadline, seen
-            if select.select([fd], [], [], 0.5)[0]:
-                seen += os.read(fd, 4096)
-
-    try:
-        import fcntl
-        import struct
-        import termios
-
-        expect(b"#")
-        fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 111, 0, 0))
-        os.kill(pid, signal.SIGWINCH)
-        os.write(fd, b"test -t 0 && until [ \"$(stty size)\" = '33 111' ]; do sleep 0.1; done; echo size-$((1+1))\n")
-        expect(b"size-2")
-        os.write(fd, b"exit 5\n")
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
-        pid = 0
-    finally:
-        if pid:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        os.close(fd)
 
 
 def test_scale_and_delete(cluster: None) -> None:

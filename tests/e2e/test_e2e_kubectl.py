@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from e2e_cluster import nsk8s, until
+from e2e_terminal import attaches_to_its_terminal, is_a_real_terminal
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 VERSIONS = ("1.30", "1.31", "1.32", "1.33")
@@ -433,6 +434,8 @@ def test_exec_cp_attach_run_and_debug(hello: Kubectl, tmp_path: Path) -> None:
     code, shown = hello.on_terminal("exec", "-it", pod, "--", "sh", "-c", "test -t 0 && test -t 1 && read x && echo got-$x; exit 5", typed="abc\n")
     assert code == 5, shown
     assert "got-abc" in shown
+    is_a_real_terminal([hello.path, "-n", hello.namespace, "exec", "-it"], hello.environment, pod)
+    hello("run", "shell", "--image=debian", "-i", "--tty", "--attach=false", "--", "bash", "--norc")
     source = tmp_path / "file"
     source.write_bytes(os.urandom(300_000))
     hello("cp", str(source), f"{hello.namespace}/{pod}:/tmp/copied")
@@ -449,6 +452,8 @@ def test_exec_cp_attach_run_and_debug(hello: Kubectl, tmp_path: Path) -> None:
     assert answerer(hello, "service/hello", 80).startswith("hello-")
     with hello.streaming("attach", "ticker") as attached:
         attached(r"tick\s+tick\s+tick")
+    hello("wait", "--for=condition=Ready", "pod/shell", "--timeout=30s")
+    attaches_to_its_terminal([hello.path, "-n", hello.namespace, "attach", "-it"], hello.environment, "shell")
     debugged = hello.run("debug", pod, "--image=busybox", "-c", "dbg", "--", "hostname")
     assert debugged.returncode == 0, debugged.stderr
     until("the debug container's log", lambda: hello.run("logs", pod, "-c", "dbg").stdout.strip() == pod)

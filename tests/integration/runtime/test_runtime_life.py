@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
-import pty
 import select
 import signal
 import socket
@@ -181,15 +181,30 @@ def test_exec_with_pipes(node, pod):
     stream.close()
 
 
+def master_from(console: socket.socket) -> int:
+    """The terminal's master that comes over a socket; -1 if none does."""
+    console.settimeout(10)
+    data, fds, _, _ = socket.recv_fds(console, 1, 4)
+    assert len(fds) == len(data)
+    return fds[0] if fds else -1
+
+
 def test_exec_with_terminal(node, pod):
     container = pod.start("sleep", "1000")
     stream = node.connect()
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
-    request = stream.send("Exec", {"containerId": container, "cmd": ["bash", "--norc"], "tty": True, "stdin": True, "stdout": True}, (slave,))
-    os.close(slave)
-    os.write(master, b"stty size; echo done-$((1+1))\n")
-    assert b"33 77" in read_until(master, b"done-2")
+    console, theirs = socket.socketpair()
+    cmd = ["bash", "--norc", "-i"]
+    request = stream.send("Exec", {"containerId": container, "cmd": cmd, "tty": True, "stdin": True, "stdout": True}, (theirs.fileno(),))
+    theirs.close()
+    master = master_from(console)
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
+    console.close()  # only now it starts
+    os.write(master, b"stty size; tty; ls -l $(tty); echo done-$((1+1))\n")
+    said = read_until(master, b"done-2")
+    assert b"33 77" in said
+    assert b"/dev/pts/0\r\ncrw--w---- 1 root tty 136, 0" in said
+    assert b"job control" not in said
+    assert b"cannot set terminal" not in said
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     os.write(master, b"trap 'echo interrupted' INT; stty size; echo again-$((1+1))\n")
     assert b"40 100" in read_until(master, b"again-2")
@@ -231,20 +246,78 @@ def test_attach_with_stdin_once(node, pod):
 def test_terminal_container_and_attach(node, pod):
     container = pod.start("sh", "-c", "test -t 0 && test -t 1 && echo terminal; read l; echo got $l; stty size", tty=True, stdin=True)
     stream = node.connect()
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 90, 0, 0))
-    request = stream.send("Attach", {"containerId": container, "tty": True, "stdin": True, "stdout": True}, (slave,))
-    deadline = time.monotonic() + 5
-    while termios.tcgetattr(slave)[3] & termios.ECHO:  # the sandbox process makes it raw once it is attached
-        assert time.monotonic() < deadline
-    os.write(master, b"hello\n")
-    seen = read_until(master, b"20 90")
+    ours, theirs = socket.socketpair()
+    request = stream.send("Attach", {"containerId": container, "tty": True, "stdin": True, "stdout": True}, (theirs.fileno(),))
+    theirs.close()
+    master = master_from(ours)
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 90, 0, 0))
+    os.close(master)
+    ours.sendall(b"hello\n")
+    seen = read_until(ours.fileno(), b"20 90")
     assert seen.count(b"hello") == 2  # one echo by the container's terminal, one answer
     assert stream.wait(request) == {"exitCode": 0}
-    os.close(slave)
-    os.close(master)
+    assert ours.recv(10) == b""
+    ours.close()
     stream.close()
     assert "terminal\r\n" in pod.log(container)
+
+
+def test_a_containers_terminal_is_in_its_own_dev(pod):
+    pod.start("sleep", "1000", tty=True)  # whose terminal is in its own
+    script = "tty; test /dev/console -ef /dev/pts/0 && echo console; ls /dev/pts; stat -c %U /dev/pts/0; cat /dev/null > /dev/console && echo mine"
+    container = pod.start("sh", "-c", script, tty=True, linux={"securityContext": {"runAsUser": {"value": 33}}})
+    attached, theirs = socket.socketpair()
+    with contextlib.suppress(RuntimeFailure):  # it may have ended already
+        pod.client.call("Attach", {"containerId": container, "tty": True, "stdout": True}, (theirs.fileno(),))
+    attached.close()
+    theirs.close()
+    assert pod.log(container).split() == ["/dev/pts/0", "console", "0", "ptmx", "www-data", "mine"]
+    broken = pod.create("nosuch", tty=True)
+    with pytest.raises(RuntimeFailure):
+        pod.client.call("StartContainer", {"containerId": broken})
+
+
+def test_a_terminal_container_outlives_the_runtime(node):
+    pod = Pod(node, node.connect())
+    container = pod.start("sh", "-c", "read l; echo got $l", tty=True, stdin=True)
+    node.restart_runtime()
+    pod.client = stream = node.connect()
+    ours, theirs = socket.socketpair()
+    stream.send("Attach", {"containerId": container, "tty": True, "stdin": True, "stdout": True}, (theirs.fileno(),))
+    theirs.close()
+    os.close(master_from(ours))
+    ours.sendall(b"it\n")
+    assert b"got it" in read_until(ours.fileno(), b"got it")
+    ours.close()
+    pod.remove()
+    stream.close()
+
+
+@pytest.mark.parametrize(("put", "said"), [
+    ("umount /dev/pts", "no such file or directory"),
+    ("umount /dev/pts; mkfifo /dev/pts/ptmx", "inappropriate ioctl for device"),
+    ("umount /dev/pts; ln -s /dev/null /dev/pts/ptmx", "too many levels of symbolic links"),
+    ("ln -sf /etc/passwd /dev/ptmx", ""),
+])  # fmt: skip
+def test_nothing_that_a_container_puts_in_a_terminals_place_reaches_the_kubelet(node, pod, put, said):
+    container = pod.start("sleep", "1000", linux={"securityContext": {"privileged": True}})
+    assert pod.exec(container, "sh", "-c", put)[0] == 0
+    stream = node.connect()
+    ours, theirs = socket.socketpair()
+    params = {"containerId": container, "cmd": ["tty"], "tty": True, "stdout": True}
+    request = stream.send("Exec", params, (theirs.fileno(),))
+    theirs.close()
+    master = master_from(ours)
+    ours.close()
+    if said:
+        with pytest.raises(RuntimeFailure, match=said):
+            stream.wait(request)
+        assert master == -1
+    else:
+        assert read_until(master, b"\n") == b"/dev/pts/0\r\n"
+        assert stream.wait(request) == {"exitCode": 0}
+        os.close(master)
+    stream.close()
 
 
 def test_long_lines_and_an_unfinished_one(pod):
