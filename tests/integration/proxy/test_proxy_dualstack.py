@@ -188,6 +188,7 @@ def test_udp_flows_are_cut_in_the_family_that_lost_the_endpoint(world: World, ap
     assert (after["IPv4"], after["IPv6"] > before["IPv6"]) == (before["IPv4"], True), "a sync is a family's own"
 
 
+@pytest.mark.parametrize("mode", ["iptables"], scope="module")
 def test_health_checks_are_served_where_the_service_has_addresses(world: World, api: FakeApi, start: Start) -> None:
     def codes() -> tuple[str, str]:
         get = "curl -g -s -o /dev/null -w '%{http_code}' --noproxy '*' -m 3 http://{}:" + f"{CHECK_PORT}/"
