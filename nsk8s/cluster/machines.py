@@ -15,7 +15,7 @@ from nsk8s.errors import Nsk8sError
 from nsk8s.kernel import machine
 from nsk8s.kernel.routes import PROTOCOL
 from nsk8s.kernel.rtnl import Rtnl, open_netns
-from nsk8s.net.topology import ROUTER, Cable, Machine, infrastructure, netns_name, node, node_cable
+from nsk8s.net.topology import ROUTER, Cable, Machine, infrastructure, inside_interfaces, netns_name, node, node_cable
 
 LOCAL_HOSTS = "127.0.0.1\tlocalhost\n"
 LOCAL_HOSTS6 = "::1\tlocalhost ip6-localhost ip6-loopback\n"
@@ -131,8 +131,10 @@ def route_pool(config: ClusterConfig) -> None:
         if config.load_balancer.mode == "l2":
             netlink.route_replace(pool, index=link.index, protocol=PROTOCOL)
         netlink.route_replace("default", table=PROTOCOL, kind="unreachable", protocol=PROTOCOL)
-        if not any(rule.priority == PROTOCOL for rule in netlink.rules()):
-            netlink.rule_add(PROTOCOL, PROTOCOL, dst=pool, iif="eth0")
+        known = {rule.iif for rule in netlink.rules() if rule.priority == PROTOCOL}
+        for interface in inside_interfaces(config):
+            if interface not in known:
+                netlink.rule_add(PROTOCOL, PROTOCOL, dst=pool, iif=interface)
 
 
 def make_infrastructure(paths: Paths, record: Record, config: ClusterConfig) -> None:

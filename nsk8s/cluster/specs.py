@@ -13,9 +13,9 @@ import yaml
 from cni import SEARCH_PATH
 from nsk8s.cluster.pki import API_PORT, authority
 from nsk8s.cluster.state import ClusterState, NodeState, Paths
-from nsk8s.config import ClusterConfig
+from nsk8s.config import FIRST_NODE, ClusterConfig
 from nsk8s.kernel.machine import netns_path
-from nsk8s.net.topology import CONTROL_PLANE, ROUTER, netns_name
+from nsk8s.net.topology import CONTROL_PLANE, ROUTER, inside_interfaces, netns_name
 
 Spec = dict[str, Any]
 
@@ -105,7 +105,7 @@ def control_plane(paths: Paths, config: ClusterConfig) -> list[Spec]:
         "--allocate-node-cidrs=true",
         f"--cluster-cidr={','.join(config.pod_cidrs)}",
         *_mask_sizes(config),
-        f"--node-cidr-first-address={config.control_plane_ip if config.has_ipv4 else api_ip}",
+        f"--node-cidr-first-address={','.join(_first_addresses(config))}",
         f"--service-cluster-ip-range={','.join(config.service_cidrs)}",
         f"--root-ca-file={pki}/ca.crt",
         f"--node-monitor-period={timing.node_monitor_period}s",
@@ -129,6 +129,12 @@ def _mask_sizes(config: ClusterConfig) -> list[str]:
     return [f"--node-cidr-mask-size={four}" if config.has_ipv4 else f"--node-cidr-mask-size-ipv6={six}"]
 
 
+def _first_addresses(config: ClusterConfig) -> list[str]:
+    """The address that each rack's hosts are counted from."""
+    firsts = [rack.subnet[FIRST_NODE] for rack in config.all_racks]
+    return [str(ip) if config.has_ipv4 else config.node_ips(ip)[0] for ip in firsts]
+
+
 def _pool(config: ClusterConfig) -> str:
     return f"--load-balancer-pool={config.load_balancer.pool}"
 
@@ -143,6 +149,8 @@ def router(paths: Paths, config: ClusterConfig) -> list[Spec]:
     argv = [f"--kubeconfig={paths.node_root(ROUTER)}/router-agent.conf", f"--service-cidr={','.join(config.service_cidrs)}"]
     if config.load_balancer.mode == "ecmp":
         argv.append(_pool(config))
+    if len(config.all_racks) > 1:
+        argv.append(f"--inside={','.join(inside_interfaces(config))}")
     argv += _network(config)
     spec = _spec(paths, config, ROUTER, "router-agent", argv)
     spec["env"]["XTABLES_LOCKFILE"] = str(paths.run / "router-xtables.lock")  # its /run is the machine's

@@ -36,7 +36,7 @@ class Settings:
     node_cidr_mask_size: int = 24
     node_cidr_mask_size_ipv6: int = 64
     service_cluster_ip_ranges: tuple[Network, ...] = ()
-    node_cidr_first_address: Address | None = None
+    node_cidr_first_address: tuple[Address, ...] = ()
     node_monitor_period_s: float = 5.0
     node_monitor_grace_s: float = 50.0
     node_startup_grace_s: float = 60.0

@@ -108,9 +108,9 @@ def networks(text: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
-def address(text: str) -> Address | None:
-    """An IP address; None for an empty text. Raises ValueError."""
-    return ipaddress.ip_address(text) if text else None
+def addresses(text: str) -> tuple[Address, ...]:
+    """IP addresses, separated by commas. Raises ValueError."""
+    return tuple(ipaddress.ip_address(word.strip()) for word in text.split(",") if word.strip())
 
 
 def _flag(name: str, default: Any, type_: Any = None, help_: str = "") -> Callable[[Any], Any]:
@@ -134,7 +134,7 @@ def _switch(name: str, default: bool, help_: str = "") -> Callable[[Any], Any]:
 @_flag("node-cidr-mask-size", 0, int, "Of a node's subnet; 0 is 24 for IPv4, 64 for IPv6. Not for dual-stack.")
 @_flag("node-cidr-mask-size-ipv4", 0, int, "The same for IPv4 in a dual-stack cluster.")
 @_flag("node-cidr-mask-size-ipv6", 0, int, "The same for IPv6 in a dual-stack cluster.")
-@_flag("node-cidr-first-address", "", address, "The node with this InternalIP gets the first subnet, the next one the second.")
+@_flag("node-cidr-first-address", "", addresses, "The node with this InternalIP gets the first subnet, and so on; one a rack.")
 @_flag("service-cluster-ip-range", "", networks)
 @_flag("node-monitor-period", "5s", duration, "Accepted; nodes are judged by their own deadlines, not by a period.")
 @_flag("node-monitor-grace-period", "50s", duration)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
@@ -81,10 +81,8 @@ class CidrSet:
         return self.subnet(index)
 
 
-def preferred_index(node: Object, first: Address | None) -> int | None:
-    """Which subnet a node would like, by its InternalIP's distance from `first`. Pure."""
-    if first is None:
-        return None
+def preferred_index(node: Object, firsts: Iterable[Address]) -> int | None:
+    """Which subnet a node would like, by its InternalIP's distance from the nearest of `firsts` below it. Pure."""
     for entry in (node.get("status") or {}).get("addresses") or []:
         if entry.get("type") != "InternalIP":
             continue
@@ -92,8 +90,10 @@ def preferred_index(node: Object, first: Address | None) -> int | None:
             address = ipaddress.ip_address(entry.get("address", ""))
         except ValueError:
             continue
-        if address.version == first.version:
-            return int(address) - int(first)
+        distances = (int(address) - int(first) for first in firsts if first.version == address.version)
+        below = [distance for distance in distances if distance >= 0]
+        if below:
+            return min(below)
     return None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import NamedTuple
 
 from nsk8s.kernel import rtmsg
@@ -28,6 +29,27 @@ class Via(NamedTuple):
 
     gateway: str
     onlink: int = 0
+
+
+class Around(NamedTuple):
+    """What this machine reaches without a gateway, and its default gateways."""
+
+    networks: tuple[str, ...]
+    gateways: tuple[str, ...]
+
+    def gateway(self, ip: str) -> str:
+        """Through whom packets to `ip` go: itself, when it is on a link of this machine or when nobody leads further."""
+        address = ip_address(ip)
+        if any(address in ip_network(n) for n in self.networks):
+            return ip
+        return next((g for g in self.gateways if (":" in g) == (":" in ip)), ip)
+
+
+def around() -> Around:
+    with Rtnl() as rtnl:
+        networks = {str(ip_interface(a.cidr).network) for a in rtnl.addrs() if a.scope == rtmsg.RT_SCOPE_UNIVERSE}
+        defaults = sorted((r for r in rtnl.routes() if r.dst == "default" and r.gateway), key=lambda r: r.priority)
+    return Around(tuple(sorted(networks)), tuple(r.gateway for r in defaults))
 
 
 def ours() -> dict[str, Via]:

@@ -93,7 +93,7 @@ NTF_USE, NTF_SELF, NTF_ROUTER = 0x01, 0x02, 0x80
 NUD_REACHABLE, NUD_FAILED, NUD_NOARP, NUD_PERMANENT = 0x02, 0x20, 0x40, 0x80
 
 FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_OIFNAME = 1, 2, 3, 6, 10, 15, 16, 17
-FR_ACT_TO_TBL = 1
+FR_ACT_TO_TBL, FR_ACT_UNREACHABLE = 1, 7
 
 RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
 RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
@@ -605,16 +605,18 @@ def rule_change(
     priority: int, table: int, *, add: bool = True, family: int = 0, src: str = "", dst: str = "", iif: str = "",
     fwmark: int = 0, fwmask: int = 0,
 ) -> Request:  # fmt: skip
-    """A rule `from src to dst iif … fwmark … lookup table`; the family is that of src or dst, `family`, or IPv4."""
+    """A rule `from src to dst iif … fwmark … lookup table` (table 0: `unreachable`); the family is that of src or dst,
+    `family`, or IPv4."""
     body, lengths = b"", [0, 0]
     for position, kind, text in ((1, FRA_SRC, src), (0, FRA_DST, dst)):
         if text:
             family, raw, lengths[position] = pack_prefix(text)
             body += attr(kind, raw)
     head = _RTMSG.pack(
-        family or socket.AF_INET, lengths[0], lengths[1], 0, table if table < 256 else 0, 0, 0, FR_ACT_TO_TBL, 0
-    )
-    body += attr_u32(FRA_PRIORITY, priority) + attr_u32(FRA_TABLE, table)
+        family or socket.AF_INET, lengths[0], lengths[1], 0, table if table < 256 else 0, 0, 0,
+        FR_ACT_TO_TBL if table else FR_ACT_UNREACHABLE, 0,
+    )  # fmt: skip
+    body += attr_u32(FRA_PRIORITY, priority) + (attr_u32(FRA_TABLE, table) if table else b"")
     if iif:
         body += attr_text(FRA_IIFNAME, iif)
     if fwmark or fwmask:

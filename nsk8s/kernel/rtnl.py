@@ -310,7 +310,7 @@ class Rtnl:
         return [n for n in found if not index or n.index == index]
 
     def rule_add(self, priority: int, table: int, **options: Any) -> None:
-        """Add a policy rule; options: family, src, dst, iif, fwmark, fwmask."""
+        """Add a policy rule (table 0: refuse); options: family, src, dst, iif, fwmark, fwmask."""
         self.execute(m.rule_change(priority, table, **options))
 
     def rule_del(self, priority: int, table: int, **options: Any) -> None:

@@ -82,10 +82,15 @@ def _network(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--mode", type=click.Choice(podnet.MODES), default="routes", show_default=True, help="How pods are reached.")
 @click.option("--expose", default="", callback=_expose, metavar="pods,services", help="What is reached from outside.")
 @click.option("--service-cidr", default="", callback=_network, metavar="CIDR[,CIDR]", help="Services' addresses.")
+@click.option(
+    "--inside", default="eth0", show_default=True, callback=lambda c, p, v: tuple(v.split(",")), metavar="NAME[,NAME]",
+    help="The interfaces to the nodes, one a rack. With several, pods of one rack reach the others' through here.",
+)  # fmt: skip
 @_verbosity
 def _router_agent(
-    path: str, pool: Pool | None, mode: str, expose: frozenset[str], service_cidr: tuple[str, ...], verbosity: int
-) -> int:
+    path: str, pool: Pool | None, mode: str, expose: frozenset[str], service_cidr: tuple[str, ...], inside: tuple[str, ...],
+    verbosity: int,
+) -> int:  # fmt: skip
     """Lead load balancers' addresses and services to the nodes over equal paths, and pods to their nodes. Runs on the router.
 
     The ConfigMap kube-system/node-network, when there is one, wins over --mode and --expose.
@@ -93,7 +98,7 @@ def _router_agent(
     Example: router-agent --kubeconfig router-agent.conf --load-balancer-pool 10.100.0.0/16 --mode router
     """
     setup_logging(verbosity)
-    return run(RouterAgent(path, pool, podnet.Settings(mode, expose), service_cidr).serve)
+    return run(RouterAgent(path, pool, podnet.Settings(mode, expose), service_cidr, inside).serve)
 
 
 @click.command("speaker", context_settings=CONTEXT_SETTINGS)

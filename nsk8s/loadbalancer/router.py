@@ -46,17 +46,21 @@ SYSCTLS = {
     "net/ipv4/fib_multipath_use_neigh": "1",
     # How soon that is noticed, in place of BFD: up to 7.5 s it is believed (the kernel draws half to one and a half of this),
     # 1 s more passes before it is asked, and 1.5 s until three questions are unanswered.
-    "net/ipv4/neigh/eth0/base_reachable_time_ms": "5000",
-    "net/ipv4/neigh/eth0/delay_first_probe_time": "1",
-    "net/ipv4/neigh/eth0/retrans_time_ms": "500",
+    "net/ipv4/neigh/{inside}/base_reachable_time_ms": "5000",
+    "net/ipv4/neigh/{inside}/delay_first_probe_time": "1",
+    "net/ipv4/neigh/{inside}/retrans_time_ms": "500",
 }
 SYSCTLS6 = {"net/ipv6/fib_multipath_hash_policy": "1"}
 """IPv6 routers pass over no next hop by themselves: one that is dead is left out when its Node is NotReady."""
 NO_REDIRECTS = "-p icmpv6 -m icmp6 --icmpv6-type 137 -m comment --comment \"nsk8s: nobody is told of a shorter way\" -j DROP"
 """IPv6 has no send_redirects: what the router leads back to where it came from would be answered with one a second."""
+INSIDE, OUTSIDE = "eth0", "eth1"
+"""The router's interfaces; with racks there are more inside."""
 
 BACK_PRIORITY = PROTOCOL + 1
 """Of the rules for services; the pool's, which `up` makes, has PROTOCOL."""
+
+OUTSIDE_PRIORITY = PROTOCOL + 2
 
 Routes = Mapping[str, tuple[str, ...]]
 """destination → gateways; without one the destination is unreachable."""
@@ -119,21 +123,33 @@ def ask_again() -> list[str]:
     return asked
 
 
-def refuse_back(cidrs: Iterable[str]) -> None:
+def refuse_back(cidrs: Iterable[str], inside: Iterable[str] = (INSIDE,)) -> None:
     """What nodes send back, because they have no such service, is refused: or it would go round until its TTL ends."""
     with Rtnl() as rtnl:
-        have = {rule.dst for rule in rtnl.rules() if rule.priority == BACK_PRIORITY}
-        want = set(cidrs)
-        for family in {socket.AF_INET6 if ":" in cidr else socket.AF_INET for cidr in want}:
+        have = {(rule.dst, rule.iif) for rule in rtnl.rules() if rule.priority == BACK_PRIORITY}
+        want = {(cidr, iif) for cidr in cidrs for iif in inside}
+        for family in {socket.AF_INET6 if ":" in cidr else socket.AF_INET for cidr, _ in want}:
             rtnl.route_replace("default", table=PROTOCOL, kind="unreachable", protocol=PROTOCOL, family=family)
+        for cidr, iif in want - have:
+            rtnl.rule_add(BACK_PRIORITY, PROTOCOL, dst=cidr, iif=iif)
+        for cidr, iif in have - want:
+            rtnl.rule_del(BACK_PRIORITY, PROTOCOL, dst=cidr, iif=iif)
+
+
+def refuse_outside(cidrs: Iterable[str]) -> None:
+    """What comes from outside for pods that the router knows only for the sake of its racks is refused, as without a route."""
+    with Rtnl() as rtnl:
+        have = {rule.dst for rule in rtnl.rules() if rule.priority == OUTSIDE_PRIORITY}
+        want = set(cidrs)
         for cidr in want - have:
-            rtnl.rule_add(BACK_PRIORITY, PROTOCOL, dst=cidr, iif="eth0")
+            rtnl.rule_add(OUTSIDE_PRIORITY, 0, dst=cidr, iif=OUTSIDE)
         for cidr in have - want:
-            rtnl.rule_del(BACK_PRIORITY, PROTOCOL, dst=cidr, iif="eth0")
+            rtnl.rule_del(OUTSIDE_PRIORITY, 0, dst=cidr, iif=OUTSIDE)
 
 
-def set_sysctls(*, ipv6: bool = False) -> None:
-    for key, value in {**SYSCTLS, **(SYSCTLS6 if ipv6 else {})}.items():
+def set_sysctls(inside: Iterable[str] = (INSIDE,), *, ipv6: bool = False) -> None:
+    wanted = {key.format(inside=i): value for i in inside for key, value in SYSCTLS.items()}
+    for key, value in {**wanted, **(SYSCTLS6 if ipv6 else {})}.items():
         try:
             with open(f"/proc/sys/{key}", "w", encoding="ascii") as f:
                 f.write(value)
@@ -152,18 +168,20 @@ class RouterAgent:
     """All work is one key of a work queue: any event makes all routes be looked at again."""
 
     def __init__(
-        self, kubeconfig_path: str, pool: Pool | None, settings: Settings = DEFAULT, service_cidrs: Iterable[str] = ()
-    ) -> None:
+        self, kubeconfig_path: str, pool: Pool | None, settings: Settings = DEFAULT, service_cidrs: Iterable[str] = (),
+        inside: Iterable[str] = (INSIDE,),
+    ) -> None:  # fmt: skip
         self._kubeconfig = kubeconfig_path
         self._pool = pool
         self._started_with = settings
         self._service_cidrs = tuple(service_cidrs)
+        self._inside = tuple(inside)
         self._knows_pods = False
         self._knew_pods_at = -math.inf
 
     async def serve(self, stop: asyncio.Event) -> None:
         ipv6 = any(":" in cidr for cidr in self._service_cidrs)
-        set_sysctls(ipv6=ipv6)
+        set_sysctls(self._inside, ipv6=ipv6)
         if ipv6:
             try:
                 await withhold_redirects()
@@ -194,7 +212,7 @@ class RouterAgent:
 
     async def _reconcile(self, _: str) -> float:
         knew, settings = self._knows_pods, self._config.in_force()
-        self._knows_pods = settings.router_knows_pods
+        self._knows_pods = settings.router_knows_pods or (settings.mode != "vxlan" and len(self._inside) > 1)
         usable = nodes.gateways(self._nodes.items())
         want: dict[str, tuple[str, ...]] = {}
         if self._pool is not None:
@@ -206,11 +224,14 @@ class RouterAgent:
         now = asyncio.get_running_loop().time()
         if knew or self._knows_pods:
             self._knew_pods_at = now
-        # Nodes that have just been told to know the ways themselves may still send packets here.
-        settling = now - self._knew_pods_at < SETTLE_S
+        # Nodes that have just been told to know the ways themselves may still send packets here; and those of another rack
+        # until each has heard of the other's end of the tunnel.
+        settling = now - self._knew_pods_at < SETTLE_S * (1 if len(self._inside) == 1 else 2)
         if settling:
             want |= {cidr: (gateway,) for cidr, gateway in podnet.routes(self._nodes.items()).items()}
-        refuse_back(services)
+        refuse_back(services, self._inside)
+        inner = settling and len(self._inside) > 1 and not settings.router_knows_pods
+        refuse_outside(c for n in self._nodes.items() for c in podnet.pod_cidrs(n) if inner)
         done, removed = ensure(want)
         for dst, hops in done.items():
             log.info("route to %s: %s", dst, "via " + " ".join(hops) if hops else "unreachable, no node can take it")

@@ -137,6 +137,11 @@ def router_port(number: int) -> str:
     return f"eth{number + 1}" if number else "eth0"
 
 
+def inside_interfaces(config: ClusterConfig) -> list[str]:
+    """The router's interfaces to the racks."""
+    return [router_port(i) for i in range(len(config.all_racks))]
+
+
 def node(config: ClusterConfig, name: str, rack: str = "") -> Machine:
     """A node (the control plane is one too)."""
     where = config.rack(rack)

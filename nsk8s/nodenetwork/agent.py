@@ -149,11 +149,16 @@ class Agent:
     def _ensure_routes(self, own: Object | None, settings: Settings, links: Mapping[Overlay, Link], *, settled: bool) -> None:
         """In mode router there are none, the default route leads to who knows; the old ones go once that one does."""
         nodes = self._nodes.items()
-        want = {dst: Via(via) for dst, via in podnet.routes(nodes, self._node).items()}
+        around = routes.around()
+        want = {dst: Via(around.gateway(via)) for dst, via in podnet.routes(nodes, self._node).items()}
         known = set(want)
         for overlay, link in links.items():
             found = [p for p in plan.peers(nodes, self._node, overlay) if p.cidr in want]
             want = {**plan.neighbours(found, overlay, link.index), **want, **{p.cidr: Via(p.gateway, link.index) for p in found}}
+        if not settled:
+            # The router may not know them yet: the ways around it stay until it does.
+            far = {dst for dst, via in podnet.routes(nodes, self._node).items() if around.gateway(via) != via}
+            want |= {dst: via for dst, via in routes.ours().items() if dst in far and dst in want}
         if settings.mode == "router":
             want = {} if settled else {dst: via for dst, via in routes.ours().items() if dst in known}
         refuse = podnet.pod_cidrs(own) if own is not None and settings.router_knows_pods else []

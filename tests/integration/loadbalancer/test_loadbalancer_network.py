@@ -128,7 +128,7 @@ def test_the_routers_sysctls(lan: list[int]) -> None:
 
     with entered(lan[0]):
         router.set_sysctls()
-        names = {re.sub("net/ipv4/", "", key): wanted for key, wanted in router.SYSCTLS.items()}
+        names = {re.sub("net/ipv4/", "", key.format(inside="eth0")): wanted for key, wanted in router.SYSCTLS.items()}
         assert {n: value(n) for n in names} == names
     with entered(lan[1]):
         assert all(value(n) != wanted for n, wanted in names.items()), "of this namespace only"

@@ -120,7 +120,7 @@ def test_one_node_at_once_the_next_ten_seconds_later() -> None:
 
 
 def test_subnets_by_address() -> None:
-    first = ipaddress.ip_address("192.168.56.10")
+    first = (ipaddress.ip_address("192.168.56.10"), ipaddress.ip_address("192.168.57.10"))
     cidrs = CidrSet(ipaddress.ip_network("10.244.0.0/16"), 24)
     assert str(cidrs.allocate(preferred_index(node("cp", address="192.168.56.10"), first))) == "10.244.0.0/24"
     assert str(cidrs.allocate(preferred_index(node("n2", address="192.168.56.12"), first))) == "10.244.2.0/24"
@@ -128,7 +128,8 @@ def test_subnets_by_address() -> None:
     assert str(cidrs.allocate(preferred_index(node("far", address="192.168.56.9"), first))) == "10.244.3.0/24"
     assert str(cidrs.allocate(preferred_index(node("n1", address="192.168.56.11"), first))) == "10.244.4.0/24", "taken"
     assert preferred_index(node("n", address="nonsense"), first) is None
-    assert preferred_index(node("n", address="192.168.56.11"), None) is None
+    assert preferred_index(node("rack b", address="192.168.57.13"), first) == 3, "hosts are numbered through all racks"
+    assert preferred_index(node("n", address="192.168.56.11"), ()) is None
 
 
 operations = st.lists(st.one_of(st.none(), st.integers(0, 20), st.integers(0, 7).map(lambda i: -1 - i)), max_size=60)
@@ -193,7 +194,7 @@ def test_mask_sizes_that_cannot_be(clusters: str, given: tuple[int, int, int], w
 
 
 def test_a_subnet_of_each_family() -> None:
-    first = ipaddress.ip_address("192.168.56.10")
+    first = (ipaddress.ip_address("192.168.56.10"),)
     ranges = networks("10.96.0.0/16,fd00:10:96::/112")
     sets = make_sets(Settings(cluster_cidrs=networks(f"{V4},{V6}"), service_cluster_ip_ranges=ranges))
     two = preferred_index(node("n2", address="192.168.56.12"), first)

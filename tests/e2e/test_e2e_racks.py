@@ -1,0 +1,133 @@
+"""Two racks behind the router: an L3 hop between nodes, in every routing mode, switched on the living cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e_cluster import Capture, apply, ask, get, netns, nsk8s, pod, pods, until
+from test_e2e_routing import Pings, hops, routes
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+CONFIG = """
+racks: [{name: a, subnet: 192.168.56.0/24}, {name: b, subnet: 192.168.57.0/24}]
+nodes: [{name: node1}, {name: node2, rack: a}, {name: node3, rack: b, link: {rate: 800mbit}}]
+"""
+PODS = {"a": "node1", "b": "node2", "c": "node3"}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Addresses of a, b and c, which tell their clients' addresses; c is in the other rack."""
+    file = tmp_path_factory.mktemp("racks") / "cluster.yaml"
+    file.write_text(CONFIG)
+    try:
+        nsk8s("up", "-q", "-f", str(file))
+        echo = [pod(name, "nsk8s/echo", nodeName=node) for name, node in PODS.items()]
+        for each in echo:
+            del each["spec"]["containers"][0]["command"]
+        apply(*echo, {
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "c"},
+            "spec": {"type": "LoadBalancer", "selector": {"app": "c"}, "ports": [{"port": 80, "targetPort": 8080}]},
+        })  # fmt: skip
+        until("the pods are ready", lambda: all(pods(f"app={name}") for name in PODS))
+        yield {name: get(f"pod/{name}")["status"]["podIP"] for name in PODS}
+    finally:
+        nsk8s("down", "-q", ok=False)
+
+
+def switch(mode: str, **more: str) -> None:
+    apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "node-network", "namespace": "kube-system"},
+           "data": {"mode": mode, **more}})  # fmt: skip
+
+
+def check_addresses(cluster: dict[str, str]) -> None:
+    """Nobody's address changes between racks; Services lead across; what leaves the cluster is the node's."""
+    for source, target in (("a", "c"), ("c", "a"), ("b", "c"), ("a", "b")):
+        assert ask((f"pod/{source}",), f"http://{cluster[target]}:8080/")["client"].partition(":")[0] == cluster[source], (source, target)
+    ip = get("svc/c")["status"]["loadBalancer"]["ingress"][0]["ip"]
+    assert ask(("client",), f"http://{ip}/")["pod"] == "c"
+    assert ask(("pod/a",), f"http://{get('svc/c')['spec']['clusterIP']}/")["client"].partition(":")[0] == cluster["a"]
+
+
+def test_machines_are_where_they_should_be(cluster: dict[str, str]) -> None:
+    addresses = {n["metadata"]["name"]: n["status"]["addresses"][0]["address"] for n in get("nodes")["items"]}
+    assert addresses == {"control-plane": "192.168.56.10", "node1": "192.168.56.11", "node2": "192.168.56.12",
+                         "node3": "192.168.57.13"}  # fmt: skip
+    assert get("node/node3")["spec"]["podCIDR"] == "10.244.3.0/24", "hosts are numbered through all racks"
+    status = json.loads(nsk8s("status", "-o", "json").stdout)
+    machines = {m["name"]: m["addresses"] for m in status["machines"] if m["role"] in ("switch", "router")}
+    assert machines == {"switch": [], "switch-b": [], "router": ["192.168.56.1", "192.168.57.1", "203.0.113.1"]}
+    assert "node3" in netns("switch-b", "ip", "-br", "link").stdout
+    assert "rate 800Mbit" in netns("switch-b", "tc", "qdisc", "show", "dev", "node3").stdout
+    ports = {c["machine"]: c["port"] for c in json.loads(nsk8s("link", "show", "-o", "json").stdout) if c["machine"] != "router"}
+    assert (ports["node2"], ports["node3"], ports["client"]) == ("switch/node2", "switch-b/node3", "router/eth1")
+
+
+def test_routes_lead_to_another_rack_through_the_router(cluster: dict[str, str], tmp_path: Path) -> None:
+    assert "via 192.168.56.1 " in routes("node1")["10.244.3.0/24"]
+    assert "via 192.168.56.12 " in routes("node1")["10.244.2.0/24"]
+    assert "via 192.168.57.1 " in routes("node3")["10.244.1.0/24"]
+    assert "via 192.168.57.13 dev eth2" in routes("router")["10.244.3.0/24"]
+    check_addresses(cluster)
+    assert (hops("pod/a", cluster["b"]), hops("pod/a", cluster["c"])) == (2, 3), "the TTL shows the hop"
+    capture = Capture(tmp_path, "router", "switch/node3", interface="any", expression="icmp")
+    try:
+        assert hops("pod/a", cluster["c"]) == 3
+        seen = capture.until("echo reply", "router")
+        came, went = (re.search(rf"^(\S+) +{way} +IP 10\.244\.1\.", "\n".join(seen), re.MULTILINE) for way in ("In", "Out"))
+        assert came, seen
+        assert went, seen
+        assert came[1] != went[1], "in by one interface, out by another"
+        capture.until("echo reply", "switch-node3")
+    finally:
+        capture.stop()
+
+
+def test_the_router_keeps_them_from_the_outside(cluster: dict[str, str]) -> None:
+    refused = nsk8s("enter", "client", "--", "ping", "-c", "1", "-W", "1", cluster["c"], ok=False).stdout
+    assert "From 203.0.113.1 icmp_seq=1 Destination Net Unreachable" in refused
+    switch("routes", expose="pods")
+    until("it is exposed", lambda: not netns("router", "ip", "rule", "show", "priority", "120").stdout)
+    assert ask(("client",), f"http://{cluster['c']}:8080/")["client"].startswith("203.0.113.10:")
+    switch("routes", expose="")
+    until("it is not", lambda: netns("router", "ip", "rule", "show", "priority", "120").stdout)
+    assert "Net Unreachable" in nsk8s("enter", "client", "--", "ping", "-c", "1", "-W", "1", cluster["c"], ok=False).stdout
+
+
+def test_a_tunnel_goes_through_the_router(cluster: dict[str, str], tmp_path: Path) -> None:
+    pings = Pings("a", cluster["c"])
+    switch("vxlan")
+    until("the tunnel", lambda: "flannel.1" in routes("node1").get("10.244.3.0/24", ""), 20)
+    until("the router has forgotten the pods", lambda: "10.244.3.0/24" not in routes("router"), 20)
+    assert pings.lost() == 0
+    check_addresses(cluster)
+    assert hops("pod/a", cluster["c"]) == 2, "the packets inside do not see the way outside"
+    capture = Capture(tmp_path, "router", expression="udp port 8472")
+    try:
+        hops("pod/a", cluster["c"])
+        capture.until(r"192\.168\.56\.11\.\d+ > 192\.168\.57\.13\.8472: OTV")
+    finally:
+        capture.stop()
+
+
+def test_back_to_routes_without_a_loss(cluster: dict[str, str]) -> None:
+    """The router learns the pods when the nodes are told to send them there: they wait for it."""
+    pings = Pings("a", cluster["c"])
+    switch("routes")
+    until("the routes", lambda: "via 192.168.56.1 " in routes("node1").get("10.244.3.0/24", ""), 20)
+    assert pings.lost() == 0
+    assert hops("pod/a", cluster["c"]) == 3
+    check_addresses(cluster)
+
+
+def test_a_node_comes_to_a_rack(cluster: dict[str, str]) -> None:
+    nsk8s("node", "add", "node4", "--rack", "b")
+    assert get("node/node4")["status"]["addresses"][0]["address"] == "192.168.57.14"
+    until("its route", lambda: "via 192.168.56.1 " in routes("node1").get("10.244.4.0/24", ""))
+    assert "via 192.168.57.14 " in routes("node3")["10.244.4.0/24"]
+    done = nsk8s("node", "add", "node5", "--rack", "x", ok=False)
+    assert done.stderr == "error: there is no rack 'x' in this cluster → there are: a, b\n"
