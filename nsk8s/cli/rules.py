@@ -73,7 +73,7 @@ def rules(cluster: str, service: str | None, namespace: str, node: str, ipv6: bo
     where = "KUBE-POSTROUTING" if counts else "the chain masquerading"
     click.echo(f"\nWhat is marked for masquerade gets the node's address in {where}.")
     if has_both:
-        click.echo(f"It has rules for IPv6, too: nsk8s rules -6 {service}")
+        click.echo(f"It has rules for IPv6, too: nsk8s rules -6 {key}")
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ def _overview(held: _Held, other: _Held | None, node: str, output: str | None) -
     found = dict(held.services)
     for name, entries in (other.services if other else {}).items():
         found[name] = [*found.get(name, []), *entries]
+    found = dict(sorted(found.items()))
     if output:
         print_json({"node": node, "mode": held.mode, "services": found})
         return

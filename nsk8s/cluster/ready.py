@@ -26,6 +26,7 @@ from nsk8s.errors import AlreadyExists, Gone, NotFound, Nsk8sError, StatusError
 from nsk8s.kernel import machine
 from nsk8s.net.topology import netns_name
 
+A, AAAA = 1, 28
 RESEND_S = 0.02
 """A DNS query without an answer is asked again so soon while a cluster starts."""
 GONE_POLL_S = 0.25
@@ -160,15 +161,15 @@ def _where_to_look(paths: Paths, component: str, machine_name: str = "") -> str:
     return "nsk8s status shows what runs"
 
 
-def _query(domain: str) -> bytes:
+def _query(domain: str, kind: int) -> bytes:
     name = b"".join(bytes([len(p)]) + p.encode() for p in f"kubernetes.default.svc.{domain}".split(".")) + b"\0"
-    return struct.pack("!HHHHHH", 0x6E73, 0x0100, 1, 0, 0, 0) + name + struct.pack("!HH", 1, 1)
+    return struct.pack("!HHHHHH", 0x6E73, 0x0100, 1, 0, 0, 0) + name + struct.pack("!HH", kind, 1)
 
 
 def wait_dns(config: ClusterConfig, nodes: list[str], deadline: float, check: Callable[[], None] = lambda: None) -> None:
     """Ask the cluster DNS for `kubernetes.default` from each node until each has an answer with an address. Raises Nsk8sError."""
-    query = _query(config.cluster_domain)
     target = (config.dns_ips[0], 53)
+    query = _query(config.cluster_domain, AAAA if ":" in target[0] else A)  # `kubernetes` has the primary family only
     family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
     poller = select.poll()
     sockets: dict[int, tuple[str, socket.socket]] = {}

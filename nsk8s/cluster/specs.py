@@ -262,6 +262,7 @@ def node_files(config: ClusterConfig) -> dict[str, str]:
         "kind": "KubeProxyConfiguration",
         "mode": config.proxy.mode,
         "clusterCIDR": ",".join(config.pod_cidrs),
+        **({"bindAddress": "::"} if config.network.ip_families[0] == "IPv6" else {}),
         "iptables": dict(sync),
         "nftables": dict(sync),
         **config.proxy.config,

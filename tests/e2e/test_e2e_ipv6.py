@@ -1,0 +1,53 @@
+"""A cluster that has IPv6 and nothing else: it comes up, and its Services are reached by name and by node port."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e_cluster import ask, get, in_pod, netns, nsk8s, pods, until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+HELLO = Path(__file__).parents[2] / "examples" / "hello.yaml"
+NODE1 = "fd00:192:168:56::11"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    file = tmp_path_factory.mktemp("ipv6") / "cluster.yaml"
+    config = {"nodes": 1, "network": {"ipFamilies": ["IPv6"]}, "loadBalancer": {"mode": "off"}}
+    file.write_text(json.dumps(config))
+    nsk8s("down", "-q", ok=False)
+    try:
+        nsk8s("up", "-q", "-f", str(file))
+        nsk8s("apply", "-f", str(HELLO))
+        until("three ready pods", lambda: len(pods()) == 3)
+        yield
+    finally:
+        nsk8s("down", "-q", ok=False)
+
+
+def test_services_by_name_address_and_node_port(cluster: None) -> None:
+    spec = get("service/hello")["spec"]
+    assert (spec["ipFamilies"], spec["clusterIPs"]) == (["IPv6"], [spec["clusterIP"]])
+    names = {p["metadata"]["name"] for p in pods()}
+    node_port = spec["ports"][0]["nodePort"]
+    assert ask(("client",), f"http://[{NODE1}]:{node_port}/")["pod"] in names
+    assert ask(("node1",), f"http://[{spec['clusterIP']}]/")["pod"] in names
+    asker = min(names)
+    found = in_pod(asker, "getent", "ahostsv6", "hello", "kubernetes.default").split()
+    assert {spec["clusterIP"], "fd00:10:96::1"} <= set(found)
+    assert in_pod(asker, "cat", "/etc/resolv.conf").splitlines()[1] == "nameserver fd00:10:96::a"
+    assert f"to {spec['clusterIP']} port 80/tcp" in nsk8s("rules", "hello").stdout, "found without -6"
+
+
+def test_nothing_is_ipv4(cluster: None) -> None:
+    assert "KUBE-SERVICES" in netns("node1", "ip6tables-save").stdout
+    assert "KUBE-SERVICES" not in netns("node1", "iptables-save").stdout
+    (cidr,) = get("node/node1")["spec"]["podCIDRs"]
+    assert all(p["status"]["podIPs"] == [{"ip": p["status"]["podIP"]}] and ":" in p["status"]["podIP"] for p in pods())
+    assert cidr == "fd00:10:244:1::/64"
+    healthz = ("curl", "-g", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "3", f"http://[{NODE1}]:10256/healthz")
+    assert netns("client", *healthz).stdout == "200"
