@@ -196,6 +196,10 @@ class LoadBalancer(_Model):
         return "off" if value is False else value
 
 
+IPV6_MIN_MTU = 1280
+"""RFC 8200; a link with less has no IPv6."""
+
+
 class PodNetwork(_Model):
     """How packets find pods; docs/routing.md compares the ways."""
 
@@ -208,9 +212,15 @@ class PodNetwork(_Model):
     offload: bool = True
     """false: no checksum and no segmentation is left to network cards, so that captures show what a wire would carry."""
     mtu: Annotated[int, Field(ge=576, le=65535)] | None = None
-    """The pods' MTU at most; without it, what the way between nodes takes (1500, or 1450 for vxlan)."""
+    """The pods' MTU at most; without it, what the way between nodes takes (1500; for vxlan 1450, or 1430 with IPv6)."""
     policy: bool = False
     """Whether every node enforces NetworkPolicies; it needs nft on this machine, and costs each node a process of 12 MB."""
+
+    @model_validator(mode="after")
+    def _ipv6_fits(self) -> PodNetwork:
+        if self.mtu is not None and self.mtu < IPV6_MIN_MTU and "IPv6" in self.ip_families:
+            raise ValueError(f"network.mtu ({self.mtu}) must be {IPV6_MIN_MTU} or more with IPv6 in network.ipFamilies")
+        return self
 
     @field_validator("ip_families")
     @classmethod

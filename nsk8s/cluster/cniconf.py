@@ -112,9 +112,10 @@ def _parsed(name: str, text: str) -> libcni.NetworkList:
 def _two_nodes(config: ClusterConfig) -> Iterator[Values]:
     """What two nodes of the cluster would put in."""
     subnets = config.subnets
-    for i, cidr in enumerate(islice(subnets.pods.subnets(new_prefix=subnets.node_mask), 2)):
-        ip = str(config.control_plane_ip + i)
-        yield Values(f"node{i}", [ip], [str(cidr)], [str(subnets.pods)], [str(subnets.services)], 1500)
+    parts = subnets.pods.subnets(new_prefix=subnets.node_mask), subnets.pods6.subnets(new_prefix=subnets.node_mask6)
+    for i, (four, six) in enumerate(islice(zip(*parts, strict=False), 2)):
+        ips = config.node_ips(config.control_plane_ip + i)
+        yield Values(f"node{i}", ips, config.by_family(four, six), config.pod_cidrs, config.service_cidrs, 1500)
 
 
 def _pools(network: libcni.NetworkList) -> Iterator[tuple[str, tuple[str, str, str]]]:

@@ -74,6 +74,7 @@ def limits(nodes: int, pods: int) -> list[Check]:
     """Machine-wide limits that a big cluster meets; nsk8s never writes them."""
     wanted = (
         ("net.ipv4.neigh.default.gc_thresh3", 256 + 3 * pods - pods // 5 + nodes * 8),
+        ("net.ipv6.neigh.default.gc_thresh3", 256 + 3 * pods - pods // 5 + nodes * 8),
         ("net.netfilter.nf_conntrack_max", 16384),
         ("fs.inotify.max_user_instances", 64),
         ("kernel.pid_max", 8 * pods + 64 * nodes),

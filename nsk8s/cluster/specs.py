@@ -152,9 +152,7 @@ def router(paths: Paths, config: ClusterConfig) -> list[Spec]:
     if len(config.all_racks) > 1:
         argv.append(f"--inside={','.join(inside_interfaces(config))}")
     argv += _network(config)
-    spec = _spec(paths, config, ROUTER, "router-agent", argv)
-    spec["env"]["XTABLES_LOCKFILE"] = str(paths.run / "router-xtables.lock")  # its /run is the machine's
-    return [{**spec, "mnt": ""}]
+    return [{**_spec(paths, config, ROUTER, "router-agent", argv), "mnt": ""}]
 
 
 def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:

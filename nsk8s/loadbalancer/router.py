@@ -23,7 +23,6 @@ from nsk8s.client.informer import Informer
 from nsk8s.client.podnetconfig import PodNetworkConfig
 from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES
 from nsk8s.client.rest import Client
-from nsk8s.kernel import iptables
 from nsk8s.kernel.routes import PROTOCOL
 from nsk8s.kernel.rtmsg import NUD_FAILED
 from nsk8s.kernel.rtnl import Rtnl
@@ -52,8 +51,6 @@ SYSCTLS = {
 }
 SYSCTLS6 = {"net/ipv6/fib_multipath_hash_policy": "1"}
 """IPv6 routers pass over no next hop by themselves: one that is dead is left out when its Node is NotReady."""
-NO_REDIRECTS = "-p icmpv6 -m icmp6 --icmpv6-type 137 -m comment --comment \"nsk8s: nobody is told of a shorter way\" -j DROP"
-"""IPv6 has no send_redirects: what the router leads back to where it came from would be answered with one a second."""
 INSIDE, OUTSIDE = "eth0", "eth1"
 """The router's interfaces; with racks there are more inside."""
 
@@ -157,13 +154,6 @@ def set_sysctls(inside: Iterable[str] = (INSIDE,), *, ipv6: bool = False) -> Non
             log.warning("%s: %s: connections may spread unevenly", key.replace("/", "."), e.strerror)
 
 
-async def withhold_redirects() -> None:
-    """Add NO_REDIRECTS unless it is there."""
-    used = iptables.detect(ipv6=True)
-    if NO_REDIRECTS.rpartition(" -m comment")[0] not in await used.save("filter"):
-        await used.restore(f"*filter\n-A OUTPUT {NO_REDIRECTS}\nCOMMIT\n")
-
-
 class RouterAgent:
     """All work is one key of a work queue: any event makes all routes be looked at again."""
 
@@ -180,13 +170,7 @@ class RouterAgent:
         self._knew_pods_at = -math.inf
 
     async def serve(self, stop: asyncio.Event) -> None:
-        ipv6 = any(":" in cidr for cidr in self._service_cidrs)
-        set_sysctls(self._inside, ipv6=ipv6)
-        if ipv6:
-            try:
-                await withhold_redirects()
-            except iptables.IptablesError as e:
-                log.warning("senders will be told of shorter ways: %s", e.message)
+        set_sysctls(self._inside, ipv6=any(":" in cidr for cidr in self._service_cidrs))
         async with Client(kubeconfig.load(self._kubeconfig), user_agent="router-agent") as client:
             self._nodes = Informer(client, NODES)
             self._services = Informer(client, SERVICES)

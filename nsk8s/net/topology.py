@@ -85,6 +85,7 @@ _IPV6 = {
     "net/ipv6/icmp/echo_ignore_all": "0",
     "net/ipv6/icmp/ratelimit": "0",
 }
+# There is no send_redirects: an IPv6 router tells of shorter ways only where its gateways are link-local, and here none is.
 _IPV6_FORWARDING = {f"net/ipv6/conf/{which}/forwarding": "1" for which in ("all", "default")}
 _HOST = {
     # A new namespace inherits or defaults these from the machine: everything a packet's way depends on is said here.

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_cluster import Capture, apply, get, in_pod, netns, nsk8s, pod, pods, until
+from e2e_cluster import Capture, apply, documents, get, in_pod, netns, nsk8s, pod, pods, until
+from e2e_cluster import ask as ask_echo
 from test_e2e_network import NODES, PAIRS, PODS, PROTOCOLS, ask, cluster_of_peers, home, host, tracked
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
@@ -157,9 +158,9 @@ def test_a_policy_counts_for_both_families(addresses: dict[str, str]) -> None:
         nsk8s("delete", "networkpolicy", "only-a2")
 
 
-def switch(mode: str) -> None:
+def switch(mode: str, expose: str = "") -> None:
     apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "node-network", "namespace": "kube-system"},
-           "data": {"mode": mode}})  # fmt: skip
+           "data": {"mode": mode, "expose": expose}})  # fmt: skip
 
 
 def check(addresses: dict[str, str], mode: str) -> None:
@@ -206,11 +207,14 @@ def test_a_tunnel_for_each_family(addresses: dict[str, str], tmp_path: Path) -> 
 
 
 def test_a_router_that_knows_the_pods(addresses: dict[str, str]) -> None:
-    switch("router")
+    switch("router", "services")
     until("node1 knows no ways", lambda: not routes("node1") and "flannel" not in netns("node1", "ip", "-6", "route").stdout)
     check(addresses, "router")
     assert redirects() == [], "the shorter way is not for nodes to know"
     assert host(ask("client", addresses["a1"], "tcp")["tcp"][1]) == CLIENT6, "a router that knows the way leads anybody"
+    found = nsk8s("enter", "client", "--", "curl", "-s", "-m", "5", "http://[fd00:10:96::a]:9153/metrics").stdout
+    assert "coredns" in found, "the DNS' other ClusterIP"
+    assert ask("client", "fd00:10:96::77", "tcp")["unreachable"] == [[1, 0, "fd00:192:168:56::1"]], "what no Service has"
     switch("routes")
     until("node1 knows the ways", lambda: len(routes("node1")) == 2)
     until("nobody has a tunnel", lambda: all(netns(m, "ip", "link", "show", "flannel-v6.1").returncode for m in MACHINES6))
@@ -230,3 +234,28 @@ def test_nodes_come_and_go(addresses: dict[str, str]) -> None:
     until("it is known", lambda: "fd00:192:168:56::13" in routes("node1").values())
     nsk8s("node", "remove", "late")
     until("it is forgotten", lambda: "fd00:192:168:56::13" not in routes("node1").values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("families", ["[IPv6, IPv4]", "[IPv6]"])
+def test_ipv6_first_or_alone(tmp_path: Path, families: str) -> None:
+    """After the others: it takes their cluster away."""
+    nsk8s("down", "-q", ok=False)
+    file = tmp_path / "cluster.yaml"
+    file.write_text(f"nodes: 2\nloadBalancer: {{mode: 'off'}}\nnetwork: {{ipFamilies: {families}}}\n")
+    nsk8s("up", "-q", "-f", str(file))
+    apply(*documents("hello.yaml"))
+    until("the pods are ready", lambda: len(pods()) == 3)
+    for node in get("nodes")["items"]:
+        versions = [ip_network(c).version for c in node["spec"]["podCIDRs"]]
+        assert versions == ([6, 4] if "4" in families else [6])
+        assert node["status"]["addresses"][0]["address"] == MACHINES6[node["metadata"]["name"]]
+    assert ":" in get("service/kubernetes")["spec"]["clusterIP"]
+    answer = ask_echo(("client",), f"http://[{NODES6['node1']}]:30080")
+    assert ip_address(host(answer["address"])) in ip_network("fd00:10:244::/56")
+    name = pods()[0]["metadata"]["name"]
+    script = "import urllib.request as u; print(u.urlopen('http://hello', timeout=5).status)"
+    assert in_pod(name, "python3", "-c", script) == "200\n", "by name"
+    assert "listening" in nsk8s("logs", name).stdout
+    has_ipv4 = " inet 192." in netns("node1", "ip", "addr").stdout
+    assert has_ipv4 == ("4" in families)

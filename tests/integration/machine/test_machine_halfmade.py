@@ -11,6 +11,7 @@ import pytest
 from nsk8s.cluster import machines
 from nsk8s.cluster.state import Paths, Record
 from nsk8s.config import ClusterConfig
+from nsk8s.kernel import machine
 from nsk8s.kernel.rtnl import Rtnl
 from nsk8s.net.topology import infrastructure, netns_name
 
@@ -19,15 +20,18 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture
 def config() -> Iterator[ClusterConfig]:
-    config = ClusterConfig(name=f"h{os.getpid() % 100000}")
-    names = [m.netns for m in infrastructure(config)[0]]
+    families = {"ipFamilies": ["IPv4", "IPv6"]}
+    config = ClusterConfig.model_validate({"name": f"h{os.getpid() % 100000}", "network": families})
+    found = infrastructure(config)[0]
     try:
-        for name in names:
-            subprocess.run(["ip", "netns", "add", name], check=True)
+        for m in found:
+            subprocess.run(["ip", "netns", "add", m.netns], check=True)
+            with machine.inside(machine.netns_path(m.netns)):
+                machine.write_sysctls(m.sysctls)
         yield config
     finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], check=False)
+        for m in found:
+            subprocess.run(["ip", "netns", "del", m.netns], check=False)
 
 
 def ip(netns: str, *words: str) -> str:
@@ -47,12 +51,14 @@ def complete(config: ClusterConfig, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shape(config: ClusterConfig) -> list[list[str]]:
-    """IPv4 addresses and routes of every machine."""
+    """Addresses and routes of every machine but link-local ones."""
     found = []
     for m in infrastructure(config)[0]:
-        addresses = [line.split() for line in ip(m.netns, "-4", "addr").splitlines()]
-        found.append([f"{words[0].split('@')[0]} {' '.join(words[2:])}" for words in addresses])
-        found.append(ip(m.netns, "-4", "route").splitlines())
+        for family in ("-4", "-6"):
+            addresses = [line.split() for line in ip(m.netns, family, "addr").splitlines()]
+            held = [[w for w in words[2:] if not w.startswith("fe80:")] for words in addresses]
+            found.append([f"{words[0].split('@')[0]} {' '.join(sorted(own))}" for words, own in zip(addresses, held, strict=True) if own])
+            found.append(sorted(line for line in ip(m.netns, family, "route").splitlines() if not line.startswith("fe80:")))
     return found
 
 

@@ -20,7 +20,8 @@ RESULT = {
     ],
 }
 ENDS = [
-    {"bridge": "cni0", "gatewayMac": "0a:00:00:00:00:01", "gateway": "10.244.1.1", "podMac": "0a:00:00:00:00:03", "ip": "10.244.1.7"}
+    {"bridge": "cni0", "gatewayMac": "0a:00:00:00:00:01", "gateway": "10.244.1.1", "podMac": "0a:00:00:00:00:03", "ip": "10.244.1.7"},
+    {"bridge": "cni0", "gatewayMac": "0a:00:00:00:00:01", "gateway": "fd00::1", "podMac": "0a:00:00:00:00:03", "ip": "fd00::7"},
 ]
 
 
