@@ -16,6 +16,7 @@ import pytest
 from e2e_cluster import Capture, apply, documents, get, in_pod, netns, nsk8s, pod, pods, until
 from e2e_cluster import ask as ask_echo
 from test_e2e_network import NODES, PAIRS, PODS, PROTOCOLS, ask, cluster_of_peers, home, host, tracked
+from test_e2e_routing import Pings
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 CONFIG = "nodes: 2\nnetwork: {ipFamilies: [IPv4, IPv6], policy: true}\n"
@@ -184,11 +185,13 @@ def redirects() -> list[str]:
 
 
 def test_a_tunnel_for_each_family(addresses: dict[str, str], tmp_path: Path) -> None:
+    pings = Pings("a1", addresses["b"])
     switch("vxlan")
     subnet = get("node/node2")["spec"]["podCIDRs"][1]
     line = f"{subnet} via {subnet.partition('/')[0]} dev flannel-v6.1"
     until("the way to node2's pods", lambda: line in netns("node1", "ip", "-6", "route").stdout)
     until("and back", lambda: "flannel-v6.1" in netns("node2", "ip", "-6", "route", "get", addresses["a1"]).stdout)
+    assert pings.lost() == 0
     held = get("node/node2")["metadata"]["annotations"]
     assert held["flannel.alpha.coreos.com/public-ipv6"] == NODES6["node2"]
     check(addresses, "vxlan")
@@ -207,17 +210,21 @@ def test_a_tunnel_for_each_family(addresses: dict[str, str], tmp_path: Path) -> 
 
 
 def test_a_router_that_knows_the_pods(addresses: dict[str, str]) -> None:
+    pings = Pings("a1", addresses["b"])
     switch("router", "services")
     until("node1 knows no ways", lambda: not routes("node1") and "flannel" not in netns("node1", "ip", "-6", "route").stdout)
+    assert pings.lost() == 0
     check(addresses, "router")
     assert redirects() == [], "the shorter way is not for nodes to know"
     assert host(ask("client", addresses["a1"], "tcp")["tcp"][1]) == CLIENT6, "a router that knows the way leads anybody"
     found = nsk8s("enter", "client", "--", "curl", "-s", "-m", "5", "http://[fd00:10:96::a]:9153/metrics").stdout
     assert "coredns" in found, "the DNS' other ClusterIP"
     assert ask("client", "fd00:10:96::77", "tcp")["unreachable"] == [[1, 0, "fd00:192:168:56::1"]], "what no Service has"
+    pings = Pings("a1", addresses["b"])
     switch("routes")
     until("node1 knows the ways", lambda: len(routes("node1")) == 2)
     until("nobody has a tunnel", lambda: all(netns(m, "ip", "link", "show", "flannel-v6.1").returncode for m in MACHINES6))
+    assert pings.lost() == 0
 
 
 def test_nodes_come_and_go(addresses: dict[str, str]) -> None:
