@@ -6,8 +6,8 @@ as 203.0.113.10. Each service has endpoints among a, b, r and `node` itself. The
 
 An expectation reads: "a" (reaches pod a, which sees the client's own address), "a masq" (sees the node's address), "a|r" (one of
 both), "a|r sticky" (one of both, again and again the same), "REJECT" (an ICMP port unreachable comes back), "DROP" (silence, and
-nothing leaves), "PASS" (untouched by Services: it leaves the node, or meets a closed port of the node). Where iptables and nftables
-differ, as upstream, both are given.
+nothing leaves), "PASS" (untouched by Services: it leaves the node, or meets a closed port of the node), "CLOSED" (accepted, and closed
+at once). Where iptables and nftables differ, as upstream, both are given, and userspace mode's where `proxied` does not tell it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ TARGET_PORT, SECOND_TARGET_PORT = 8080, 8081
 POD_CIDR, SERVICE_CIDR = "10.244.0.0/16", "10.96.0.0/16"
 ZONE = "east"
 
-Wanted = str | tuple[str, str]
-"""What happens; a pair is (iptables mode, nftables mode)."""
+Wanted = str | tuple[str, str] | tuple[str, str, str]
+"""What happens; a pair is (iptables mode, nftables mode), a third is userspace mode's, where that is not `proxied` (below)."""
 
 
 def ep(pod: str, *, ready: bool | None = True, serving: bool | None = None, terminating: bool = False,
@@ -78,6 +78,7 @@ def case(name: str, spec: Object, endpoints: tuple[Object, ...] | list[Object], 
 NP, LB = {"type": "NodePort"}, {"type": "LoadBalancer"}
 ET_LOCAL, IN_LOCAL = {"externalTrafficPolicy": "Local"}, {"internalTrafficPolicy": "Local"}
 A, B, R = ep("a"), ep("b"), ep("r")
+DROP_OR_PROXIED = "DROP", "DROP", "r masq"
 
 CASES = (
     case("one", {}, [A],
@@ -94,8 +95,8 @@ CASES = (
     case("none", {**LB, "external": True}, [],
          *((s, d, "REJECT") for s in ("b", "node", "outside") for d in ("cluster", "node")),
          # KUBE-EXTERNAL-SERVICES hangs on INPUT and FORWARD only: the node's own packets leave.
-         ("b", "vip", "REJECT"), ("outside", "vip", "REJECT"), ("node", "vip", ("PASS", "REJECT")),
-         ("b", "external", "REJECT"), ("outside", "external", "REJECT")),
+         ("b", "vip", "REJECT"), ("outside", "vip", "REJECT"), ("node", "vip", ("PASS", "REJECT", "CLOSED")),
+         ("b", "external", ("REJECT", "REJECT", "PASS")), ("outside", "external", "REJECT")),
     case("nodeport", NP, [R],
          ("b", "node", "r masq"), ("node", "node", "r masq"), ("outside", "node", "r masq"), ("node2", "node", "r masq"),
          ("r", "node", "r masq"), ("client", "node", "r masq"), ("node", "localhost", ("r masq", "PASS")),
@@ -103,43 +104,44 @@ CASES = (
     case("nodeport-own", NP, [A],
          ("a", "node", "a masq"), ("b", "node", "a masq"), ("outside", "node", "a masq"), ("node", "localhost", ("a masq", "PASS"))),
     case("local-both", NP | ET_LOCAL, [A, R],
-         ("outside", "node", "a"), ("client", "node", "a"), ("node2", "node", "a"), ("b", "node", "a|r"),
+         *((s, "node", ("a", "a", "a masq|r masq")) for s in ("outside", "client", "node2")), ("b", "node", "a|r"),
          ("a", "node", "a masq|r"), ("node", "node", "a masq|r masq"), ("b", "cluster", "a|r")),
     case("local-away", LB | ET_LOCAL | {"external": True}, [R],
-         ("outside", "node", "DROP"), ("client", "node", "DROP"), ("node2", "node", "DROP"), ("b", "node", "r"),
-         ("node", "node", "r masq"), ("outside", "vip", "DROP"), ("b", "vip", "r"), ("node", "vip", "r masq"),
-         ("outside", "external", "DROP"), ("b", "external", "r"), ("b", "cluster", "r")),
+         *((s, "node", DROP_OR_PROXIED) for s in ("outside", "client", "node2")), ("b", "node", "r"),
+         ("node", "node", "r masq"), ("outside", "vip", DROP_OR_PROXIED), ("b", "vip", "r"), ("node", "vip", "r masq"),
+         ("outside", "external", DROP_OR_PROXIED), ("b", "external", ("r", "r", "PASS")), ("b", "cluster", "r")),
     case("internal-local", IN_LOCAL, [B, R],
-         ("a", "cluster", "b"), ("b", "cluster", "b masq"), ("node", "cluster", "b masq"), ("outside", "cluster", "b masq")),
+         ("a", "cluster", ("b", "b", "b masq|r masq")), *((s, "cluster", ("b masq", "b masq", "b masq|r masq"))
+                                                          for s in ("b", "node", "outside"))),
     case("internal-away", IN_LOCAL, [R],
-         ("a", "cluster", "DROP"), ("node", "cluster", "DROP"), ("outside", "cluster", "DROP"), ("r", "cluster", "DROP")),
+         *((s, "cluster", DROP_OR_PROXIED) for s in ("a", "node", "outside", "r"))),
     case("internal-away-exposed", NP | IN_LOCAL, [R],
-         ("a", "cluster", "DROP"), ("outside", "node", "r masq"), ("a", "node", "r masq"), ("node", "node", "r masq")),
+         ("a", "cluster", DROP_OR_PROXIED), ("outside", "node", "r masq"), ("a", "node", "r masq"), ("node", "node", "r masq")),
     case("both-local", NP | IN_LOCAL | ET_LOCAL, [A, R],
-         ("b", "cluster", "a"), ("outside", "node", "a"), ("b", "node", "a|r")),
+         ("b", "cluster", ("a", "a", "a masq|r masq")), ("outside", "node", ("a", "a", "a masq|r masq")), ("b", "node", "a|r")),
     case("external", {"external": True}, [A],
-         ("b", "external", "a masq"), ("outside", "external", "a masq"), ("node", "external", "a masq"), ("a", "external", "a masq")),
+         ("outside", "external", "a masq"), *((s, "external", ("a masq", "a masq", "PASS")) for s in ("b", "node", "a"))),
     case("external-local", {"external": True} | ET_LOCAL, [A],
-         ("outside", "external", "a"), ("b", "external", "a"), ("node", "external", "a masq")),
+         ("outside", "external", "a"), ("b", "external", ("a", "a", "PASS")), ("node", "external", ("a masq", "a masq", "PASS"))),
     case("lb", LB, [A],
          ("outside", "vip", "a masq"), ("b", "vip", "a masq"), ("node", "vip", "a masq"), ("a", "vip", "a masq")),
     case("lb-local", LB | ET_LOCAL, [A],
          ("outside", "vip", "a"), ("client", "vip", "a"), ("b", "vip", "a"), ("node", "vip", "a masq")),
     case("lb-ranges", LB | {"loadBalancerSourceRanges": [" 203.0.113.0/24 "]}, [A],
-         ("client", "vip", "a masq"), ("outside", "vip", "DROP"), ("b", "vip", "DROP"), ("node", "vip", "DROP"),
+         ("client", "vip", "a masq"), *((s, "vip", ("DROP", "DROP", "a masq")) for s in ("outside", "b", "node")),
          ("outside", "node", "a masq"), ("outside", "cluster", "a masq")),
     case("lb-ranges-node", LB | {"loadBalancerSourceRanges": [NODE + "/32", "10.244.0.0/16"]}, [A],
-         ("b", "vip", "a masq"), ("node", "vip", "a masq"), ("outside", "vip", "DROP"), ("client", "vip", "DROP")),
+         ("b", "vip", "a masq"), ("node", "vip", "a masq"), *((s, "vip", ("DROP", "DROP", "a masq")) for s in ("outside", "client"))),
     case("lb-ranges-none", LB | {"loadBalancerSourceRanges": ["203.0.113.0/24"]}, [],
          ("client", "vip", "REJECT"), ("outside", "vip", ("REJECT", "DROP")), ("b", "vip", ("REJECT", "DROP"))),
     case("lb-ranges-local", LB | ET_LOCAL | {"loadBalancerSourceRanges": ["203.0.113.0/24"]}, [A],
-         ("client", "vip", "a"), ("outside", "vip", "DROP"), ("outside", "node", "a")),
+         ("client", "vip", "a"), ("outside", "vip", ("DROP", "DROP", "a masq")), ("outside", "node", "a")),
     case("lb-proxy", LB, [A],
          ("b", "vip", "PASS"), ("node", "vip", "PASS"), ("outside", "vip", "PASS"), ("outside", "node", "a masq"),
          ip_mode="Proxy"),
     case("ports", NP, [A],
          ("b", "cluster:80", "a"), ("b", "cluster:443", "a"), ("b", "cluster:53", "a"), ("b", "cluster:53/udp", "a"),
-         ("b", "cluster:53/sctp", "a"), ("outside", "node", "a masq"), ("outside", "node/udp", "a masq"),
+         ("b", "cluster:53/sctp", ("a", "a", "PASS")), ("outside", "node", "a masq"), ("outside", "node/udp", "a masq"),
          ("b", "cluster:443/udp", ("PASS", "REJECT")), ("b", "cluster:444", ("PASS", "REJECT")),
          ports=(("http", 80, "TCP", TARGET_PORT), ("https", 443, "TCP", SECOND_TARGET_PORT), ("dns-tcp", 53, "TCP", TARGET_PORT),
                 ("dns", 53, "UDP", TARGET_PORT), ("dns-sctp", 53, "SCTP", TARGET_PORT))),
@@ -154,24 +156,25 @@ CASES = (
          ("b", "cluster", "a|b masq|r sticky"), ("node", "cluster", "a masq|b masq|r masq sticky"),
          ("outside", "node", "a masq|b masq|r masq sticky")),
     case("draining", NP, [ep("a", **DRAINING), ep("r", **DRAINING)],
-         ("b", "cluster", "a|r"), ("outside", "node", "a masq|r masq")),
+         ("b", "cluster", ("a|r", "a|r", "CLOSED")), ("outside", "node", ("a masq|r masq", "a masq|r masq", "CLOSED"))),
     case("draining-beside-ready", {}, [ep("a", **DRAINING), R], ("b", "cluster", "r"), ("node", "cluster", "r masq")),
     case("draining-here", LB | ET_LOCAL, [ep("a", **DRAINING), R],
-         ("b", "cluster", "r"), ("outside", "vip", "a"), ("outside", "node", "a"), ("b", "vip", "r")),
+         ("b", "cluster", "r"), ("b", "vip", "r"), *(("outside", d, ("a", "a", "r masq")) for d in ("vip", "node"))),
     case("unready", NP, [ep("a", ready=False), ep("b", ready=False, serving=False, terminating=True)],
          ("b", "cluster", "REJECT"), ("outside", "node", "REJECT")),
     case("serving-but-unready", {}, [ep("a", ready=False, serving=True)], ("b", "cluster", "REJECT")),
     case("publish-not-ready", {"publishNotReadyAddresses": True}, [ep("a", ready=True, serving=False, terminating=True)],
          ("b", "cluster", "a")),
     case("zone-hints", NP, [ep("a", zones=("west",)), ep("r", zones=(ZONE, "north"))],
-         ("b", "cluster", "r"), ("node", "cluster", "r masq"), ("outside", "node", "r masq")),
+         ("b", "cluster", ("r", "r", "a masq|r masq")), *((s, d, ("r masq", "r masq", "a masq|r masq"))
+                                                          for s, d in (("node", "cluster"), ("outside", "node")))),
     case("zone-hints-missing", {}, [ep("b"), ep("r", zones=(ZONE,))], ("a", "cluster", "b|r")),
     case("zone-hints-elsewhere", {}, [ep("b", zones=("west",)), ep("r", zones=("north",))], ("a", "cluster", "b|r")),
     case("zone-hints-local", NP | ET_LOCAL, [ep("a", zones=("west",)), ep("r", zones=(ZONE,))],
-         ("outside", "node", "a"), ("b", "node", "r"), ("b", "cluster", "r")),
+         ("outside", "node", ("a", "a", "a masq|r masq")), *(("b", d, ("r", "r", "a masq|r masq")) for d in ("node", "cluster"))),
     case("node-hints", {"trafficDistribution": "PreferSameNode"},
          [ep("b", nodes=("node1",), zones=("west",)), ep("r", nodes=("node2",), zones=(ZONE,))],
-         ("a", "cluster", "b"), ("node", "cluster", "b masq")),
+         ("a", "cluster", ("b", "b", "b masq|r masq")), ("node", "cluster", ("b masq", "b masq", "b masq|r masq"))),
 )  # fmt: skip
 
 UNALLOCATED = "10.96.200.200"
@@ -269,21 +272,38 @@ def node_object() -> Object:
 
 
 class Flow(NamedTuple):
-    """One connection: who asks what, and what must come of it (in iptables mode, in nftables mode)."""
+    """One connection: who asks what, and what must come of it (in iptables, nftables, userspace mode)."""
 
     case: str
     source: str
     protocol: str
     address: str
     port: int
-    wanted: tuple[str, str]
+    wanted: tuple[str, str, str]
 
     @property
     def sticky(self) -> bool:
         return self.wanted[0].endswith(" sticky")
 
     def expected(self, mode: str) -> str:
-        return self.wanted[mode == "nftables"].removesuffix(" sticky")
+        return self.wanted[("iptables", "nftables", "userspace").index(mode)].removesuffix(" sticky")
+
+
+def in_every_mode(wanted: Wanted, protocol: str) -> tuple[str, str, str]:
+    if isinstance(wanted, str):
+        return wanted, wanted, proxied(wanted, protocol)
+    return wanted if len(wanted) == 3 else (*wanted, proxied(wanted[0], protocol))
+
+
+def proxied(wanted: str, protocol: str) -> str:
+    """userspace mode's twin of what iptables mode does: every endpoint sees the node, for it is the node that asks; where there is
+    none, a connection is accepted and closed, and a datagram meets silence."""
+    if wanted == "PASS":
+        return wanted
+    if wanted == "REJECT":
+        return "DROP" if protocol == "udp" else "CLOSED"
+    chosen, sticky, _ = wanted.partition(" sticky")
+    return "|".join(one if one == "node" or one.endswith(" masq") else f"{one} masq" for one in chosen.split("|")) + sticky
 
 
 def flows(ipv6: bool = False) -> Iterator[Flow]:
@@ -296,10 +316,10 @@ def flows(ipv6: bool = False) -> Iterator[Flow]:
             address = {"cluster": at.cluster, "node": NODE, "node99": SECOND_ADDRESS, "localhost": "127.0.0.1", "vip": at.vip,
                        "external": at.external}[where]  # fmt: skip
             number = int(port) if port else at.node_port if where in ("node", "node99", "localhost") else 80
-            pair = (wanted, wanted) if isinstance(wanted, str) else wanted
+            three = in_every_mode(wanted, protocol)
             if ipv6 and where == "localhost":
-                pair = ("PASS", "PASS")  # node ports never answer on ::1
-            yield Flow(each.name, source, protocol, of_family(address, ipv6), number, pair)
+                three = ("PASS", "PASS", three[2])  # iptables mode's node ports never answer on ::1
+            yield Flow(each.name, source, protocol, of_family(address, ipv6), number, three)
     for source, address, number, wanted in LOOSE:
-        pair = (wanted, wanted) if isinstance(wanted, str) else wanted
-        yield Flow("no service", source, "tcp", of_family(address, ipv6), number, pair)
+        direct = wanted if isinstance(wanted, str) else wanted[0]
+        yield Flow("no service", source, "tcp", of_family(address, ipv6), number, (direct, direct, direct))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("-6", "--ipv6", is_flag=True, help="The IPv6 rules of a Service that has both families.")
 @output_option("json")
 def rules(cluster: str, service: str | None, namespace: str, node: str, ipv6: bool, output: str | None) -> None:
-    """Show the rules of one Service on a node, as the kernel holds them: what each does and, in iptables mode, its packets.
+    """Show the rules of one Service on a node, as the kernel holds them: what each does and, but in nftables mode, its packets.
 
     Only the first packet of a connection meets these rules; conntrack treats the others alike. Without SERVICE: every Service
     that has rules on the node.
@@ -60,7 +60,7 @@ def rules(cluster: str, service: str | None, namespace: str, node: str, ipv6: bo
     if output:
         print_json({"service": key, "node": chosen, "mode": held.mode, "rules": [ruletree.as_json(b) for b in branches]})
         return
-    counts = held.mode == "iptables"
+    counts = held.mode != "nftables"
     said = " Packets are counted since the rule was written." if counts else ""
     click.echo(f"Service {key} on {chosen}, {held.mode} mode.{said}\n")
     if counts:
@@ -70,10 +70,16 @@ def rules(cluster: str, service: str | None, namespace: str, node: str, ipv6: bo
         click.echo(f"{counter}{drawn}{click.style(branch.label, bold=not drawn)}")
         if branch.sentence:
             click.echo(f"{blank}{below}{click.style(branch.sentence, dim=True)}")
-    where = "KUBE-POSTROUTING" if counts else "the chain masquerading"
-    click.echo(f"\nWhat is marked for masquerade gets the node's address in {where}.")
+    click.echo("\n" + _SOURCE[held.mode])
     if has_both:
         click.echo(f"It has rules for IPv6, too: nsk8s rules -6 {key}")
+
+
+_SOURCE = {
+    "iptables": "What is marked for masquerade gets the node's address in KUBE-POSTROUTING.",
+    "nftables": "What is marked for masquerade gets the node's address in the chain masquerading.",
+    "userspace": "Whose turn it is kube-proxy alone knows. Every endpoint sees this node's address: it is the node that asks.",
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,8 @@ class _Held:
             return cls("nftables", found, partial(nftruletree.tree, nft))
         counted = ruletree.read(rulesave.counted(netns, variant, ipv6=ipv6))
         found = {name: [_rule(r) for r in entries] for name, entries in ruletree.services(counted).items()}
-        return cls("iptables", found, partial(ruletree.tree, counted))
+        mode = "userspace" if any(chain.startswith(ruletree.USERSPACE) for _, chain in counted.chains) else "iptables"
+        return cls(mode, found, partial(ruletree.tree, counted))
 
     @classmethod
     def read_if_any(cls, netns: Path, variant: str, *, ipv6: bool) -> _Held | None:
@@ -130,7 +137,7 @@ def _overview(held: _Held, other: _Held | None, node: str, output: str | None) -
     if output:
         print_json({"node": node, "mode": held.mode, "services": found})
         return
-    header = ["SERVICE", "DESTINATION", "PORT", "TARGET", *(["PACKETS"] if held.mode == "iptables" else [])]
+    header = ["SERVICE", "DESTINATION", "PORT", "TARGET", *(["PACKETS"] if held.mode != "nftables" else [])]
     table(header, [[name, *(str(v) for v in entry.values())] for name, entries in found.items() for entry in entries])
 
 

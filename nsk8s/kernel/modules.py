@@ -58,3 +58,15 @@ def load_ifb() -> None:
     modprobe = which("modprobe")
     if modprobe is not None and not os.path.exists("/sys/module/ifb"):
         subprocess.run([modprobe, "ifb", "numifbs=0"], capture_output=True, check=False)
+
+
+def has_ip_vs(root: Path = Path("/")) -> bool:
+    """Whether this kernel has IP virtual servers: there, built in, or a module that could be loaded. Nothing is loaded."""
+    if (root / "proc/net/ip_vs").exists() or (root / "sys/module/ip_vs").exists():
+        return True
+    modules = root / "lib/modules" / os.uname().release
+    for name in ("modules.builtin", "modules.dep"):
+        with contextlib.suppress(OSError):
+            if "/ip_vs.ko" in (modules / name).read_text():
+                return True
+    return False

@@ -95,8 +95,11 @@ def render(chains: ChainSet) -> str:
     return "".join(render_table(name, table) for name, table in chains.tables.items())
 
 
-def render_table(name: str, table: Table, *, delete: Iterable[str] = (), insert: Sequence[Jump] = ()) -> str:
-    """One table's section. `delete`: chains that are flushed and removed; `insert`: rules put on top of their hooks, in order.
+def render_table(
+    name: str, table: Table, *, delete: Iterable[str] = (), insert: Sequence[Jump] = (), append: Sequence[Jump] = ()
+) -> str:
+    """One table's section. `delete`: chains that are flushed and removed; `insert`: rules put on top of their hooks, in order;
+    `append`: rules put at their hooks' ends.
 
     With `iptables-restore --noflush`, naming a chain empties it and what is not named stays.
     """
@@ -108,6 +111,7 @@ def render_table(name: str, table: Table, *, delete: Iterable[str] = (), insert:
         lines += [f"-A {chain} {rule}" for rule in value.rules]
     lines += [f"-X {chain}" for chain in gone]
     lines += [f"-I {jump.hook} 1 {jump.rule}" for jump in insert if jump.table == name]
+    lines += [f"-A {jump.hook} {jump.rule}" for jump in append if jump.table == name]
     lines.append("COMMIT\n")
     return "\n".join(lines)
 
@@ -176,6 +180,11 @@ def apply(have: ChainSet, restore: str) -> ChainSet:
             _, name, position, rule = line.split(" ", 3)
             old, at = inside[name], int(position) - 1
             inside[name] = Chain((*old.rules[:at], rule, *old.rules[at:]), old.policy)
+        elif line.startswith("-D "):
+            _, name, rule = line.split(" ", 2)
+            kept = list(inside[name].rules)
+            kept.remove(rule)
+            inside[name] = Chain(tuple(kept), inside[name].policy)
         elif line.startswith("-X "):
             del inside[line[3:]]
     return ChainSet(tables)

@@ -12,6 +12,8 @@ from typing import Any
 
 from nsk8s.net.chainset import target, words
 
+USERSPACE = ("KUBE-PORTALS-", "KUBE-NODEPORT-")
+"""What the names of userspace mode's chains begin with."""
 PER_SERVICE = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-")
 _LINE = re.compile(r"\[(\d+):(\d+)\] -A (\S+) ?(.*)")
 _PORT = re.compile(r"(?:masquerade traffic for )?([^/ ]+/[^: ]+)(?::([^ ]+))?")
@@ -137,6 +139,8 @@ def _chain(counted: Counted, key: tuple[str, str], pods: Mapping[str, str], show
 def sentence(rule: Rule, pods: Mapping[str, str], share: float = 1.0) -> str:
     """What one rule does, in words. `share` is the part of new connections that a choice of endpoint gets."""
     to = rule.target
+    if rule.chain.startswith(USERSPACE):
+        return _portal(rule)
     if to == "DNAT":
         address = rule.option("--to-destination")
         who = pods.get(address.rpartition(":")[0].strip("[]"), "")
@@ -159,6 +163,14 @@ def sentence(rule: Rule, pods: Mapping[str, str], share: float = 1.0) -> str:
     if to.startswith("KUBE-SVC-"):
         return f"{_where(rule)}: one of all endpoints" if rule.option("--dport") else "to one of all endpoints"
     return rule.comment
+
+
+def _portal(rule: Rule) -> str:
+    if rule.target == "ACCEPT":
+        return f"lets new connections in to port {rule.option('--dport')}, where kube-proxy waits for this Service's"
+    port = rule.option("--to-ports") or rule.option("--to-destination").rpartition(":")[2]
+    who = "this node itself sends" if rule.chain.endswith("-HOST") else "arrives here"
+    return f"what {who} {_where(rule)}: into kube-proxy's own socket, port {port}; it takes turns among the ready endpoints"
 
 
 def _where(rule: Rule) -> str:

@@ -7,7 +7,7 @@ and target that kube-proxy and node-network write. What it does not know it refu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
@@ -41,6 +41,17 @@ class Host:
 
     addresses: frozenset[str] = frozenset()
     remembered: frozenset[tuple[str, str]] = frozenset()
+    on_interface: Mapping[str, str] = field(default_factory=dict)
+    """An interface's own address, which REDIRECT takes."""
+    bridges: frozenset[str] = frozenset()
+
+    def address_on(self, packet: Packet) -> str:
+        """Raises ValueError for an interface whose address is not known."""
+        if not packet.interface:
+            return "::1" if ":" in packet.dst else "127.0.0.1"
+        if packet.interface not in self.on_interface:
+            raise ValueError(f"REDIRECT: the address of {packet.interface} is not known")
+        return self.on_interface[packet.interface]
 
     def is_local(self, address: str) -> bool:
         return address in self.addresses or ip_address(address).is_loopback
@@ -138,6 +149,8 @@ def _take(chains: ChainSet, table: str, target: str, options: Mapping[str, str],
     if target == "DNAT":
         ip, _, port = options["--to-destination"].rpartition(":")
         return [(1.0, replace(packet, dst=ip.strip("[]"), dport=int(port), dnat=True), ACCEPT)]
+    if target == "REDIRECT":
+        return [(1.0, replace(packet, dst=host.address_on(packet), dport=int(options["--to-ports"]), dnat=True), ACCEPT)]
     if target == "MASQUERADE":
         return [(1.0, replace(packet, masqueraded=True), ACCEPT)]
     if chains.chain(table, target) is None:
@@ -227,6 +240,8 @@ _TESTS: Mapping[str, Callable[[str, Packet, Host], bool]] = {
     "-i": _on_interface,
     "--mark": _has_mark,
     "--ctstate": _has_state,
+    "--state": _has_state,
+    "--physdev-is-in": lambda v, p, h: p.interface in h.bridges,
     "--dst-type": lambda v, p, h: _address_type(v, p.dst, h),
     "--src-type": lambda v, p, h: _address_type(v, p.src, h),
     "--rcheck": lambda v, p, h: (v, p.src) in h.remembered,

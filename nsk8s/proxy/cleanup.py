@@ -12,7 +12,7 @@ from nsk8s.kernel import iptables, nft
 from nsk8s.kernel.iptables import IptablesError
 from nsk8s.net import chainset
 from nsk8s.proxy import nftrules, rules, sysctls
-from nsk8s.proxy.names import SERVICE_PREFIXES
+from nsk8s.proxy.names import SERVICE_PREFIXES, USERSPACE_CHAINS
 
 log = logging.getLogger("proxy")
 
@@ -24,14 +24,22 @@ _KUBELETS = frozenset({rules.MARK_MASQ, rules.FIREWALL})
 """kubelet makes these too: with its canary there, they stay."""
 
 
-def removal(saved: str) -> str:
-    """Restore text (--noflush) that takes kube-proxy's jumps and chains out of what iptables-save printed, or nothing. Pure."""
+IPTABLES, USERSPACE = "iptables", "userspace"
+"""The modes whose rules are iptables rules."""
+
+
+def removal(saved: str, modes: tuple[str, ...] = (IPTABLES, USERSPACE)) -> str:
+    """Restore text (--noflush) that takes these modes' jumps and chains out of what iptables-save printed, or nothing. Pure."""
     have = chainset.parse(saved)
     kubelet_runs = any("KUBE-KUBELET-CANARY" in chains for chains in have.tables.values())
-    doomed = _SHARED if kubelet_runs else _SHARED | _KUBELETS
+    doomed = USERSPACE_CHAINS if USERSPACE in modes else frozenset()
+    prefixes: tuple[str, ...] = ()
+    if IPTABLES in modes:
+        doomed |= _SHARED if kubelet_runs else _SHARED | _KUBELETS
+        prefixes = SERVICE_PREFIXES
     out = []
     for table, chains in have.tables.items():
-        gone = [n for n in chains if n in doomed or (table == "nat" and n.startswith(SERVICE_PREFIXES))]
+        gone = [n for n in chains if n in doomed or (table == "nat" and n.startswith(prefixes))]
         unhook = [
             f"-D {hook} {rule}"
             for hook, chain in chains.items()
@@ -52,18 +60,25 @@ async def clean_up_all(variant: str) -> None:
     await _clean_nftables()
 
 
-async def clean_up_other_modes(mode: str) -> None:
-    """Remove what kube-proxy wrote in another mode; what fails is logged, for it does not hinder this mode."""
+async def clean_up_other_modes(mode: str, *, saw_portals: bool = False) -> None:
+    """Remove what kube-proxy wrote in another mode; what fails is logged, for it does not hinder this mode.
+
+    `saw_portals`: the iptables proxier met userspace mode's rules; without that it need not look for them.
+    """
     try:
         if mode == "nftables":
             await _clean_iptables(("nft", "legacy"))
-        else:
-            await _clean_nftables()
+            return
+        await _clean_nftables()
+        if mode == USERSPACE:
+            await _clean_iptables(("nft", "legacy"), (IPTABLES,))
+        elif saw_portals:
+            await _clean_iptables(("nft", "legacy"), (USERSPACE,))
     except Nsk8sError as e:
         log.error("rules of another mode may be left: %s", e)
 
 
-async def _clean_iptables(variants: tuple[str, ...]) -> None:
+async def _clean_iptables(variants: tuple[str, ...], modes: tuple[str, ...] = (IPTABLES, USERSPACE)) -> None:
     for variant in variants:
         for ipv6 in (False, True):
             if variant == "legacy" and not iptables.has_legacy_tables(ipv6=ipv6):
@@ -72,7 +87,7 @@ async def _clean_iptables(variants: tuple[str, ...]) -> None:
                 used = iptables.detect(variant, ipv6=ipv6)
             except IptablesError:
                 continue
-            text = removal(await used.save())
+            text = removal(await used.save(), modes)
             if not text:
                 continue
             await used.restore(text)

@@ -19,12 +19,8 @@ from nsk8s.api import yamldoc
 from nsk8s.errors import Nsk8sError
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
-MODES = ("iptables", "nftables")
-OTHER_MODES = {
-    "ipvs": "nsk8s does not have it, and upstream has deprecated it",
-    "userspace": "nsk8s does not have it, and upstream removed it in 1.26",
-    "kernelspace": "that is Windows'",
-}
+MODES = ("iptables", "nftables", "userspace")
+KERNELSPACE = "that is Windows'"
 DETECT_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -45,7 +41,8 @@ _NESTED: Mapping[str, set[str]] = {
 _TOP = {
     "apiVersion", "kind", "featureGates", "logging", "hostnameOverride", "bindAddress", "healthzBindAddress",
     "metricsBindAddress", "bindAddressHardFail", "enableProfiling", "showHiddenMetricsForVersion", "mode", "detectLocalMode",
-    "clusterCIDR", "nodePortAddresses", "oomScoreAdj", "configSyncPeriod", "portRange", "windowsRunAsService", *_NESTED,
+    "clusterCIDR", "nodePortAddresses", "oomScoreAdj", "configSyncPeriod", "portRange", "windowsRunAsService",
+    "udpIdleTimeout", *_NESTED,
 }  # fmt: skip
 
 
@@ -80,15 +77,14 @@ class Config:
     tcp_be_liberal: bool = False
     udp_timeout_s: float = 0.0
     udp_stream_timeout_s: float = 0.0
+    udp_idle_timeout_s: float = 0.25
+    port_range: str = ""
     warnings: tuple[str, ...] = field(default=())
 
     def validated(self) -> Config:
         """This, when its values fit together. Raises ConfigError."""
         if self.mode not in MODES:
-            why = OTHER_MODES.get(self.mode)
-            if why is None:
-                raise ConfigError(f"mode: {self.mode!r} is not a proxy mode", "use iptables or nftables")
-            raise ConfigError(f"mode: {self.mode} is not supported: {why}", "use iptables or nftables")
+            raise _no_such_mode(self.mode)
         if self.detect_local_mode not in DETECT_MODES:
             raise ConfigError(f"detectLocalMode: {self.detect_local_mode!r} is none of {', '.join(DETECT_MODES)}")
         if self.detect_local_mode == "BridgeInterface" and not self.bridge_interface:
@@ -109,6 +105,9 @@ class Config:
             ip_address(self.bind_address)
         except ValueError as e:
             raise ConfigError(f"bindAddress: {e}") from e
+        if self.udp_idle_timeout_s <= 0:
+            raise ConfigError("udpIdleTimeout: must be greater than 0")
+        parse_port_range(self.port_range)
         for cidr in self.node_port_addresses:
             if cidr != "primary":
                 _network("nodePortAddresses", cidr)
@@ -127,6 +126,29 @@ def defaults(bind_address: str) -> Config:
     if ":" in bind_address:
         return Config(bind_address=bind_address, healthz_bind_address="[::]:10256", metrics_bind_address="[::1]:10249")
     return Config(bind_address=bind_address) if bind_address else Config()
+
+
+def _no_such_mode(mode: str) -> ConfigError:
+    if mode == "ipvs":
+        from nsk8s.kernel.modules import has_ip_vs
+
+        kernel = "this kernel has ip_vs, but" if has_ip_vs() else "this kernel has no ip_vs, and"
+        why = f"{kernel} nsk8s does not have the mode (upstream has deprecated it)"
+    elif mode == "kernelspace":
+        why = KERNELSPACE
+    else:
+        return ConfigError(f"mode: {mode!r} is not a proxy mode", "use iptables or nftables")
+    return ConfigError(f"mode: {mode} is not supported: {why}", "use iptables or nftables")
+
+
+def parse_port_range(text: str) -> range:
+    """The ports of "20000-20100", "20000+100" or "20000"; none of "" or "0-0": any port will do."""
+    match = re.fullmatch(r"(\d+)(?:([-+])(\d+))?", text or "0-0")
+    first = int(match[1]) if match else -1
+    last = first if match and not match[2] else int(match[3]) + (first if match[2] == "+" else 0) if match else -1
+    if not 0 <= first <= last <= 65535 or (first == 0 and last):
+        raise ConfigError(f"portRange: {text!r} is not a range of ports like 20000-20100")
+    return range(first, last + 1) if last else range(0)
 
 
 def _network(name: str, text: str) -> IPv4Network | IPv6Network:
@@ -189,7 +211,7 @@ def from_document(document: Mapping[str, Any], where: str = "configuration") -> 
         "cluster_cidr": "clusterCIDR", "detect_local_mode": "detectLocalMode",
         "bridge_interface": "detectLocal.bridgeInterface", "interface_name_prefix": "detectLocal.interfaceNamePrefix",
         "bind_address": "bindAddress", "healthz_bind_address": "healthzBindAddress",
-        "metrics_bind_address": "metricsBindAddress",
+        "metrics_bind_address": "metricsBindAddress", "port_range": "portRange",
     }  # fmt: skip
     flag_fields = {
         "masquerade_all": f"{section}.masqueradeAll", "localhost_node_ports": "iptables.localhostNodePorts",
@@ -200,6 +222,7 @@ def from_document(document: Mapping[str, Any], where: str = "configuration") -> 
         "tcp_established_timeout_s": "conntrack.tcpEstablishedTimeout",
         "tcp_close_wait_timeout_s": "conntrack.tcpCloseWaitTimeout",
         "udp_timeout_s": "conntrack.udpTimeout", "udp_stream_timeout_s": "conntrack.udpStreamTimeout",
+        "udp_idle_timeout_s": "udpIdleTimeout",
     }  # fmt: skip
     values: dict[str, Any] = {}
     for attribute, path in text_fields.items():
@@ -211,7 +234,7 @@ def from_document(document: Mapping[str, Any], where: str = "configuration") -> 
         raw = get(path, (str, int))
         # Upstream takes zero sync periods for "not set"; a zero conntrack time-out means "leave the kernel's".
         found = None if raw is None else seconds(path, raw)
-        unset = found is None or (found == 0 and attribute == "sync_period_s")
+        unset = found is None or (found == 0 and attribute in ("sync_period_s", "udp_idle_timeout_s"))
         values[attribute] = getattr(config, attribute) if unset else found
     bit = get(f"{section}.masqueradeBit", int)
     values["masquerade_bit"] = config.masquerade_bit if bit is None else bit
@@ -254,4 +277,7 @@ def _warnings(document: Mapping[str, Any]) -> tuple[str, ...]:
         said.append("conntrack.maxPerCore and conntrack.min have no effect: nf_conntrack_max belongs to the whole machine")
     if document.get("featureGates"):
         said.append("featureGates have no effect")
+    if document.get("mode") != "userspace":
+        given = [name for name in ("portRange", "udpIdleTimeout") if document.get(name)]
+        said += [f"{name} has no effect: it is for userspace mode" for name in given]
     return tuple(said)

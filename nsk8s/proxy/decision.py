@@ -64,6 +64,11 @@ def decide(service: ServicePort, endpoints: Sequence[Endpoint], node: str, zone:
     return Decision(service, cluster, local, reachable, usable)
 
 
+def ready_anywhere(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+    """All that userspace mode asks: it is older than policies, hints and draining."""
+    return tuple(e for e in endpoints if e.ready)
+
+
 def _topology(ready: Sequence[Endpoint], node: str, zone: str) -> Callable[[Endpoint], bool]:
     """The filter that hints ask for: same node, else same zone, else none. One ready endpoint without hint turns it off."""
     if ready and all(e.nodes for e in ready) and any(node in e.nodes for e in ready):

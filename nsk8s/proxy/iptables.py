@@ -15,7 +15,7 @@ from nsk8s.net import chainset
 from nsk8s.net.chainset import Chain, Rules
 from nsk8s.proxy import rules
 from nsk8s.proxy.metrics import Metrics
-from nsk8s.proxy.names import SERVICE_PREFIXES
+from nsk8s.proxy.names import PORTALS_HOST, SERVICE_PREFIXES
 from nsk8s.proxy.nodeaddresses import NodePortAddresses
 from nsk8s.proxy.rules import Context, PortRules
 from nsk8s.proxy.services import PortName
@@ -136,6 +136,7 @@ class IptablesProxier(Proxier):
         self._remember(filters, nat)
         nat.update(own)
         have = chainset.outline(await saving)
+        self.has_seen_portals |= PORTALS_HOST in have.tables.get("nat", {})
         stale = [n for n in have.tables.get("nat", {}) if n.startswith(SERVICE_PREFIXES) and n not in own]
         wanted = rules.jumps(self._context.ipv6, self._context.localhost_node_ports)
         insert = chainset.missing_jumps(have, wanted)

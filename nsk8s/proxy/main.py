@@ -18,7 +18,7 @@ from nsk8s.proxy.config import Config
 def _config(path: str, hostname: str, flags: dict[str, Any]) -> Config:
     """As upstream: with --config the file alone counts, but for --hostname-override and --kubeconfig (which fills a gap)."""
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
-    for name in ("sync_period_s", "min_sync_period_s"):
+    for name in ("sync_period_s", "min_sync_period_s", "udp_idle_timeout_s"):
         if name in given:
             given[name] = configuration.seconds(name, given[name])
     if "node_port_addresses" in given:
@@ -39,13 +39,15 @@ def _config(path: str, hostname: str, flags: dict[str, Any]) -> Config:
 @click.option("--hostname-override", default="", metavar="NODE", help="The name of this node (default: the host name).")
 @click.option("--config", "path", default="", metavar="FILE", help="A KubeProxyConfiguration; other flags then hardly count.")
 @click.option("--cluster-cidr", metavar="CIDR[,CIDR]", help="The pods' addresses: traffic from elsewhere is masqueraded.")
-@click.option("--proxy-mode", "mode", metavar="MODE", help="iptables (the default) or nftables.")
+@click.option("--proxy-mode", "mode", metavar="MODE", help="iptables (the default), nftables or userspace.")
 @click.option("--masquerade-all/--no-masquerade-all", default=None, help="Masquerade all traffic to ClusterIPs.")
 @click.option("--iptables-masquerade-bit", "masquerade_bit", type=click.IntRange(0, 31), help="The mark (default bit 14).")
 @click.option("--iptables-sync-period", "sync_period_s", metavar="DURATION", help="Look after the rules so often (default 30s).")
 @click.option("--iptables-min-sync-period", "min_sync_period_s", metavar="DURATION", help="Time between syncs (default 1s).")
 @click.option("--iptables-localhost-nodeports/--no-iptables-localhost-nodeports", "localhost_node_ports", default=None,
               help="Node ports also on 127.0.0.1 (default yes).")
+@click.option("--udp-timeout", "udp_idle_timeout_s", metavar="DURATION", help="userspace mode: a UDP client's time (250ms).")
+@click.option("--proxy-port-range", "port_range", metavar="FROM-TO", help="userspace mode: the ports to listen on (default any).")
 @click.option("--nodeport-addresses", "node_port_addresses", multiple=True, metavar="CIDR",
               help="Addresses that serve node ports, or `primary` (default: all).")
 @click.option("--detect-local-mode", metavar="MODE", help=f"{', '.join(configuration.DETECT_MODES)}.")
@@ -58,7 +60,7 @@ def _config(path: str, hostname: str, flags: dict[str, Any]) -> Config:
 @click.option("--iptables", "variant", type=click.Choice(VARIANTS), default="auto", show_default=True, help="Which iptables.")
 @click.option("-v", "--v", "verbosity", type=int, default=2, show_default=True, help="Log level; 4 and above for debugging.")
 def _command(path: str, hostname_override: str, cleanup: bool, variant: str, verbosity: int, **flags: Any) -> int:
-    """Write the iptables or nftables rules of Services on this node.
+    """Write the rules of Services on this node (in userspace mode: proxy their connections).
 
     Example: kube-proxy --kubeconfig /etc/kubernetes/kube-proxy.conf --hostname-override node1 --cluster-cidr 10.244.0.0/16
     """

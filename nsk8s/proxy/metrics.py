@@ -34,7 +34,7 @@ _COUNTERS = {
     "proxy_livez_total": "Answers of /livez",
 }
 
-_OTHER_MODES = {"iptables": "_nftables_", "nftables": "_iptables_"}
+_OTHER_MODES = {"iptables": ("_nftables_",), "nftables": ("_iptables_",), "userspace": ("_nftables_", "_iptables_", "no_local")}
 """Metrics with this in their name are only there in another mode."""
 
 Labels = tuple[tuple[str, str], ...]
@@ -45,7 +45,7 @@ class Metrics:
 
     def __init__(self, mode: str = "iptables") -> None:
         others = _OTHER_MODES[mode]
-        self._values: dict[str, dict[Labels, float]] = {n: {} for n in (*_GAUGES, *_COUNTERS) if others not in n}
+        self._values: dict[str, dict[Labels, float]] = {n: {} for n in (*_GAUGES, *_COUNTERS) if not any(o in n for o in others)}
         self._buckets: dict[str, dict[Labels, list[int]]] = {name: {} for name in _HISTOGRAMS}
         self._sums: dict[tuple[str, Labels], float] = {}
 

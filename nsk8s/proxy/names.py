@@ -7,6 +7,12 @@ from hashlib import sha256
 SERVICE_PREFIXES = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-FW-", "KUBE-EXT-")
 """The chains that belong to one service port each: of these, and of no others, stale ones are removed."""
 
+PORTALS_CONTAINER, PORTALS_HOST = "KUBE-PORTALS-CONTAINER", "KUBE-PORTALS-HOST"
+NODEPORT_CONTAINER, NODEPORT_HOST = "KUBE-NODEPORT-CONTAINER", "KUBE-NODEPORT-HOST"
+NODEPORT_NON_LOCAL = "KUBE-NODEPORT-NON-LOCAL"
+USERSPACE_CHAINS = frozenset({PORTALS_CONTAINER, PORTALS_HOST, NODEPORT_CONTAINER, NODEPORT_HOST, NODEPORT_NON_LOCAL})
+"""userspace mode's, in tables nat and filter."""
+
 
 def port_name(namespace: str, name: str, port: str) -> str:
     """`namespace/name`, and `:port` when the port has a name: as in rule comments and hashes."""

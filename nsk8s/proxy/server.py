@@ -21,10 +21,10 @@ from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES, Resource
 from nsk8s.client.rest import Client
 from nsk8s.errors import Forbidden, NotFound, Nsk8sError
 from nsk8s.kernel import iptables, nft
-from nsk8s.kernel.iptables import IptablesError
+from nsk8s.kernel.iptables import Iptables, IptablesError
 from nsk8s.proxy import health, sysctls
 from nsk8s.proxy.cleanup import clean_up_other_modes
-from nsk8s.proxy.config import Config, split_address
+from nsk8s.proxy.config import Config, parse_port_range, split_address
 from nsk8s.proxy.iptables import IptablesProxier
 from nsk8s.proxy.metrics import Metrics
 from nsk8s.proxy.nftables import NftablesProxier
@@ -151,8 +151,16 @@ class Server:
             families = [used]
         for programs in families:
             addresses, context = self._prepare(programs.ipv6, programs.has_random_fully)
-            proxier = IptablesProxier(programs, context, self._name, addresses, self._metrics)
-            self._proxiers.append((programs.ipv6, proxier))
+            self._proxiers.append((programs.ipv6, self._iptables_proxier(programs, context, addresses)))
+
+    def _iptables_proxier(self, programs: Iptables, context: Context, addresses: NodePortAddresses) -> Proxier:
+        if self._config.mode == "iptables":
+            return IptablesProxier(programs, context, self._name, addresses, self._metrics)
+        from nsk8s.proxy.proxysocket import Sockets  # their code costs other modes nothing
+        from nsk8s.proxy.userspace import UserspaceProxier
+
+        sockets = Sockets(programs.ipv6, self._config.udp_idle_timeout_s, parse_port_range(self._config.port_range))
+        return UserspaceProxier(programs, context, self._name, addresses, self._metrics, sockets)
 
     def _prepare(self, ipv6: bool, random_fully: bool = True) -> tuple[NodePortAddresses, Context]:
         addresses = NodePortAddresses(self._config.node_port_addresses, ipv6)
@@ -260,7 +268,8 @@ class Server:
             self._health.updated()
             if not self._cleaned:  # only now, so that no Service is without rules in between
                 self._cleaned = True
-                await clean_up_other_modes(self._config.mode)
+                saw_portals = any(p.has_seen_portals for _, p in self._proxiers)
+                await clean_up_other_modes(self._config.mode, saw_portals=saw_portals)
         await self._sync_service_health()
         again_s = max(proxier.wants_another_s for _, proxier in self._proxiers)
         if again_s:

@@ -54,6 +54,8 @@ class Proxier(ABC):
         self._started = time.time()
         self.has_written = False
         """True once rules are in the kernel."""
+        self.has_seen_portals = False
+        """True once userspace mode's rules were met where this mode's are."""
 
     # ── changes ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -195,8 +197,9 @@ class Proxier(ABC):
         """Count a failed write."""
 
     @abstractmethod
-    def _no_local(self) -> tuple[int, int]:
-        """How many service ports have an internal, an external Local policy and only endpoints elsewhere."""
+    def _no_local(self) -> tuple[int, int] | None:
+        """How many service ports have an internal, an external Local policy and only endpoints elsewhere; None where policies
+        are not heard."""
 
     @abstractmethod
     async def is_intact(self) -> bool:
@@ -223,7 +226,7 @@ class Proxier(ABC):
         for times in triggers.values():
             for when in times:
                 self._metrics.observe("network_programming_duration_seconds", max(0.0, now - when), **self._family)
-        for policy, lacking in zip(("internal", "external"), self._no_local(), strict=True):
+        for policy, lacking in zip(("internal", "external"), self._no_local() or (), strict=False):
             self._metrics.set("sync_proxy_rules_no_local_endpoints_total", lacking, traffic_policy=policy, **self._family)
 
     def health_check_ports(self) -> dict[str, int]:

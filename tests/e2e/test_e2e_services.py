@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -74,12 +75,40 @@ def test_rules_are_shown_in_nftables_mode(cluster: None) -> None:
     assert all(f"(pod {p['metadata']['name']} on {p['spec']['nodeName']})" in text for p in pods())
 
 
-def test_switching_to_iptables_leaves_nothing_of_nftables_mode(cluster: None) -> None:
+def switch(old: str, new: str) -> None:
     path = "/var/lib/kube-proxy/config.conf"
     for node in NODES:
-        nsk8s("enter", f"node/{node}", "--", "sed", "-i", "s/^mode: nftables/mode: iptables/", path)
+        nsk8s("enter", f"node/{node}", "--", "sed", "-i", f"s/^mode: {old}/mode: {new}/", path)
         kill(components()[f"{node}/kube-proxy"]["pid"])
+
+
+def test_switching_to_iptables_leaves_nothing_of_nftables_mode(cluster: None) -> None:
+    switch("nftables", "iptables")
     for node in NODES:
         until(f"{node} in iptables mode", lambda node=node: "KUBE-SVC-" in netns(node, "iptables-save", "-t", "nat").stdout)
         until(f"no table on {node}", lambda node=node: "kube-proxy" not in netns(node, "nft", "list", "tables").stdout)
     everybody_is_answered()
+
+
+def test_switching_to_userspace_makes_kube_proxy_a_proxy(cluster: None) -> None:
+    switch("iptables", "userspace")
+    for node in NODES:
+        until(f"{node} in userspace mode", lambda node=node: "KUBE-PORTALS-HOST" in netns(node, "iptables-save", "-t", "nat").stdout)
+        until(f"no other rules on {node}", lambda node=node: "KUBE-SVC-" not in netns(node, "iptables-save", "-t", "nat").stdout)
+    everybody_is_answered()
+    port = hello()[1]
+    asker = pods()[0]
+    # The DNS' Service, UDP, is proxied as well.
+    asked = json.loads(nsk8s("exec", asker["metadata"]["name"], "--", "curl", "-s", "-m", "5", f"http://hello.default:{port}").stdout)
+    node = asker["spec"]["nodeName"]
+    assert asked["client"].rpartition(":")[0] in (node_address(node), gateway(node)), "its node asks for it"
+    shown = json.loads(nsk8s("rules", "hello", "--node", "node1", "-o", "json").stdout)
+    assert shown["mode"] == "userspace"
+    assert {entry["chain"] for entry in shown["rules"]} >= {"KUBE-PORTALS-CONTAINER", "KUBE-PORTALS-HOST", "KUBE-NODEPORT-HOST"}
+    assert "into kube-proxy's own socket" in nsk8s("rules", "hello").stdout
+
+
+def gateway(node: str) -> str:
+    """The address of a node's bridge."""
+    cidr = ip_network(get("node", node)["spec"]["podCIDR"])
+    return str(cidr[1])

@@ -106,3 +106,31 @@ def test_json_holds_every_rule_with_its_counters() -> None:
     (first, _) = (ruletree.as_json(b) for b in ruletree.tree(ruletree.read(SAVE), "default/hello", {}))
     assert (first["chain"], first["packets"], first["bytes"], first["target"]) == ("KUBE-SERVICES", 8, 480, "KUBE-SVC-A")
     assert [r["target"] for r in first["rules"]] == ["KUBE-MARK-MASQ", "KUBE-SEP-1", "KUBE-SEP-2"]
+
+
+USERSPACE = """*filter
+[2:120] -A KUBE-NODEPORT-NON-LOCAL -p tcp -m comment --comment "default/hello:http" -m tcp --dport 40001 -m state --state NEW -j ACCEPT
+COMMIT
+*nat
+[9:540] -A PREROUTING -m comment --comment "handle ClusterIPs; NOTE: this must be before the NodePort rules" -j KUBE-PORTALS-CONTAINER
+[1:60] -A KUBE-NODEPORT-CONTAINER -p tcp -m comment --comment "default/hello:http" -m tcp --dport 30080 -j REDIRECT --to-ports 40001
+[3:180] -A KUBE-PORTALS-CONTAINER -d 10.96.54.167/32 -p tcp -m comment --comment "default/hello:http" -m tcp --dport 80 -j REDIRECT --to-ports 40001
+[4:240] -A KUBE-PORTALS-HOST -d 10.96.54.167/32 -p tcp -m comment --comment "default/hello:http" -m tcp --dport 80 -j DNAT --to-destination 192.168.56.11:40001
+COMMIT
+"""
+
+
+def test_userspace_mode_leads_into_kube_proxy() -> None:
+    counted = ruletree.read(USERSPACE)
+    assert list(ruletree.services(counted)) == ["default/hello"]
+    socket = "into kube-proxy's own socket, port 40001; it takes turns among the ready endpoints"
+    assert draw(ruletree.tree(counted, "default/hello", {})) == f"""\
+2 KUBE-NODEPORT-NON-LOCAL -p tcp --dport 40001 --state NEW → ACCEPT
+  # lets new connections in to port 40001, where kube-proxy waits for this Service's
+1 KUBE-NODEPORT-CONTAINER -p tcp --dport 30080 → REDIRECT --to-ports 40001
+  # what arrives here to port 30080/tcp of the node itself: {socket}
+3 KUBE-PORTALS-CONTAINER -d 10.96.54.167 -p tcp --dport 80 → REDIRECT --to-ports 40001
+  # what arrives here to 10.96.54.167 port 80/tcp: {socket}
+4 KUBE-PORTALS-HOST -d 10.96.54.167 -p tcp --dport 80 → DNAT --to-destination 192.168.56.11:40001
+  # what this node itself sends to 10.96.54.167 port 80/tcp: {socket}
+"""

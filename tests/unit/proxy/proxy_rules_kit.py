@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 from nsk8s.kernel.iptables import IptablesError
@@ -17,6 +18,7 @@ from nsk8s.proxy.nftables import NftablesProxier
 from nsk8s.proxy.nodeaddresses import NodePortAddresses
 from nsk8s.proxy.rules import Context, LocalDetector
 from nsk8s.proxy.sync import Proxier
+from nsk8s.proxy.userspace import UserspaceProxier
 
 Object = dict[str, Any]
 NODE_IP = "192.168.56.11"
@@ -27,7 +29,7 @@ CONTEXT = Context(detector=LocalDetector.by_cidr("10.244.0.0/16"), node_ip=NODE_
 class FakeIptables:
     """Holds rules as the kernel does: --noflush restores, -X refused while a rule jumps there, nothing kept of a failed load."""
 
-    version, variant, ipv6, has_random_fully = (1, 8, 9), "nft", False, True
+    main, version, variant, ipv6, has_random_fully = "iptables", (1, 8, 9), "nft", False, True
 
     def __init__(self) -> None:
         self.held = ChainSet()
@@ -82,6 +84,28 @@ class FakeNft:
         return bool(self.held and self.held.rules(chain))
 
 
+class FakeSockets:
+    """Ports that nobody listens on: 40001 and so on, in the order asked for."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, str] = {}
+        self.claimed: set[tuple[str, int]] = set()
+        self.taken: set[int] = set()
+        self.next = 40000
+
+    async def listen(self, protocol: str, next_endpoint: Any) -> Any:
+        self.next += 1
+        port = self.next
+        self.open[port] = protocol
+        return SimpleNamespace(port=port, close=lambda: self.open.pop(port), next_endpoint=next_endpoint)
+
+    def claim(self, protocol: str, port: int) -> Any:
+        if port in self.taken:
+            raise OSError(98, "Address already in use")
+        self.claimed.add((protocol, port))
+        return SimpleNamespace(close=lambda: self.claimed.discard((protocol, port)))
+
+
 class Kit:
     """A proxier on a fake kernel. `sync()` returns the text it wrote (empty if none)."""
 
@@ -94,6 +118,10 @@ class Kit:
             ports = NodePortAddresses(addresses or ("primary",), context.ipv6, node_ips=(context.node_ip,))
             ports.current = lambda: None if ports.match_all else ports.select([context.node_ip])  # type: ignore[method-assign]
             self.proxier: Proxier = NftablesProxier(self.nft, context, "node1", ports, self.metrics)  # type: ignore[arg-type]
+        elif mode == "userspace":
+            ports = NodePortAddresses((), context.ipv6)
+            self.sockets = FakeSockets()
+            self.proxier = UserspaceProxier(self.iptables, context, "node1", ports, self.metrics, self.sockets)  # type: ignore[arg-type]
         else:
             ports = NodePortAddresses(addresses, context.ipv6, node_ips=(context.node_ip,))
             self.proxier = IptablesProxier(self.iptables, context, "node1", ports, self.metrics)  # type: ignore[arg-type]

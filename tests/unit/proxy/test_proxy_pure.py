@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 from proxy_rules_kit import Kit, ep, service, slice_of
 
+from nsk8s.kernel import modules
 from nsk8s.net import chainset, podnet
 from nsk8s.net.chainset import Chain, ChainSet
 from nsk8s.net.trace import Host, Packet, trace
@@ -158,7 +161,8 @@ def test_configuration_defaults_and_fields() -> None:
         ({"iptables": {"syncperiod": "1s"}}, "unknown field iptables.syncperiod"),
         ({"kind": "Pod"}, "not KubeProxyConfiguration"),
         ({"mode": "ipvs"}, "mode: ipvs is not supported"),
-        ({"mode": "userspace"}, "mode: userspace is not supported"),
+        ({"mode": "userspace", "portRange": "9-5"}, "portRange"),
+        ({"mode": "userspace", "udpIdleTimeout": "-1s"}, "udpIdleTimeout"),
         ({"mode": "nftables", "nftables": {"masqueradeBit": 40}}, "nftables.masqueradeBit"),
         ({"mode": "magic"}, "is not a proxy mode"),
         ({"clusterCIDR": "10.0.0.0/99"}, "clusterCIDR"),
@@ -401,8 +405,35 @@ def test_each_mode_reads_its_own_section_of_the_configuration() -> None:
     assert kept.node_port_addresses == ("0.0.0.0/0",)
 
 
-@pytest.mark.parametrize("mode", ["ipvs", "userspace", "kernelspace"])
+@pytest.mark.parametrize("mode", ["ipvs", "kernelspace"])
 def test_modes_that_are_not_there_are_refused_in_words(mode: str) -> None:
     with pytest.raises(config.ConfigError, match=f"mode: {mode} is not supported: .+") as caught:
         config.Config(mode=mode).validated()
     assert caught.value.remedy == "use iptables or nftables"
+
+
+def test_ipvs_is_refused_with_what_the_kernel_could(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not modules.has_ip_vs(tmp_path)
+    listing = tmp_path / "lib/modules" / os.uname().release / "modules.dep"
+    listing.parent.mkdir(parents=True)
+    listing.write_text("kernel/net/netfilter/ipvs/ip_vs_rr.ko: kernel/x.ko\n")
+    assert not modules.has_ip_vs(tmp_path)
+    listing.write_text("kernel/net/netfilter/ipvs/ip_vs.ko: kernel/net/netfilter/nf_conntrack.ko\n")
+    assert modules.has_ip_vs(tmp_path), "a module that could be loaded"
+    listing.unlink()
+    (tmp_path / "proc/net").mkdir(parents=True)
+    (tmp_path / "proc/net/ip_vs").touch()
+    assert modules.has_ip_vs(tmp_path), "a module that is there"
+    for has, words in ((True, "this kernel has ip_vs, but nsk8s does not"), (False, "this kernel has no ip_vs, and nsk8s does not")):
+        monkeypatch.setattr(modules, "has_ip_vs", lambda has=has: has)
+        with pytest.raises(config.ConfigError, match=f"mode: ipvs is not supported: {words} have the mode"):
+            config.Config(mode="ipvs").validated()
+
+
+def test_userspace_modes_own_settings() -> None:
+    document = {**DOCUMENT, "mode": "userspace", "portRange": "20000+5", "udpIdleTimeout": "1s"}
+    found = config.from_document(document)
+    assert (found.mode, found.udp_idle_timeout_s, config.parse_port_range(found.port_range)) == ("userspace", 1.0, range(20000, 20006))
+    assert config.from_document(DOCUMENT).udp_idle_timeout_s == 0.25
+    assert "portRange has no effect" in config.from_document({**document, "mode": "iptables"}).warnings[0]
+    assert [config.parse_port_range(t) for t in ("", "0-0", "7", "7-9")] == [range(0), range(0), range(7, 8), range(7, 10)]

@@ -21,6 +21,7 @@ from proxy_table import (
     six,
 )  # fmt: skip
 
+from nsk8s.net import trace
 from nsk8s.net.trace import ACCEPT, Host, Packet
 from nsk8s.proxy.rules import Context, LocalDetector
 
@@ -35,6 +36,26 @@ def kit(mode: str, ipv6: bool) -> Kit:
         made.put(*objects(index, each))
     made.sync()
     return made
+
+
+@pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
+def test_in_userspace_mode_everything_that_is_served_goes_to_the_proxys_own_port(ipv6: bool) -> None:
+    made = kit("userspace", ipv6)
+    held = made.proxier._held  # type: ignore[attr-defined]
+    ports = {(n.name, h.service.port, n.protocol.lower()): h.proxy.port for n, h in held.items()}
+    node_ports = {(h.service.node_port, n.protocol.lower()): h.proxy.port for n, h in held.items() if h.service.node_port}
+    own = [of_family(a, ipv6) for a in (NODE, GATEWAY)]
+    host = Host(frozenset([*own, of_family(SECOND_ADDRESS, ipv6)]), on_interface={"eth0": own[0], "cni0": own[1]},
+                bridges=frozenset({"cni0"}))  # fmt: skip
+    for flow in flows(ipv6):
+        verdict = trace.trace(made.held, packet(flow, ipv6), host)
+        assert verdict.action == ACCEPT
+        if flow.expected("userspace") == "PASS" or flow.case == "no service":
+            assert verdict.to == trace.address_of(packet(flow, ipv6)), flow
+        else:
+            wanted = ports.get((flow.case, flow.port, flow.protocol)) or node_ports[flow.port, flow.protocol]
+            taken_by = own[1] if INTERFACES[flow.source] == "cni0" else own[0]
+            assert verdict.to == (f"[{taken_by}]:{wanted}" if ipv6 else f"{taken_by}:{wanted}"), flow
 
 
 def packet(flow: Flow, ipv6: bool) -> Packet:
