@@ -75,8 +75,6 @@ _IPV6_CONF = {
     "use_tempaddr": "0",
     "accept_dad": "0",
     "accept_redirects": "0",
-    # Neighbours that knew a machine before it was switched off and on hear its new MAC at once.
-    "ndisc_notify": "1",
     # A link that is taken down and up again has its addresses, as with IPv4.
     "keep_addr_on_down": "1",
 }
