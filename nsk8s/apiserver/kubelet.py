@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-import aiohttp
 from aiohttp import web
 
 from nsk8s.api.meta import Object
@@ -26,6 +25,7 @@ from nsk8s.apiserver.call import Call
 from nsk8s.apiserver.server import Request, Server
 from nsk8s.apiserver.tunnel import Tunnel
 from nsk8s.apiserver.verbs import namespace_of
+from nsk8s.client.http import aiohttp
 from nsk8s.errors import BadRequest, Failed, InternalError, Nsk8sError, StatusError
 
 CONNECT_S = 5.0

@@ -15,11 +15,11 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlencode
 
-import aiohttp
 import orjson
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
+from nsk8s.client.http import aiohttp
 from nsk8s.client.kubeconfig import ClientConfig
 from nsk8s.client.resources import Resource
 from nsk8s.errors import Nsk8sError, StatusError, from_status

@@ -21,8 +21,8 @@ from nsk8s.cluster.launch import become
 from nsk8s.kernel import process
 
 PRELOAD = (
-    "setproctitle", "asyncio", "uvloop", "ssl", "aiohttp.web", "orjson", "click", "yaml", "cryptography.x509",
-    "encodings.ascii", "encodings.idna",
+    "setproctitle", "asyncio", "uvloop", "ssl", "nsk8s.client.http", "aiohttp.web", "orjson", "click", "yaml",
+    "cryptography.x509", "encodings.ascii", "encodings.idna",
     "nsk8s.api.yamldoc", "nsk8s.cluster.forwarder", "nsk8s.apiserver.main", "nsk8s.nodenetwork.agent", "nsk8s.nodenetwork.main",
     "nsk8s.networkpolicy.agent", "nsk8s.networkpolicy.main",
     "nsk8s.kubelet.main", "nsk8s.proxy.server", "nsk8s.proxy.main", "nsk8s.controllers.main", "nsk8s.scheduler.main",
