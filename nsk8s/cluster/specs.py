@@ -111,6 +111,8 @@ def control_plane(paths: Paths, config: ClusterConfig) -> list[Spec]:
         f"--node-monitor-period={timing.node_monitor_period}s",
         f"--node-monitor-grace-period={timing.node_monitor_grace_period}s",
     ]
+    if config.network.policy:  # else it says of each policy that nothing enforces it
+        controllers.append("--controllers=*,-network-policy-notice-controller")
     wanted = {
         "kube-apiserver": apiserver,
         "kube-controller-manager": controllers,

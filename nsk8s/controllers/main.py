@@ -33,6 +33,7 @@ from nsk8s.controllers.namespace import NamespaceController
 from nsk8s.controllers.nodeipam import NodeIpamController, mask_sizes
 from nsk8s.controllers.nodelifecycle import NodeLifecycleController
 from nsk8s.controllers.podgc import PodGCController
+from nsk8s.controllers.policynotice import PolicyNoticeController
 from nsk8s.controllers.replicaset import ReplicaSetController, replication_controller
 from nsk8s.controllers.resourcequota import ResourceQuotaController
 from nsk8s.controllers.serviceaccount import RootCAPublisher, ServiceAccountController
@@ -63,6 +64,7 @@ CONTROLLERS: dict[str, Callable[[Context], Runnable]] = {
     "serviceaccount-controller": ServiceAccountController,
     "root-ca-certificate-publisher-controller": RootCAPublisher,
     "namespace-controller": NamespaceController,
+    "network-policy-notice-controller": PolicyNoticeController,
     "garbage-collector-controller": GarbageCollector,  # last: it shares the others' informers
 }
 ALIASES = {

@@ -148,7 +148,7 @@ class Kubelet:
         phase = (pod.get("status") or {}).get("phase")
         known = self.pleg.pods.get(meta.uid(pod))
         if known is None and phase not in ("Succeeded", "Failed") and not meta.is_deleting(pod):
-            active = [w.pod for w in self.workers.values() if w.state == SYNC and not w.rejected]
+            active = [w.pod for w in self.workers.values() if w.holds_resources]
             forbidden = sysctls.problem(pod, self.config.allowed_unsafe_sysctls)
             refusal = (
                 admission.Rejection(sysctls.FORBIDDEN, forbidden) if forbidden

@@ -77,6 +77,14 @@ class PodWorker:
         self._deleted_from_runtime = False
         self._said_unsupported = False
 
+    @property
+    def holds_resources(self) -> bool:
+        """Whether a new pod has to do without what this one has, its host ports above all. Upstream: filterOutInactivePods.
+
+        One that is ending does hold it; one that the API has forgotten does not, from that moment on.
+        """
+        return self.state != TERMINATED and not self.gone and not self.rejected
+
     # what wakes it
 
     def update(self, pod: Object) -> None:

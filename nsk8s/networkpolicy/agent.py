@@ -17,7 +17,7 @@ from nsk8s.client import kubeconfig
 from nsk8s.client.component import until
 from nsk8s.client.controller import Controller
 from nsk8s.client.informer import Informer
-from nsk8s.client.resources import NAMESPACES, NODES, PODS, Resource
+from nsk8s.client.resources import NAMESPACES, NETWORKPOLICIES, NODES, PODS
 from nsk8s.client.rest import Client
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel import iptables, nft
@@ -28,7 +28,6 @@ from nsk8s.networkpolicy.model import Pod, Policy, World
 
 log = logging.getLogger("network-policy")
 
-NETWORKPOLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 RESYNC_S = 30.0
 """How often the table is looked after when nothing happens: someone may have deleted or flushed it."""
 BRIDGE_NF = "/proc/sys/net/bridge/bridge-nf-call-{}"

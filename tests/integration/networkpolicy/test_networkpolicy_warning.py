@@ -10,8 +10,8 @@ from nsk8s.apiserver import run
 from nsk8s.apiserver.config import Config
 from nsk8s.apiserver.main import command
 from nsk8s.client import kubeconfig
+from nsk8s.client.resources import NETWORKPOLICIES
 from nsk8s.client.rest import Client
-from nsk8s.networkpolicy.agent import NETWORKPOLICIES
 
 POLICY: dict[str, Any] = {"metadata": {"name": "p", "namespace": "default"}, "spec": {"podSelector": {}}}
 

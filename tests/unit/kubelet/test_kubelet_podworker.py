@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any, cast
 
-from nsk8s.kubelet.podworker import PodWorker
+from nsk8s.kubelet.podworker import SYNC, TERMINATED, TERMINATING, PodWorker
 
 
 class Worker(PodWorker):
@@ -38,3 +38,16 @@ async def test_of_several_the_earliest_counts_and_each_can_be_the_last() -> None
     worker.woken.clear()
     worker.wake_after(0.001)
     await asyncio.wait_for(worker.woken.wait(), 10)
+
+
+async def test_a_pod_that_the_api_has_forgotten_holds_nothing_at_once() -> None:
+    """The next event may be the pod that gets its host port: it must not be refused because the worker has not run yet."""
+    worker = Worker()
+    assert worker.holds_resources
+    worker.removed()
+    assert (worker.state, worker.holds_resources) == (SYNC, False)
+    ending = Worker()
+    ending.state = TERMINATING
+    assert ending.holds_resources, "its process has the port until it has ended"
+    ending.state = TERMINATED
+    assert not ending.holds_resources

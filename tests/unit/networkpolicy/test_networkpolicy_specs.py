@@ -10,6 +10,7 @@ from nsk8s import config
 from nsk8s.cluster import lifecycle, specs
 from nsk8s.cluster.specs import Spec
 from nsk8s.cluster.state import NodeState, Paths
+from nsk8s.controllers.main import chosen
 from nsk8s.errors import Nsk8sError
 from nsk8s.networkpolicy.main import main
 
@@ -26,6 +27,15 @@ def test_it_is_off_by_default() -> None:
         node, apiserver = started(document)
         assert "network-policy" not in {s["name"] for s in node}
         assert "--network-policies-enforced" not in apiserver["argv"]
+
+
+@pytest.mark.parametrize(("policy", "told"), [(False, True), (True, False)])
+def test_somebody_says_that_nothing_enforces_policies_while_nothing_does(policy: bool, told: bool) -> None:
+    asked = config.parse({"network": {"policy": policy}}, "x")
+    (argv,) = (s["argv"] for s in specs.control_plane(Paths("x"), asked) if s["name"] == "kube-controller-manager")
+    wanted = next((a.partition("=")[2] for a in argv if a.startswith("--controllers=")), "*")
+    assert ("network-policy-notice-controller" in chosen(wanted)) is told
+    assert "garbage-collector-controller" in chosen(wanted)
 
 
 def test_it_comes_before_whatever_starts_pods() -> None:
