@@ -196,6 +196,8 @@ class LoadBalancer(_Model):
     """ecmp: the router spreads connections over all nodes; l2: one node answers ARP for each address; off: nobody serves them."""
     pool: Network = IPv4Network("10.100.0.0/16")
     """The addresses they are given."""
+    pool6: Network6 = IPv6Network("fd00:10:100::/112")
+    """Their IPv6 addresses, where network.ipFamilies has IPv6; only in mode ecmp."""
 
     @field_validator("mode", mode="before")
     @classmethod
@@ -346,10 +348,12 @@ class ClusterConfig(_Model):
                 if rack.subnet.overlaps(subnet):
                     raise ValueError(f"rack {rack.name} ({rack.subnet}) and {what} ({subnet}) overlap")
             subnet6 = self.rack_subnet6(rack)
-            for what in ("pods6", "services6", "outside6"):
-                other = getattr(self.subnets, what)
+            others6 = {f"subnets.{n}": getattr(self.subnets, n) for n in ("pods6", "services6", "outside6")}
+            if self.load_balancer.mode == "ecmp":
+                others6["loadBalancer.pool6"] = self.load_balancer.pool6
+            for what, other in others6.items():
                 if self.has_ipv6 and subnet6.overlaps(other):
-                    raise ValueError(f"rack {rack.name} ({subnet6}) and subnets.{what} ({other}) overlap")
+                    raise ValueError(f"rack {rack.name} ({subnet6}) and {what} ({other}) overlap")
             if FIRST_NODE + len(self.nodes) >= rack.subnet.num_addresses - 1:
                 raise ValueError(f"rack {rack.name} ({rack.subnet}) is too small: hosts are numbered through all racks")
 
@@ -369,8 +373,8 @@ class ClusterConfig(_Model):
         room6 = 2 ** (self.subnets.node_mask6 - self.subnets.pods6.prefixlen)
         if self.has_ipv6 and len(names) + 1 > room6:
             raise ValueError(f"subnets.pods6 has room for {room6} nodes, {len(names) + 1} are asked for")
-        if not self.has_ipv4 and self.load_balancer.mode != "off":
-            raise ValueError("loadBalancer.mode must be off without IPv4 in network.ipFamilies: its pool is IPv4")
+        if not self.has_ipv4 and self.load_balancer.mode == "l2":
+            raise ValueError("loadBalancer.mode l2 answers ARP, and there is no IPv4 in network.ipFamilies; use ecmp or off")
         if FIRST_NODE + len(names) >= self.subnets.nodes.num_addresses - 1:
             raise ValueError(f"subnets.nodes ({self.subnets.nodes}) is too small for {len(names) + 1} nodes")
         pool = self.load_balancer.pool
@@ -378,6 +382,9 @@ class ClusterConfig(_Model):
             subnet = getattr(self.subnets, name)
             if self.load_balancer.mode != "off" and pool.overlaps(subnet):
                 raise ValueError(f"loadBalancer.pool ({pool}) and subnets.{name} ({subnet}) overlap")
+            subnet6, pool6 = getattr(self.subnets, f"{name}6"), self.load_balancer.pool6
+            if self.load_balancer.mode == "ecmp" and self.has_ipv6 and pool6.overlaps(subnet6):
+                raise ValueError(f"loadBalancer.pool6 ({pool6}) and subnets.{name}6 ({subnet6}) overlap")
         return self
 
     @property
@@ -468,6 +475,12 @@ class ClusterConfig(_Model):
     @property
     def service_cidrs(self) -> list[str]:
         return self.by_family(self.subnets.services, self.subnets.services6)
+
+    @property
+    def load_balancer_pools(self) -> list[str]:
+        """None in mode off; layer 2 is ARP, and so IPv4."""
+        pools = self.by_family(self.load_balancer.pool, self.load_balancer.pool6)
+        return {"ecmp": pools, "l2": [str(self.load_balancer.pool)], "off": []}[self.load_balancer.mode]
 
 
 def same_number(ip: IPv4Address, four: IPv4Network, six: IPv6Network) -> IPv6Address:

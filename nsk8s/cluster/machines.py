@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -124,17 +125,18 @@ def route_pool(config: ClusterConfig) -> None:
     """
     if config.load_balancer.mode == "off":
         return
-    pool = str(config.load_balancer.pool)
     with _netlink(netns_name(config, ROUTER)) as netlink:
         link = netlink.link_get("eth0")
         assert link is not None
-        if config.load_balancer.mode == "l2":
-            netlink.route_replace(pool, index=link.index, protocol=PROTOCOL)
-        netlink.route_replace("default", table=PROTOCOL, kind="unreachable", protocol=PROTOCOL)
-        known = {rule.iif for rule in netlink.rules() if rule.priority == PROTOCOL}
-        for interface in inside_interfaces(config):
-            if interface not in known:
-                netlink.rule_add(PROTOCOL, PROTOCOL, dst=pool, iif=interface)
+        known = {(rule.dst, rule.iif) for rule in netlink.rules() if rule.priority == PROTOCOL}
+        for pool in config.load_balancer_pools:
+            if config.load_balancer.mode == "l2":
+                netlink.route_replace(pool, index=link.index, protocol=PROTOCOL)
+            family = socket.AF_INET6 if ":" in pool else socket.AF_INET
+            netlink.route_replace("default", table=PROTOCOL, kind="unreachable", protocol=PROTOCOL, family=family)
+            for interface in inside_interfaces(config):
+                if (pool, interface) not in known:
+                    netlink.rule_add(PROTOCOL, PROTOCOL, dst=pool, iif=interface)
 
 
 def make_infrastructure(paths: Paths, record: Record, config: ClusterConfig) -> None:

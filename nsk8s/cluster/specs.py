@@ -138,7 +138,7 @@ def _first_addresses(config: ClusterConfig) -> list[str]:
 
 
 def _pool(config: ClusterConfig) -> str:
-    return f"--load-balancer-pool={config.load_balancer.pool}"
+    return f"--load-balancer-pool={','.join(config.load_balancer_pools)}"
 
 
 def _network(config: ClusterConfig) -> list[str]:

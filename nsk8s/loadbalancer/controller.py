@@ -37,8 +37,8 @@ class ServiceController:
         self._loop = Controller("service-lb", self._reconcile, workers=1)
         self._loop.watch(self._services)
         self._services.add_handler(self._seen)
-        self._written: dict[str, str] = {}
-        """Service → address written into its status, until the cache shows it."""
+        self._written: dict[str, list[str]] = {}
+        """Service → addresses written into its status, until the cache shows them."""
         self._waiting: dict[str, str] = {}
         """Service → why it has no address: looked at again whenever one becomes free."""
 
@@ -50,7 +50,7 @@ class ServiceController:
         assert either is not None
         key = meta.key(either)
         now = services.held(new, self._pool) if new is not None else []
-        if new is None or self._written.get(key) in now:
+        if new is None or self._written.get(key) == now:
             self._written.pop(key, None)
         if new is None:
             self._waiting.pop(key, None)
@@ -65,7 +65,7 @@ class ServiceController:
         )
         if having:
             return meta.key(having[0])
-        return next((key for key, written in self._written.items() if written == ip), None)
+        return next((key for key, written in self._written.items() if ip in written), None)
 
     async def _reconcile(self, key: str) -> None:
         service = self._services.get(key)
@@ -84,7 +84,7 @@ class ServiceController:
     async def _ensure(self, service: Object) -> None:
         key = meta.key(service)
         try:
-            ip = services.choose(service, self._pool, self._holder)
+            ips = services.choose(service, self._pool, self._holder)
         except NoAddress as e:
             if self._waiting.get(key) != str(e):
                 self._waiting[key] = str(e)
@@ -94,13 +94,13 @@ class ServiceController:
                 )  # fmt: skip
             return
         self._waiting.pop(key, None)
-        wanted = services.status(ip)
+        wanted = services.status(ips)
         if services.has_finalizer(service) and (service.get("status") or {}).get("loadBalancer") == wanted:
             return
         self._events.event(service, NORMAL, "EnsuringLoadBalancer", "Ensuring load balancer")
         if not services.has_finalizer(service):
             service = await self._finalizers(service, [*(service["metadata"].get("finalizers") or []), services.FINALIZER])
-        self._written[key] = ip  # before it is written: the watch may be faster than the answer
+        self._written[key] = ips  # before it is written: the watch may be faster than the answer
         try:
             await self._status(service, wanted)
         except BaseException:

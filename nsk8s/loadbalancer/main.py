@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from ipaddress import IPv4Network, ip_network
+from ipaddress import ip_network
 from typing import Any
 
 import click
@@ -21,14 +21,14 @@ from nsk8s.net import podnet
 
 def _pool(context: click.Context, parameter: click.Parameter, value: str) -> Pool:
     try:
-        return Pool(IPv4Network(value))
+        return Pool(*(ip_network(cidr.strip()) for cidr in value.split(",")))
     except ValueError as e:
         raise click.BadParameter(str(e)) from e
 
 
 _kubeconfig = click.option("--kubeconfig", "path", required=True, metavar="FILE", help="How to reach the API server.")
 _addresses = click.option(
-    "--load-balancer-pool", "pool", required=True, callback=_pool, metavar="CIDR", help="The addresses of load balancers."
+    "--load-balancer-pool", "pool", required=True, callback=_pool, metavar="CIDR[,CIDR]", help="The addresses of load balancers."
 )
 _verbosity = click.option("-v", "--v", "verbosity", type=int, default=2, show_default=True, help="4 and above for debugging.")
 
@@ -76,7 +76,7 @@ def _network(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.command("router-agent", context_settings=CONTEXT_SETTINGS)
 @_kubeconfig
 @click.option(
-    "--load-balancer-pool", "pool", default=None, callback=lambda c, p, v: _pool(c, p, v) if v else None, metavar="CIDR",
+    "--load-balancer-pool", "pool", default=None, callback=lambda c, p, v: _pool(c, p, v) if v else None, metavar="CIDR[,CIDR]",
     help="The addresses of load balancers, when they are led here.",
 )  # fmt: skip
 @click.option("--mode", type=click.Choice(podnet.MODES), default="routes", show_default=True, help="How pods are reached.")

@@ -4,7 +4,7 @@ MetalLB's layer2_controller (the choice of one)."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
@@ -37,11 +37,12 @@ def by_service(slice_: Object) -> list[str]:
     return [f"{meta.namespace(slice_)}/{name}"] if name else []
 
 
-def with_endpoint(slices: Iterable[Object]) -> set[str]:
-    """The nodes with a ready endpoint; while there is none anywhere, those with one that still serves as it terminates."""
+def with_endpoint(slices: Iterable[Object], family: str = "IPv4") -> set[str]:
+    """The nodes with a ready endpoint of the family; while there is none anywhere, those with one that still serves as it
+    terminates."""
     ready, serving = set(), set()
     for slice_ in slices:
-        if slice_.get("addressType") != "IPv4":
+        if slice_.get("addressType") != family:
             continue
         for endpoint in slice_.get("endpoints") or []:
             node, conditions = endpoint.get("nodeName"), endpoint.get("conditions") or {}
@@ -55,9 +56,9 @@ def with_endpoint(slices: Iterable[Object]) -> set[str]:
     return ready or serving
 
 
-def candidates(service: Object, slices: Iterable[Object], usable: Mapping[str, str]) -> list[str]:
-    """The nodes that may take a Service's traffic, sorted."""
-    return sorted(with_endpoint(slices) & set(usable)) if services.is_local(service) else sorted(usable)
+def candidates(service: Object, slices: Iterable[Object], usable: Mapping[str, str], family: str = "IPv4") -> list[str]:
+    """The nodes that may take a Service's traffic of a family, sorted."""
+    return sorted(with_endpoint(slices, family) & set(usable)) if services.is_local(service) else sorted(usable)
 
 
 def announcer(ip: str, nodes: Iterable[str]) -> str | None:
@@ -67,14 +68,15 @@ def announcer(ip: str, nodes: Iterable[str]) -> str | None:
 
 
 def wanted_routes(
-    pool: Pool, usable: Mapping[str, str], wanted: Iterable[tuple[Object, Iterable[Object]]]
+    pool: Pool, usable: Mapping[str, Mapping[str, str]], wanted: Iterable[tuple[Object, Sequence[Object]]]
 ) -> dict[str, tuple[str, ...]]:
     """destination → gateways (none: unreachable) of the router: the pool through every node, and an address of its own for
-    each (Service, its slices) with externalTrafficPolicy Local."""
-    routes = {str(pool.network): tuple(sorted(usable.values()))}
+    each (Service, its slices) with externalTrafficPolicy Local. `usable`: family → node → gateway."""
+    routes = {str(n): tuple(sorted(usable[f"IPv{n.version}"].values())) for n in pool.networks}
     for service, slices in wanted:
         if services.wants(service) and services.is_local(service):
-            nodes = candidates(service, slices, usable)
             for ip in services.held(service, pool):
-                routes[f"{ip}/32"] = tuple(sorted(usable[n] for n in nodes))
+                family = services.family(ip)
+                nodes = candidates(service, slices, usable[family], family)
+                routes[f"{ip}/{128 if family == 'IPv6' else 32}"] = tuple(sorted(usable[family][n] for n in nodes))
     return routes

@@ -197,14 +197,13 @@ class RouterAgent:
     async def _reconcile(self, _: str) -> float:
         knew, settings = self._knows_pods, self._config.in_force()
         self._knows_pods = settings.router_knows_pods or (settings.mode != "vxlan" and len(self._inside) > 1)
-        usable = nodes.gateways(self._nodes.items())
+        usable = {f: nodes.gateways(self._nodes.items(), ipv6=f == "IPv6") for f in ("IPv4", "IPv6")}
         want: dict[str, tuple[str, ...]] = {}
         if self._pool is not None:
             pairs = [(s, self._slices.by_index("service", meta.key(s))) for s in self._services.items()]
             want |= nodes.wanted_routes(self._pool, usable, pairs)
         services = self._service_cidrs if "services" in settings.expose else ()
-        usable6 = nodes.gateways(self._nodes.items(), ipv6=True) if any(":" in cidr for cidr in services) else {}
-        want |= {cidr: tuple(sorted((usable6 if ":" in cidr else usable).values())) for cidr in services}
+        want |= {cidr: tuple(sorted(usable["IPv6" if ":" in cidr else "IPv4"].values())) for cidr in services}
         now = asyncio.get_running_loop().time()
         if knew or self._knows_pods:
             self._knew_pods_at = now

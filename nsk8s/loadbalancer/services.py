@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
 from nsk8s.api import meta
@@ -50,30 +50,38 @@ def is_local(service: Object) -> bool:
     return (service.get("spec") or {}).get("externalTrafficPolicy") == "Local"
 
 
-def choose(service: Object, pool: Pool, holder: Callable[[str], str | None]) -> str:
-    """The address for a Service: spec.loadBalancerIP, else the one it has, else the lowest free one.
+def family(ip: str) -> str:
+    return "IPv6" if ":" in ip else "IPv4"
+
+
+def choose(service: Object, pool: Pool, holder: Callable[[str], str | None]) -> list[str]:
+    """The addresses for a Service, one of each of its families that the pool has, in its order: spec.loadBalancerIP, else the
+    one it has, else the lowest free one.
 
     `holder(ip)` is the key of the Service that has it. Raises NoAddress, saying why.
     """
     spec, key = service["spec"], meta.key(service)
     families = spec.get("ipFamilies") or ["IPv4"]
-    if "IPv4" not in families:
-        raise NoAddress(f"the pool {pool.network} has no IPv6 address")
+    served = [f for f in families if f in pool.families()]
+    if not served:
+        raise NoAddress(f"the pool {pool} has no {families[0]} address")
     wanted = spec.get("loadBalancerIP")
     if wanted:
         if wanted not in pool:
-            raise NoAddress(f"spec.loadBalancerIP {wanted} is not in the pool {pool.network}")
+            raise NoAddress(f"spec.loadBalancerIP {wanted} is not in the pool {pool}")
         wanted = str(ip_address(wanted))
+        if family(wanted) not in served:
+            raise NoAddress(f"spec.loadBalancerIP {wanted} is not of the Service's families ({', '.join(families)})")
         other = holder(wanted)
         if other not in (None, key):
             raise NoAddress(f"spec.loadBalancerIP {wanted} is in use by {other}")
-        return str(wanted)
-    for ip in held(service, pool):
-        if holder(ip) in (None, key):
-            return ip
-    return pool.first_free(lambda ip: holder(ip) not in (None, key))
+    known = [*([wanted] if wanted else []), *(ip for ip in held(service, pool) if holder(ip) in (None, key))]
+    return [
+        next((ip for ip in known if family(ip) == f), "") or pool.first_free(lambda ip: holder(ip) not in (None, key), f)
+        for f in served
+    ]  # fmt: skip
 
 
-def status(ip: str) -> Object:
-    """`status.loadBalancer` of a Service with that address. VIP: packets arrive at nodes with it as their destination."""
-    return {"ingress": [{"ip": ip, "ipMode": "VIP"}]}
+def status(ips: Iterable[str]) -> Object:
+    """`status.loadBalancer` of a Service with those. VIP: packets arrive at nodes with one as their destination."""
+    return {"ingress": [{"ip": ip, "ipMode": "VIP"} for ip in ips]}

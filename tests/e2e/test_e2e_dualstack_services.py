@@ -207,6 +207,40 @@ def test_a_headless_service_names_every_address(cluster: None) -> None:
     }  # fmt: skip
 
 
+def test_a_load_balancer_has_an_address_of_each_family(cluster: None) -> None:
+    def balancer(**spec: Any) -> dict[str, Any]:
+        return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "lb"},
+                "spec": {"type": "LoadBalancer", "selector": {"app": "w2"}, "ports": [{"port": 80, "targetPort": 8080}], **spec}}  # fmt: skip
+
+    def given() -> list[str]:
+        return [i["ip"] for i in get("service/lb")["status"]["loadBalancer"].get("ingress", [])]
+
+    def ways(destination: str) -> set[str]:
+        """The router's gateways to it."""
+        return set(re.findall(r"via (\S+)", netns("router", "ip", "-6", "route", "show", "exact", destination).stdout))
+
+    pool = "fd00:10:100::/112"
+    until("every node can terminate it", lambda: ways(pool) == {"fd00:192:168:56::10", *NODES["IPv6"].values()})
+    apply(balancer())
+    until("an address", lambda: given() == ["10.100.0.1"])
+    apply(balancer(ipFamilyPolicy="PreferDualStack"))
+    until("two addresses", lambda: given() == ["10.100.0.1", "fd00:10:100::1"])
+    urls = [url(ip, 80) for ip in given()]
+    until("both answer", lambda: [len(found) for found in asked("client", *urls, times=3)] == [3, 3])
+    (seen,) = {s for _, s in asked("client", urls[1])[0]}
+    assert seen in {"fd00:192:168:56::10", *NODES["IPv6"].values(), str(ip_network(get("node/node2")["spec"]["podCIDRs"][1])[1])}
+    apply(balancer(ipFamilyPolicy="PreferDualStack", externalTrafficPolicy="Local"))
+    until("a way of its own", lambda: ways("fd00:10:100::1") == {NODES["IPv6"]["node2"]})
+    until("the client is seen", lambda: asked("client", *urls, times=2) == [[("w2", CLIENT[f])] * 2 for f in FAMILIES])
+    apply(balancer(ipFamilyPolicy="SingleStack"))
+    until("one address again", lambda: given() == ["10.100.0.1"])
+    until("its way is gone", lambda: ways("fd00:10:100::1") == set())
+    # Nobody has it: a node sends it back to the router, which refuses it, rather than both passing it on until its TTL ends.
+    done = netns("client", "ping", "-n", "-c", "1", "-W", "2", "fd00:10:100::1")
+    assert "unreachable" in done.stdout, done.stdout
+    nsk8s("delete", "service", "lb")
+
+
 def test_local_traffic_keeps_the_clients_address_in_nftables_mode_too(cluster: None) -> None:
     apply(web(ipFamilyPolicy="PreferDualStack", externalTrafficPolicy="Local"))
     spec = get("service/web")["spec"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e_cluster import ask, get, in_pod, netns, nsk8s, pods, until
+from e2e_cluster import apply, ask, get, in_pod, netns, nsk8s, pods, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 HELLO = Path(__file__).parents[2] / "examples" / "hello.yaml"
@@ -17,7 +17,7 @@ NODE1 = "fd00:192:168:56::11"
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     file = tmp_path_factory.mktemp("ipv6") / "cluster.yaml"
-    config = {"nodes": 1, "network": {"ipFamilies": ["IPv6"]}, "loadBalancer": {"mode": "off"}}
+    config = {"nodes": 1, "network": {"ipFamilies": ["IPv6"]}}
     file.write_text(json.dumps(config))
     nsk8s("down", "-q", ok=False)
     try:
@@ -41,6 +41,17 @@ def test_services_by_name_address_and_node_port(cluster: None) -> None:
     assert {spec["clusterIP"], "fd00:10:96::1"} <= set(found)
     assert in_pod(asker, "cat", "/etc/resolv.conf").splitlines()[1] == "nameserver fd00:10:96::a"
     assert f"to {spec['clusterIP']} port 80/tcp" in nsk8s("rules", "hello").stdout, "found without -6"
+
+
+def test_a_load_balancer(cluster: None) -> None:
+    ports = [{"port": 80, "targetPort": 8080}]
+    apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "lb"},
+           "spec": {"type": "LoadBalancer", "selector": {"app": "hello"}, "ports": ports}})  # fmt: skip
+    ingress = until("an address", lambda: get("service/lb")["status"]["loadBalancer"].get("ingress"))
+    assert [i["ip"] for i in ingress] == ["fd00:10:100::1"]
+    words = ("curl", "-g", "-s", "-m", "2", "http://[fd00:10:100::1]/")
+    answer = until("it answers", lambda: netns("client", *words).stdout)
+    assert json.loads(answer)["pod"] in {p["metadata"]["name"] for p in pods()}
 
 
 def test_nothing_is_ipv4(cluster: None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 import pytest
@@ -105,13 +105,13 @@ def test_when_a_load_balancer_is_taken_away(kind: str, class_: str | None, final
 
 def test_the_address_of_a_service() -> None:
     nobody = {}.get
-    assert services.choose(service(), POOL, nobody) == "10.100.0.1"
-    assert services.choose(service(), POOL, {"10.100.0.1": "default/other"}.get) == "10.100.0.2"
-    assert services.choose(service(ip="10.100.0.5"), POOL, nobody) == "10.100.0.5", "kept"
-    assert services.choose(service(ip="10.100.0.5"), POOL, {"10.100.0.5": "default/other"}.get) == "10.100.0.1", "a double one is not"
-    assert services.choose(service(ip="192.0.2.1"), POOL, nobody) == "10.100.0.1", "nor one of another pool"
-    assert services.choose(service(ip="10.100.0.5", loadBalancerIP="10.100.0.3"), POOL, nobody) == "10.100.0.3"
-    assert services.choose(service(loadBalancerIP="10.100.0.3"), POOL, {"10.100.0.3": "default/web"}.get) == "10.100.0.3"
+    assert services.choose(service(), POOL, nobody) == ["10.100.0.1"]
+    assert services.choose(service(), POOL, {"10.100.0.1": "default/other"}.get) == ["10.100.0.2"]
+    assert services.choose(service(ip="10.100.0.5"), POOL, nobody) == ["10.100.0.5"], "kept"
+    assert services.choose(service(ip="10.100.0.5"), POOL, {"10.100.0.5": "default/other"}.get) == ["10.100.0.1"], "a double one is not"
+    assert services.choose(service(ip="192.0.2.1"), POOL, nobody) == ["10.100.0.1"], "nor one of another pool"
+    assert services.choose(service(ip="10.100.0.5", loadBalancerIP="10.100.0.3"), POOL, nobody) == ["10.100.0.3"]
+    assert services.choose(service(loadBalancerIP="10.100.0.3"), POOL, {"10.100.0.3": "default/web"}.get) == ["10.100.0.3"]
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,34 @@ def test_the_address_of_a_service() -> None:
     [
         ({"loadBalancerIP": "192.0.2.7"}, "192.0.2.7 is not in the pool 10.100.0.0/29"),
         ({"loadBalancerIP": "10.100.0.3"}, "10.100.0.3 is in use by default/other"),
-        ({"ipFamilies": ["IPv6"]}, "no IPv6 address"),
+        ({"ipFamilies": ["IPv6"]}, "the pool 10.100.0.0/29 has no IPv6 address"),
     ],
 )
 def test_why_a_service_gets_no_address(spec: dict[str, Any], why: str) -> None:
     with pytest.raises(NoAddress, match=why):
         services.choose(service(**spec), POOL, {"10.100.0.3": "default/other"}.get)
+
+
+BOTH = Pool(IPv4Network("10.100.0.0/29"), IPv6Network("fd00:100::/125"))
+
+
+def test_an_address_of_each_family() -> None:
+    nobody = {}.get
+    dual = {"ipFamilies": ["IPv6", "IPv4"]}
+    assert services.choose(service(**dual), BOTH, nobody) == ["fd00:100::1", "10.100.0.1"]
+    assert services.choose(service(ip="10.100.0.4", **dual), BOTH, nobody) == ["fd00:100::1", "10.100.0.4"], "it gained one"
+    assert services.choose(service(ip="fd00:100::3"), BOTH, nobody) == ["10.100.0.1"], "the one of a family it lost goes"
+    assert services.choose(service(ipFamilies=["IPv6"], loadBalancerIP="FD00:100::0:5"), BOTH, nobody) == ["fd00:100::5"]
+    assert services.choose(service(**dual), POOL, nobody) == ["10.100.0.1"], "as far as the pool goes"
+    with pytest.raises(NoAddress, match="not of the Service's families"):
+        services.choose(service(loadBalancerIP="fd00:100::5"), BOTH, nobody)
+    with pytest.raises(NoAddress, match=r"no address of the pool fd00:100::/125 is free \(6 are in use\)"):
+        services.choose(service(**dual), BOTH, lambda ip: "default/other" if ":" in ip else None)
+    assert services.status(["10.100.0.1", "fd00:100::1"]) == {
+        "ingress": [{"ip": "10.100.0.1", "ipMode": "VIP"}, {"ip": "fd00:100::1", "ipMode": "VIP"}]
+    }
+    with pytest.raises(ValueError, match="different IP families"):
+        Pool(IPv4Network("10.100.0.0/29"), IPv4Network("10.101.0.0/29"))
 
 
 def test_which_nodes_take_traffic() -> None:
@@ -155,7 +177,7 @@ def test_the_nodes_with_an_endpoint(endpoints: list[tuple[str, dict[str, bool]]]
 
 
 def test_the_routers_routes() -> None:
-    usable = {"n1": "10.0.0.1", "n2": "10.0.0.2"}
+    usable = {"IPv4": {"n1": "10.0.0.1", "n2": "10.0.0.2"}, "IPv6": {"n1": "fd00::1", "n2": "fd00::2"}}
     wanted = [
         (service("a", "10.100.0.1"), [slice_(("n1", READY))]),
         (service("b", "10.100.0.2", policy="Local"), [slice_(("n2", READY), ("n3", READY))]),
@@ -168,7 +190,12 @@ def test_the_routers_routes() -> None:
         "10.100.0.2/32": ("10.0.0.2",),
         "10.100.0.3/32": (),
     }
-    assert nodes.wanted_routes(POOL, {}, wanted)["10.100.0.0/29"] == ()
+    assert nodes.wanted_routes(POOL, {"IPv4": {}}, wanted)["10.100.0.0/29"] == ()
+    six = service("f", "fd00:100::4", policy="Local", ipFamilies=["IPv6"])
+    wanted = [(six, [slice_(("n1", READY)), slice_(("n2", READY), kind="IPv6")])]
+    assert nodes.wanted_routes(BOTH, usable, wanted) == {
+        "10.100.0.0/29": ("10.0.0.1", "10.0.0.2"), "fd00:100::/125": ("fd00::1", "fd00::2"), "fd00:100::4/128": ("fd00::2",),
+    }  # fmt: skip
 
 
 def test_changes_of_routes() -> None:
@@ -213,7 +240,9 @@ def test_arp_packets() -> None:
 def test_the_mode_in_cluster_yaml(document: dict[str, Any], mode: str) -> None:
     config = parse(document, "x")
     assert config.load_balancer.mode == mode
-    assert str(config.load_balancer.pool) == "10.100.0.0/16"
+    assert config.load_balancer_pools == ([] if mode == "off" else ["10.100.0.0/16"])
+    both = parse({**document, "network": {"ipFamilies": ["IPv6", "IPv4"]}}, "x").load_balancer_pools
+    assert both == {"ecmp": ["fd00:10:100::/112", "10.100.0.0/16"], "l2": ["10.100.0.0/16"], "off": []}[mode]
 
 
 @pytest.mark.parametrize(
