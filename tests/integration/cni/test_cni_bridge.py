@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 import cni
+from cni import interface
 from cni.errors import CniError
 from cni.invoke import run_here
 from nsk8s.kernel import rtmsg, syscalls
@@ -456,6 +457,26 @@ def test_dual_stack(node: Any) -> None:
         client.sendto(b"six", ("fd00:10:244:1::1", 5353))
         data, peer = server.recvfrom(100)
         assert (data, peer[0]) == (b"six", "fd00:10:244:1::2")
+
+
+@pytest.mark.parametrize("detect", [False, True])
+def test_an_ipv6_address_is_waited_for_only_where_its_duplicates_are_looked_for(
+    node: Any, monkeypatch: pytest.MonkeyPatch, detect: bool
+) -> None:
+    waited = node.dir / "waited"
+    pause = interface.pause
+
+    def noted(seconds: float) -> float:  # in a child, as all of the plugin
+        waited.touch()
+        return pause(seconds)
+
+    monkeypatch.setattr(interface, "pause", noted)
+    pod = node.pod()
+    node.add(node.conf(enabledad=detect, ipam={"subnet": "fd00:10:244:1::/64"}), "c1", pod)
+    with Rtnl(pod.fd) as inside:
+        (flags,) = [a.flags for a in inside.addrs(0, socket.AF_INET6) if a.ip == "fd00:10:244:1::2"]
+    assert waited.exists() == detect
+    assert (bool(flags & rtmsg.IFA_F_NODAD), flags & rtmsg.IFA_F_TENTATIVE) == (not detect, 0)
 
 
 @pytest.mark.parametrize("version", ["", "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"])
