@@ -21,6 +21,7 @@ from nsk8s.errors import Nsk8sError
 
 DEFAULT_MASK_IPV4, DEFAULT_MASK_IPV6 = 24, 64
 """Upstream's defaults for a node's subnet."""
+RETRY_S = 30.0
 
 
 class CidrSet:
@@ -153,6 +154,8 @@ class NodeIpamController:
         self._nodes = ctx.informer(NODES)
         self._sets = make_sets(ctx.settings)
         self._held: dict[str, list[Network]] = {}
+        self._waiting: set[str] = set()
+        """Nodes that got nothing: looked at again when a subnet becomes free, and from time to time."""
         self._loop = Controller("node-ipam-controller", self._reconcile, workers=1)
         self._loop.watch(self._nodes)
 
@@ -175,15 +178,23 @@ class NodeIpamController:
             for pods in self._sets:
                 pods.release(cidr)
 
+    def _free(self, name: str) -> None:
+        """A node is gone, or has other subnets than it was given."""
+        cidrs = self._held.pop(name, [])
+        self._release(cidrs)
+        for waiting in self._waiting if cidrs else ():
+            self._loop.queue.add(waiting)
+
     async def _reconcile(self, name: str) -> float | None:
         node = self._nodes.get(name)
         if node is None:
-            self._release(self._held.pop(name, []))
+            self._waiting.discard(name)
+            self._free(name)
             return None
         have = node_cidrs(node)
         if have:
             if self._held.get(name, have) != have:
-                self._release(self._held.pop(name))
+                self._free(name)
             self._occupy(name, have)
             return None
         if name in self._held:  # given, and not yet in the cache
@@ -197,7 +208,9 @@ class NodeIpamController:
                 self._recorder.event(
                     node, NORMAL, "CIDRNotAvailable", f"Node {name} status is now: CIDRNotAvailable"
                 )
-                return 30.0
+                self._waiting.add(name)
+                return RETRY_S
+            self._waiting.discard(name)
             self._held[name] = cidrs
         body = {
             "metadata": {"uid": meta.uid(node)}, "spec": {"podCIDR": str(cidrs[0]), "podCIDRs": [str(c) for c in cidrs]},
@@ -208,6 +221,6 @@ class NodeIpamController:
             raise
         except Exception:
             if self._nodes.get(name) is None:
-                self._release(self._held.pop(name, []))
+                self._free(name)
             raise
         return None

@@ -14,8 +14,9 @@ from controllers_cluster import Cluster, deployment, running, service
 
 @pytest.fixture
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster of its own that gives nodes up after 3 seconds."""
-    flags = ("--node-monitor-grace-period=3s", "--pod-gc-quarantine=1s", "--leader-elect=false")
+    """A cluster of its own that gives nodes up after 3 seconds, with IPv6 subnets for four."""
+    flags = ("--node-monitor-grace-period=3s", "--pod-gc-quarantine=1s", "--leader-elect=false",
+             "--cluster-cidr=10.244.0.0/16,fd00:10:244::/62")  # fmt: skip
     yield from running(tmp_path_factory.mktemp("impatient"), *flags)
 
 
@@ -140,7 +141,14 @@ def test_pods_of_a_deleted_node_are_collected_and_its_subnet_is_used_again(impat
     cluster.eventually(lambda: cluster.get("deploy", "web")["status"].get("availableReplicas") == 6)
     asyncio.run_coroutine_threadsafe(cluster.kubelets.register("node3", {}), cluster.kubelets.loop).result(10)
     cluster.kubelets.silent.clear()
-    cluster.eventually(lambda: cluster.get("node", "node3")["spec"].get("podCIDR") == "10.244.3.0/24")
+    cluster.eventually(lambda: cluster.get("node", "node3")["spec"].get("podCIDRs") == ["10.244.3.0/24", "fd00:10:244:3::/64"])
+
+    asyncio.run_coroutine_threadsafe(cluster.kubelets.register("node4", {}), cluster.kubelets.loop).result(10)
+    events = ("get", "events", "--field-selector", "involvedObject.name=node4,reason=CIDRNotAvailable", "-o", "name")
+    cluster.eventually(lambda: cluster.kubectl(*events))
+    assert "podCIDR" not in cluster.get("node", "node4")["spec"], "of both families, or none"
+    cluster.kubectl("delete", "node", "node3")
+    cluster.eventually(lambda: cluster.get("node", "node4")["spec"].get("podCIDRs") == ["10.244.4.0/24", "fd00:10:244:3::/64"])
 
 
 def test_an_api_server_that_was_away_costs_no_node_its_name(impatient: Cluster) -> None:
