@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import e2e_forked
 import yaml
 
 NAME = os.environ.get("NSK8S_E2E_NAME", "e2e")  # so that several developers can run these at once
@@ -23,10 +24,13 @@ def nsk8s(
     *words: str, ok: bool = True, timeout: float = 120, text: str | None = None, cluster: str = NAME
 ) -> subprocess.CompletedProcess[str]:
     """Run `nsk8s WORDS`; with `ok` a non-zero exit code fails the test with what was printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "nsk8s.cli.main", *words], capture_output=True, text=True, timeout=timeout, input=text,
-        env={**os.environ, "NSK8S_CLUSTER": cluster}, check=False,
-    )  # fmt: skip
+    if words[0] in e2e_forked.COMMANDS:
+        done = e2e_forked.run(words, cluster, text, timeout)
+    else:
+        done = subprocess.run(
+            [sys.executable, "-m", "nsk8s.cli.main", *words], capture_output=True, text=True, timeout=timeout, input=text,
+            env={**os.environ, "NSK8S_CLUSTER": cluster}, check=False,
+        )  # fmt: skip
     assert not ok or done.returncode == 0, f"nsk8s {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
