@@ -244,6 +244,24 @@ def test_nodes_come_and_go(addresses: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
+def test_racks_by_ipv6(tmp_path: Path) -> None:
+    """After the others: it takes their cluster away."""
+    file = tmp_path / "cluster.yaml"
+    file.write_text(
+        "racks: [{name: a, subnet: 192.168.56.0/24}, {name: b, subnet: 192.168.57.0/24}]\n"
+        "nodes: [{name: node1}, {name: node2, rack: b}]\nnetwork: {ipFamilies: [IPv4, IPv6]}\n"
+    )
+    with cluster_of_peers("-f", str(file), families=("6",)):
+        found = {p: get(f"pod/{p}")["status"]["podIPs"][1]["ip"] for p in PODS}
+        found |= {"node1": NODES6["node1"], "node2": "fd00:192:168:57::12"}
+        for mode in ("routes", "vxlan", "router"):
+            switch(mode)
+            until(mode, lambda mode=mode: ("flannel-v6.1" in netns("node1", "ip", "-6", "route").stdout) == (mode == "vxlan"))
+            until("both ways", lambda: answers("pod/a1", found["b"]) and answers("pod/b", found["a1"]))
+            check(found, mode)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("families", ["[IPv6, IPv4]", "[IPv6]"])
 def test_ipv6_first_or_alone(tmp_path: Path, families: str) -> None:
     """After the others: it takes their cluster away."""
