@@ -1,14 +1,15 @@
-"""firewall: lets a container's traffic through the node's FORWARD chain. Upstream: plugins/meta/firewall (iptables backend).
+"""firewall: lets a container's traffic through the node's FORWARD chain, or tells firewalld. Upstream: plugins/meta/firewall.
 
-Touches: iptables (filter); a file an attachment below the data directory, with its addresses, so that DEL and GC can remove
-the rules also when there is no prevResult (an ADD that was killed), where upstream leaves them.
+Touches: iptables (filter) or, where it runs or is asked for, firewalld; a file an attachment below the data directory, with its
+addresses, so that DEL and GC can remove the rules also when there is no prevResult (an ADD that was killed), where upstream
+leaves them.
 """
 
 from __future__ import annotations
 
 import os
 
-from cni import conf, errors, jsontext, skel
+from cni import conf, errors, firewalld, jsontext, skel
 from cni.address import BITS, IP, parse_ip, parse_subnet
 from cni.errors import CniError
 from cni.iptables import Shared, Tables, after, available, split_words
@@ -30,16 +31,15 @@ _POLICIES = ("", "open", "same-bridge", "isolated")
 class FirewallConf:
     """The plugin's own keys, checked."""
 
-    __slots__ = ("admin_chain", "data_dir", "policy")
+    __slots__ = ("admin_chain", "backend", "data_dir", "policy", "zone")
 
     def __init__(self, args: Args) -> None:
         """Raises CniError."""
         c = args.conf
-        backend = conf.text(c, "backend")
-        if backend == "firewalld":
-            raise CniError("backend firewalld is not supported by this firewall plugin: use iptables")
-        if backend not in ("", "iptables"):
-            raise CniError(f"unknown backend {backend!r}: iptables")
+        self.backend = conf.text(c, "backend")
+        if self.backend not in ("", "iptables", "firewalld"):
+            raise CniError(f"unknown backend {self.backend!r}: iptables or firewalld")
+        self.zone = conf.text(c, "firewalldZone") or firewalld.DEFAULT_ZONE
         self.admin_chain = conf.text(c, "iptablesAdminChainName") or ADMIN
         if not skel.is_word(self.admin_chain) or len(self.admin_chain) > 28:
             raise CniError(f"invalid iptablesAdminChainName {self.admin_chain!r}")
@@ -47,6 +47,10 @@ class FirewallConf:
         if self.policy not in _POLICIES:
             raise CniError(f'unknown ingress policy: "{self.policy}"')
         self.data_dir = conf.text(c, "dataDir") or DEFAULT_DATA_DIR
+
+    def asks_firewalld(self, env: Mapping[str, str]) -> bool:
+        """Whether firewalld is the backend: asked for, or running and no other asked for."""
+        return self.backend == "firewalld" or (not self.backend and firewalld.is_running(env))
 
 
 # ── the rules ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -60,9 +64,13 @@ def shared_rules(admin_chain: str) -> list[Shared]:
     ]
 
 
+def _host(ip: IP) -> str:
+    return f"{ip}/{BITS[ip.family]}"
+
+
 def own_rules(ip: IP) -> list[str]:
     """The lines after -A for one address. Pure."""
-    host = f"{ip}/{BITS[ip.family]}"
+    host = _host(ip)
     return [
         f"{FORWARD} -d {host} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         f"{FORWARD} -s {host} -j ACCEPT",
@@ -105,16 +113,24 @@ def add(args: Args) -> dict[str, Any]:
     bridge = _bridge(result, c.policy)
     ips = _addresses(result)
     _record(c, args, ips)
+    by_firewalld = c.asks_firewalld(args.env)
+    if by_firewalld:
+        firewalld.add(args.env, c.zone, map(_host, ips))
     for family in _families(ips):
-        tables = Tables(args.env, family)
-        own = [line for ip in ips if ip.family == family for line in own_rules(ip)]
-        have = {line for line in own if not tables.attempt("filter", [f"-C {line}"])}
-        lines = [f"-A {line}" for line in own if line not in have]
-        shared = shared_rules(c.admin_chain)
-        tables.ensure("filter", shared, lines, "could not let the container through", chains=[c.admin_chain])
+        if not by_firewalld:
+            _let_through(Tables(args.env, family), c, [ip for ip in ips if ip.family == family])
         if bridge:
-            tables.ensure("filter", isolation_rules(bridge, c.policy), (), f"could not set up ingress policy {c.policy}")
+            what = f"could not set up ingress policy {c.policy}"
+            Tables(args.env, family).ensure("filter", isolation_rules(bridge, c.policy), (), what)
     return render(result, args.version)
+
+
+def _let_through(tables: Tables, c: FirewallConf, ips: Sequence[IP]) -> None:
+    own = [line for ip in ips for line in own_rules(ip)]
+    have = {line for line in own if not tables.attempt("filter", [f"-C {line}"])}
+    lines = [f"-A {line}" for line in own if line not in have]
+    shared = shared_rules(c.admin_chain)
+    tables.ensure("filter", shared, lines, "could not let the container through", chains=[c.admin_chain])
 
 
 def _bridge(result: Mapping[str, Any], policy: str) -> str:
@@ -137,12 +153,15 @@ def delete(args: Args) -> None:
     c = FirewallConf(args)
     path = _record_path(c, args.name, args.container_id, args.ifname)
     ips = {*_addresses(optional_previous_result(args.conf, args.version)), *_recorded(path)[1]}
-    _remove(args.env, sorted(ips, key=str))
+    _remove(c, args.env, sorted(ips, key=str))
     _unlink(path)
 
 
-def _remove(env: Mapping[str, str], ips: Sequence[IP]) -> None:
-    hosts = {f"{ip}/{BITS[ip.family]}" for ip in ips}
+def _remove(c: FirewallConf, env: Mapping[str, str], ips: Sequence[IP]) -> None:
+    """From both backends: firewalld may have been started, or have ended, since ADD."""
+    if ips and c.asks_firewalld(env):
+        firewalld.remove(env, c.zone, map(_host, ips))
+    hosts = {_host(ip) for ip in ips}
     for family in _families(ips):
         tables = Tables(env, family)
         if not tables.available:
@@ -163,10 +182,13 @@ def check(args: Args) -> None:
     ips = _addresses(result)
     bridge = _bridge(result, c.policy)
     isolation = isolation_rules(bridge, c.policy) if bridge else []
+    by_firewalld = c.asks_firewalld(args.env)
+    if by_firewalld:
+        firewalld.check(args.env, c.zone, map(_host, ips))
     for family in _families(ips):
         tables = Tables(args.env, family)
-        wanted = [f"{s.chain} {s.rule}" for s in shared_rules(c.admin_chain)]
-        wanted += [line for ip in ips if ip.family == family for line in own_rules(ip)]
+        wanted = [] if by_firewalld else [f"{s.chain} {s.rule}" for s in shared_rules(c.admin_chain)]
+        wanted += [line for ip in ips if ip.family == family and not by_firewalld for line in own_rules(ip)]
         for line in wanted + [f"{s.chain} {s.rule}" for s in isolation]:
             older = line.replace("same-bridge|isolated", "same-bridge")  # the real plugin's comment before it knew isolated
             if all(tables.attempt("filter", [f"-C {text}"]) for text in dict.fromkeys((line, older))):
@@ -187,13 +209,16 @@ def gc(args: Args) -> None:
     for path in (os.path.join(c.data_dir, name) for name in sorted(names)):
         network, ips = _recorded(path)
         if network == args.name and path not in keep:
-            _remove(args.env, ips)
+            _remove(c, args.env, ips)
             _unlink(path)
 
 
 def status(args: Args) -> None:
-    FirewallConf(args)
-    if not available(args.env):
+    c = FirewallConf(args)
+    if c.backend == "firewalld":
+        if not firewalld.is_running(args.env):
+            raise CniError("firewalld is not running", errors.PLUGIN_NOT_AVAILABLE)
+    elif not available(args.env):
         raise CniError("iptables is not installed", errors.PLUGIN_NOT_AVAILABLE)
 
 

@@ -65,6 +65,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"Error: {e}\n{usage()}\n")
         return 2
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    os.environ.pop("DBUS_SYSTEM_BUS_ADDRESS", None)  # the machine's; its firewalld is not this node's
     loop = Loop()
     network = Network(flags["--cni-conf-dir"], flags["--cni-bin-dir"], flags["--cni-cache-dir"], int(flags["--cni-timeout"]))
     try:

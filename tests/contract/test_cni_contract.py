@@ -25,6 +25,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes net
 
 PLUGINS = ("bandwidth", "bridge", "firewall", "host-local", "loopback", "portmap", "ptp", "static", "tuning")
 PATH = "/usr/sbin:/usr/bin"
+NO_BUS = {"DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/nowhere"}
+"""This machine's own firewalld is not to hear of any of this."""
 RUNNERS = {"exec": invoke.run_exec, "fork": invoke.run_fork, "here": invoke.run_here}
 
 
@@ -52,7 +54,7 @@ class World:
 
     def call(self, plugin: str, stdin: bytes, **env: str) -> tuple[int, str]:
         path = os.path.join(cni.BIN_DIR, plugin)
-        full = {"PATH": PATH, "XTABLES_LOCKFILE": f"{self.dir}.lock", "CNI_PATH": cni.BIN_DIR, **env}
+        full = {"PATH": PATH, "XTABLES_LOCKFILE": f"{self.dir}.lock", "CNI_PATH": cni.BIN_DIR, **NO_BUS, **env}
         full = {k: v.replace("POD", f"/proc/{os.getpid()}/fd/{self.pod}") for k, v in full.items()}
 
         def run() -> list[Any]:

@@ -390,7 +390,7 @@ def test_firewall_refusals(node: Any, failure: Failure) -> None:
     pod = node.pod()
     first = node.add(node.conf(), "c1", pod)
     for changes, words in (
-        ({"backend": "firewalld"}, "firewalld is not supported"),
+        ({"backend": "firewalld"}, "backend firewalld: the system bus cannot be reached: No such file or directory: is firewalld running?"),
         ({"ingressPolicy": "shut"}, 'unknown ingress policy: "shut"'),
         ({"ingressPolicy": "isolated", "prevResult": {**first, "interfaces": []}}, "interface needs to be set"),
         ({"prevResult": None}, "missing prevResult"),
