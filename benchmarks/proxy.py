@@ -1,6 +1,7 @@
-"""kube-proxy: a full sync against iptables-restore (nft) alone with the same text; one changed endpoint among 10,000 services.
+"""kube-proxy: a full sync against iptables-restore (nft) alone with the same text; one changed endpoint among 10,000 services,
+until its rules are there on three nodes; the first packet's latency (proxy_latency).
 
-Everything happens in a network namespace of its own. `python -m benchmarks.proxy full|change …` is what runs inside it.
+Everything happens in network namespaces of its own. `python -m benchmarks.proxy full|change …` is what runs inside the first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from nsk8s.api.meta import Object
 
 MODES = ("iptables-nft", "iptables-legacy", "nftables")
 SERVICES, ENDPOINTS = 1000, 10
-MANY = 10_000
-CHANGES = 30
+MANY, FEWER = 10_000, 2000
+"""The fewer for iptables-nft, whose first load of three nodes' 20,000 chains each takes minutes."""
+CHANGES, NODES = 30, 3
 SPACING_S = 1.4
 """Beyond minSyncPeriod, so that no change waits for the one before."""
 
@@ -79,25 +81,39 @@ class _Recorded:
         await self.programs.run(script)
 
 
-def full(mode: str, rounds: int) -> dict[str, list[float]]:
-    """Seconds of full syncs, and of the program alone with the same text, one after the other."""
+def programs_of(mode: str) -> Any:
     from nsk8s.kernel import iptables, nft
+
+    return nft.detect() if mode == "nftables" else iptables.detect(mode.removeprefix("iptables-"))
+
+
+def context_of() -> Any:
+    from nsk8s.proxy.rules import Context, LocalDetector
+
+    return Context(detector=LocalDetector.by_cidr("10.128.0.0/9"), localhost_node_ports=False)
+
+
+def proxier_of(mode: str, programs: Any, context: Any) -> Any:
     from nsk8s.proxy.iptables import IptablesProxier
     from nsk8s.proxy.metrics import Metrics
     from nsk8s.proxy.nftables import NftablesProxier
     from nsk8s.proxy.nodeaddresses import NodePortAddresses
-    from nsk8s.proxy.rules import Context, LocalDetector
 
+    kind: Any = NftablesProxier if mode == "nftables" else IptablesProxier
+    return kind(programs, context, "node1", NodePortAddresses(()), Metrics("nftables" if mode == "nftables" else "iptables"))
+
+
+def full(mode: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds of full syncs, and of the program alone with the same text, one after the other."""
     objects = [(service(i), endpoint_slice(i, ENDPOINTS)) for i in range(SERVICES)]
     gc.collect()
     gc.freeze()
-    context = Context(detector=LocalDetector.by_cidr("10.128.0.0/9"), localhost_node_ports=False)
+    context = context_of()
     ours, alone = [], []
     for _ in range(rounds):
         is_nft = mode == "nftables"
-        programs: Any = _Recorded(nft.detect() if is_nft else iptables.detect(mode.removeprefix("iptables-")))
-        kind: Any = NftablesProxier if is_nft else IptablesProxier
-        proxier = kind(programs, context, "node1", NodePortAddresses(()), Metrics("nftables" if is_nft else "iptables"))
+        programs: Any = _Recorded(programs_of(mode))
+        proxier = proxier_of(mode, programs, context)
         for one, its_slice in objects:
             proxier.service_changed(None, one)
             proxier.slice_changed(None, its_slice)
@@ -114,19 +130,20 @@ def full(mode: str, rounds: int) -> dict[str, list[float]]:
     return {"ours": ours, "alone": alone}
 
 
-def flush(mode: str) -> None:
+def flush(mode: str, enter: Sequence[str] = ()) -> None:
     if mode == "nftables":
-        run("nft", "flush", "ruleset")
+        run(*enter, "nft", "flush", "ruleset")
         return
     empty = "".join(f"*{table}\nCOMMIT\n" for table in ("mangle", "filter", "nat"))
-    run(f"iptables-{mode.removeprefix('iptables-')}-restore", "-w", "5", text_in=empty)
+    run(*enter, f"iptables-{mode.removeprefix('iptables-')}-restore", "-w", "5", text_in=empty)
 
 
 # --- inside the namespace: one change among many
 
 
-async def change(mode: str, directory: Path, changes: int, many: int) -> dict[str, Any]:
-    """Seconds from the API write to the rule in place, for each change; memory of the proxy; the program alone."""
+async def change(directory: Path, nodes: Sequence[str], changes: int, many: int, modes: Sequence[str]) -> dict[str, Any]:
+    """For each mode: seconds from the API write to the rule in place on every node, for each change; the proxies' memory; the
+    program alone. `nodes`: the namespaces they run in; the first is this one, where the API server is, too."""
     from nsk8s.client import kubeconfig
     from nsk8s.client.resources import ENDPOINTSLICES
     from nsk8s.client.resources import SERVICES as SERVICE_KIND
@@ -134,41 +151,65 @@ async def change(mode: str, directory: Path, changes: int, many: int) -> dict[st
 
     component = [sys.executable, "-m", "nsk8s.cli.main", "component"]
     admin = directory / "admin.conf"
-    with contextlib.ExitStack() as stack:
+    found: dict[str, Any] = {}
+    with contextlib.ExitStack() as everything:
 
-        def start(*argv: str) -> subprocess.Popen[bytes]:
-            process = subprocess.Popen([*component, *argv], stderr=stack.enter_context((directory / f"{argv[0]}.log").open("wb")))
+        def start(stack: contextlib.ExitStack, where: Sequence[str], *argv: str, log: str) -> subprocess.Popen[bytes]:
+            log_file = stack.enter_context((directory / f"{log}.log").open("wb"))
+            process = subprocess.Popen([*where, *component, *argv], stderr=log_file)
             stack.callback(process.wait)
             stack.callback(process.kill)
             return process
 
-        start("kube-apiserver", "--data-dir", ":memory:", "--bind-address", "127.0.0.1", "--cert-dir", str(directory / "pki"),
-              "--write-kubeconfig", str(admin))  # fmt: skip
+        start(everything, (), "kube-apiserver", "--data-dir", ":memory:", "--bind-address", API_ADDRESS, "--cert-dir",
+              str(directory / "pki"), "--write-kubeconfig", str(admin), log="kube-apiserver")  # fmt: skip
         await _until_there(admin)
         async with Client(kubeconfig.load(str(admin))) as client:
             await client.wait_ready(60)
             held = await _create(client, SERVICE_KIND, ENDPOINTSLICES, many)
-            flags = ["--proxy-mode", "nftables"] if mode == "nftables" else ["--iptables", mode.removeprefix("iptables-")]
-            before = time.monotonic()
-            proxy = start("kube-proxy", "--kubeconfig", str(admin), "--hostname-override", "node1", "--cluster-cidr",
-                          "10.128.0.0/9", "--iptables-localhost-nodeports=false", *flags)  # fmt: skip
-            await _until_synced(proxy)
-            first_s = time.monotonic() - before
-            await asyncio.sleep(3)
-            taken = []
-            for i in range(1, changes + 1):
-                number = i * 37 % many
-                new = {**endpoint_slice(number, 1, i), "metadata": held[number]["metadata"]}
-                started = time.time()
-                held[number] = await client.update(ENDPOINTSLICES, new)
-                await asyncio.sleep(SPACING_S)
-                taken.append(await asyncio.to_thread(last_sync) - started)
-            status = Path(f"/proc/{proxy.pid}/status").read_text()
-            rss_mb = int(status.partition("VmRSS:")[2].split()[0]) / 1024
-            partial = "sync_partial_proxy_rules_duration_seconds"
-            sync_s = await asyncio.to_thread(metric, f"{partial}_sum") / await asyncio.to_thread(metric, f"{partial}_count")
-            alone = [one_alone(mode, i) for i in range(10)]
-            return {"sync_s": sync_s, "taken": taken, "rss_mb": rss_mb, "first_s": first_s, "alone": alone}
+            for mode in modes:
+                flags = ["--proxy-mode", "nftables"] if mode == "nftables" else ["--iptables", mode.removeprefix("iptables-")]
+                with contextlib.ExitStack() as stack:
+                    before = time.monotonic()
+                    proxies = []
+                    for i, node in enumerate(nodes):
+                        where = ("ip", "netns", "exec", node, "env", f"XTABLES_LOCKFILE={directory}/lock-{i}") if i else ()
+                        proxies.append(start(
+                            stack, where, "kube-proxy", "--kubeconfig", str(admin), "--hostname-override", f"node{i + 1}",
+                            "--cluster-cidr", "10.128.0.0/9", "--iptables-localhost-nodeports=false", "--metrics-bind-address",
+                            f"{node_address(i)}:10249", *flags, log=f"kube-proxy-{mode}-{i}",
+                        ))  # fmt: skip
+                    for i, proxy in enumerate(proxies):
+                        await _until_synced(proxy, i)
+                    first_s = time.monotonic() - before
+                    await asyncio.sleep(3)
+                    taken = []
+                    for i in range(1, changes + 1):
+                        number = i * 37 % many
+                        generation = len(found) * changes + i
+                        new = {**endpoint_slice(number, 1, generation), "metadata": held[number]["metadata"]}
+                        started = time.time()
+                        held[number] = await client.update(ENDPOINTSLICES, new)
+                        await asyncio.sleep(SPACING_S)
+                        taken.append(max([await _synced_since(started, n) for n in range(len(nodes))]) - started)
+                    alone = [one_alone(mode, i) for i in range(10)]
+                    found[mode] = {"taken": taken, "rss_mb": rss_mb(proxies[0].pid), "first_s": first_s, "alone": alone}
+                for i, node in enumerate(nodes):
+                    flush(mode, ("ip", "netns", "exec", node) if i else ())
+    return found
+
+
+API_ADDRESS = "10.126.0.1"
+
+
+def node_address(i: int) -> str:
+    """The first node's is the API server's; each other one hangs on a cable of its own."""
+    return f"10.126.{i}.2" if i else API_ADDRESS
+
+
+def rss_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 async def _until_there(path: Path) -> None:
@@ -192,20 +233,30 @@ async def _create(client: Any, services: Any, slices: Any, many: int) -> dict[in
     return held
 
 
-def metric(name: str) -> float:
-    with urllib.request.urlopen("http://127.0.0.1:10249/metrics", timeout=30) as answer:
+def metric(name: str, node: int) -> float:
+    with urllib.request.urlopen(f"http://{node_address(node)}:10249/metrics", timeout=30) as answer:
         lines = answer.read().decode().splitlines()
     return max((float(line.split()[-1]) for line in lines if line.startswith(f"kubeproxy_{name}")), default=0.0)
 
 
-def last_sync() -> float:
-    return metric("sync_proxy_rules_last_timestamp_seconds")
+def last_sync(node: int) -> float:
+    return metric("sync_proxy_rules_last_timestamp_seconds", node)
 
 
-async def _until_synced(proxy: subprocess.Popen[bytes]) -> None:
+async def _synced_since(when: float, node: int) -> float:
+    """The time of the node's last sync, once that is after `when`."""
+    for _ in range(100):
+        last = await asyncio.to_thread(last_sync, node)
+        if last > when:
+            return last
+        await asyncio.sleep(0.1)
+    raise RuntimeError(f"node {node + 1} has not synced in 10 s")
+
+
+async def _until_synced(proxy: subprocess.Popen[bytes], node: int) -> None:
     while proxy.poll() is None:
         with contextlib.suppress(OSError):
-            if await asyncio.to_thread(last_sync) > 0:
+            if await asyncio.to_thread(last_sync, node) > 0:
                 return
         await asyncio.sleep(0.2)
     raise RuntimeError("kube-proxy ended")
@@ -253,16 +304,39 @@ def namespace() -> Iterator[tuple[str, Path]]:
         run("ip", "netns", "del", name)
 
 
-def inside(what: str, mode: str, *numbers: int) -> Any:
+def inside(what: str, *arguments: object) -> Any:
     with namespace() as (name, directory):
-        done = subprocess.run(
-            ["ip", "netns", "exec", name, sys.executable, "-m", "benchmarks.proxy", what, mode, str(directory),
-             *map(str, numbers)],
-            stdout=subprocess.PIPE, text=True, timeout=300, env={**os.environ, "XTABLES_LOCKFILE": str(directory / "lock")},
-        )  # fmt: skip
+        nodes = [name]
+        try:
+            if what == "change":
+                run("ip", "-n", name, "addr", "add", f"{API_ADDRESS}/32", "dev", "lo")
+                for i in range(1, NODES):
+                    nodes.append(add_node(name, i))
+            argv = [what, str(directory), ",".join(nodes), *map(str, arguments)]
+            done = subprocess.run(
+                ["ip", "netns", "exec", name, sys.executable, "-m", "benchmarks.proxy", *argv],
+                stdout=subprocess.PIPE, text=True, timeout=600, env={**os.environ, "XTABLES_LOCKFILE": str(directory / "lock")},
+            )  # fmt: skip
+        finally:
+            for node in nodes[1:]:
+                run("ip", "netns", "del", node)
     if done.returncode:
-        raise RuntimeError(f"{what} in {mode} mode failed")
+        raise RuntimeError(f"{what} {' '.join(map(str, arguments))} failed")
     return json.loads(done.stdout)
+
+
+def add_node(first: str, i: int) -> str:
+    """A namespace on a cable to the first one, by which it reaches the API server."""
+    name = f"{first}-{i}"
+    run("ip", "netns", "add", name)
+    run("ip", "-n", name, "link", "set", "lo", "up")
+    run("ip", "-n", first, "link", "add", f"n{i}", "type", "veth", "peer", "name", "eth0", "netns", name)
+    run("ip", "-n", first, "addr", "add", f"10.126.{i}.1/24", "dev", f"n{i}")
+    run("ip", "-n", first, "link", "set", f"n{i}", "up")
+    run("ip", "-n", name, "addr", "add", f"{node_address(i)}/24", "dev", "eth0")
+    run("ip", "-n", name, "link", "set", "eth0", "up")
+    run("ip", "-n", name, "route", "add", "default", "via", f"10.126.{i}.1")
+    return name
 
 
 def p99(values: list[float]) -> float:
@@ -277,22 +351,27 @@ def measure(rounds: int = 5) -> list[Row]:
         say(f"{mode}: full sync of {SERVICES} services × {ENDPOINTS}: {said}")
         what = f"{mode}: full sync, {SERVICES} × {ENDPOINTS}, against the program alone"
         rows.append(Row(what, median(found["ours"]), median(found["alone"]), "s", "≤ 1.5", "1.2"))
-    for mode in MODES[1:]:
-        found = inside("change", mode, CHANGES, MANY)
-        taken, alone = [t * 1000 for t in found["taken"]], [t * 1000 for t in found["alone"]]
-        say(f"{mode}: one endpoint among {MANY} services: {spread(taken)} ms, p99 {p99(taken):.0f}; alone {spread(alone)} ms; "
-            f"first sync {found['first_s']:.1f} s, {found['rss_mb']:.0f} MB")  # fmt: skip
-        what = f"{mode}: one endpoint of {MANY}, write → rule"
-        rows.append(Row(f"{what}, p50", median(taken), median(alone), "ms", "≤ 1.5", "1.2"))
-        rows.append(Row(f"{what}, p99", p99(taken), 0, "ms", "≤ 50 ms", "-", ratio_is_value=True))
-        rows.append(Row(f"{mode}: memory with {MANY} services", found["rss_mb"], 0, "MB", "-", "-", ratio_is_value=True))
-    return rows
+    sizes = ((MANY, "iptables-legacy,nftables"), (FEWER, "iptables-nft"))
+    measured = [(n, *found) for n, modes in sizes for found in inside("change", CHANGES, n, modes).items()]
+    for many, mode, each in measured:
+        taken, alone = [t * 1000 for t in each["taken"]], [t * 1000 for t in each["alone"]]
+        say(f"{mode}: one endpoint among {many} services, on {NODES} nodes: {spread(taken)} ms, p99 {p99(taken):.0f}; "
+            f"alone {spread(alone)} ms; first sync {each['first_s']:.1f} s, {each['rss_mb']:.0f} MB")  # fmt: skip
+        what = f"{mode}: one endpoint of {many}, write → {NODES} nodes"
+        rows.append(Row(f"{what}, p50", median(taken), median(alone), "ms", "-" if mode == "nftables" else "≤ 1.5", "1.2"))
+        rows.append(Row(f"{what}, p99", p99(taken), 0, "ms", "≤ 50 ms" if mode == "nftables" else "-", "-", ratio_is_value=True))
+        rows.append(Row(f"{mode}: memory with {many} services", each["rss_mb"], 0, "MB", "-", "-", ratio_is_value=True))
+    from benchmarks import proxy_latency  # it needs what is here
+
+    return [*rows, *proxy_latency.rows(proxy_latency.figures())]
 
 
 def main(argv: list[str]) -> int:
-    what, mode, directory, *numbers = argv
-    count = [int(n) for n in numbers]
-    found: Any = full(mode, *count) if what == "full" else asyncio.run(change(mode, Path(directory), *count))
+    what, directory, nodes, *rest = argv
+    if what == "full":
+        found: Any = full(rest[0], int(rest[1]))
+    else:
+        found = asyncio.run(change(Path(directory), nodes.split(","), int(rest[0]), int(rest[1]), rest[2].split(",")))
     print(json.dumps(found))
     return 0
 
