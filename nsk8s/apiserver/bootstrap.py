@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+from datetime import UTC, datetime
 from typing import Any
 
-from nsk8s.api.meta import Object
+from nsk8s.api.meta import Object, rfc3339
 from nsk8s.api.scheme import Kind, Scheme
 from nsk8s.apiserver import rbacpolicy
 from nsk8s.apiserver.cache import Cache, clone
 from nsk8s.apiserver.call import SYSTEM, Call
+from nsk8s.apiserver.deletion import DeleteOptions
 from nsk8s.apiserver.registry import Registry
 from nsk8s.apiserver.request import RequestInfo
 from nsk8s.errors import AlreadyExists, NotFound, StatusError
@@ -40,6 +42,7 @@ class Bootstrap:
         self._registry = registry
         self._cache = cache
         self._said_loopback = False
+        self._ranges: list[str] = []
 
     async def run(self, service_ips: list[str], advertise: str, port: int) -> None:
         await self._namespaces()
@@ -55,6 +58,7 @@ class Bootstrap:
             await asyncio.sleep(KEEP_S)
             try:
                 await self._namespaces()
+                await self.service_ranges(self._ranges)
                 await self._reach(service_ips, advertise, port)
             except StatusError as e:
                 log.warning("the kubernetes service cannot be kept: %s", e.message)
@@ -64,6 +68,23 @@ class Bootstrap:
             await self._ensure("", "v1", "namespaces", {"metadata": {"name": name}})
             # The controller manager gives every namespace this account; these have it without one, so that pods can be made.
             await self._ensure("", "v1", "serviceaccounts", {"metadata": {"name": "default", "namespace": name}})
+
+    async def service_ranges(self, cidrs: list[str]) -> None:
+        """The ServiceCIDR `kubernetes`: what --service-cluster-ip-range says, from now on."""
+        self._ranges = cidrs
+        kind = self._kind("networking.k8s.io", "v1", "servicecidrs")
+        if kind is None:
+            return
+        have = self._cache.get(kind.group_resource, "", "kubernetes")
+        if have is not None and (have.get("spec") or {}).get("cidrs") != cidrs:
+            # Another range than at the last start; a ServiceCIDR's stays, so it is another one.
+            await self._registry.delete(self._call(kind, "delete", "", "kubernetes"), "", "kubernetes", DeleteOptions())
+        ready = {
+            "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes Service CIDR is ready",
+            "lastTransitionTime": rfc3339(datetime.now(UTC)),
+        }  # fmt: skip
+        wanted = {"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}, "status": {"conditions": [ready]}}
+        await self._ensure("networking.k8s.io", "v1", "servicecidrs", wanted)
 
     async def _reach(self, service_ips: list[str], advertise: str, port: int) -> None:
         if service_ips:

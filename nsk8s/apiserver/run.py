@@ -138,6 +138,7 @@ async def _serve(config: Config, keys: Keys, store: Store, sock: socket.socket, 
         bootstrap = Bootstrap(server.scheme, server.registry, cache)
         where = [config.service_ip()], config.advertise_address, port
         await bootstrap.run(*where)
+        await bootstrap.service_ranges([str(n) for n in config.service_networks])
         documents.bootstrapped = True
         if config.write_kubeconfig:
             write_admin_kubeconfig(config, keys, port)

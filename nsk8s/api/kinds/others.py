@@ -64,6 +64,12 @@ KINDS: tuple[Kind, ...] = (
         printer=printers.NETWORK_POLICY,
     ),
     Kind(
+        "networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", False, networking.ServiceCIDR,
+        strategy=Strategy(validate=validation.validate_service_cidr,
+                          validate_update=validation.validate_service_cidr_update, has_status=False),
+        printer=printers.SERVICE_CIDR,
+    ),
+    Kind(
         "coordination.k8s.io", "v1", "Lease", "leases", True, coordination.Lease,
         strategy=Strategy(validate=validation.validate_lease, has_status=False, has_generation=False),
         printer=printers.LEASE,

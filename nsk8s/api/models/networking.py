@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nsk8s.api.models.base import IntOrString, Model, field, int32
 from nsk8s.api.models.core_reference import TypedLocalObjectReference
-from nsk8s.api.models.meta import LabelSelector, ObjectMeta
+from nsk8s.api.models.meta import Condition, LabelSelector, ObjectMeta
 
 POLICY_TYPE = ("Ingress", "Egress")
 PROTOCOL = ("TCP", "UDP", "SCTP")
@@ -153,3 +153,21 @@ class IngressClassParametersReference(Model):
     name: str = field(3, required=True)
     scope: str | None = field(4)
     namespace: str | None = field(5)
+
+
+class ServiceCIDR(Model):
+    """A range from which ClusterIPs come."""
+
+    apiVersion: str = field(0)
+    kind: str = field(0)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: ServiceCIDRSpec = field(2, "What is wanted.")
+    status: ServiceCIDRStatus = field(3, "What is known; written by controllers.")
+
+
+class ServiceCIDRSpec(Model):
+    cidrs: list[str] = field(1, "One range a family.", list_type="atomic")
+
+
+class ServiceCIDRStatus(Model):
+    conditions: list[Condition] = field(1, merge_key="type", list_type="map", list_keys=("type",))

@@ -54,6 +54,10 @@ def _ingress_class(obj: Object, now: datetime) -> list[Any]:
     return [name_of(obj), spec.get("controller", ""), parameters, age_of(obj, now)]
 
 
+def _service_cidr(obj: Object, now: datetime) -> list[Any]:
+    return [name_of(obj), ",".join(spec_of(obj).get("cidrs") or []), age_of(obj, now)]
+
+
 def _network_policy(obj: Object, now: datetime) -> list[Any]:
     return [name_of(obj), selector_text(spec_of(obj).get("podSelector") or {}), age_of(obj, now)]
 
@@ -116,6 +120,7 @@ def _custom_resource_definition(obj: Object, now: datetime) -> list[Any]:
 ENDPOINT_SLICE = printer("Name | AddressType | Ports | Endpoints | Age", _endpoint_slice)
 INGRESS = printer("Name | Class | Hosts | Address | Ports | Age", _ingress)
 INGRESS_CLASS = printer("Name | Controller | Parameters | Age", _ingress_class)
+SERVICE_CIDR = printer("Name | CIDRs | Age", _service_cidr)
 NETWORK_POLICY = printer("Name | Pod-Selector | Age", _network_policy)
 LEASE = printer("Name | Holder | Age", _lease)
 ROLE = printer("Name | Created At:date", _role)

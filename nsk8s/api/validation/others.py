@@ -164,6 +164,24 @@ def validate_ingress_class_update(new: Object, old: Object) -> list[Cause]:
     return causes
 
 
+DEFAULT_SERVICE_CIDR = "kubernetes"
+
+
+def validate_service_cidr(obj: Object) -> list[Cause]:
+    causes = named(obj)
+    name = obj["metadata"].get("name", "")
+    if name != DEFAULT_SERVICE_CIDR:
+        why = f"this API server allocates from --service-cluster-ip-range only, which is the ServiceCIDR {DEFAULT_SERVICE_CIDR}"
+        causes.forbidden("metadata.name", why)
+    return causes
+
+
+def validate_service_cidr_update(new: Object, old: Object) -> list[Cause]:
+    causes = Causes()
+    causes.immutable("spec.cidrs", (new.get("spec") or {}).get("cidrs"), (old.get("spec") or {}).get("cidrs"))
+    return causes
+
+
 def validate_network_policy(obj: Object) -> list[Cause]:
     causes = named(obj)
     spec = obj.get("spec") or {}

@@ -201,3 +201,20 @@ def test_ranges_that_cannot_be(flags: tuple[str, ...], why: str, capfd: pytest.C
 
     assert main(["--data-dir", ":memory:", "--bind-address", "127.0.0.1", "--service-cluster-ip-range", *flags]) != 0
     assert why in capfd.readouterr().err
+
+
+def test_the_range_is_a_servicecidr(dual: Any, apiserver_factory: Callable[..., Any]) -> None:
+    path = "/apis/networking.k8s.io/v1/servicecidrs"
+    (only,) = dual.request("GET", path).json()["items"]
+    assert (only["metadata"]["name"], only["spec"]) == ("kubernetes", {"cidrs": ["10.96.0.0/24", "fd00:10:96::/112"]})
+    assert [(c["type"], c["status"]) for c in only["status"]["conditions"]] == [("Ready", "True")]
+    more = dual.request("POST", path, {"metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/24"]}})
+    assert (more.code, "--service-cluster-ip-range only" in more.json()["message"]) == (422, True)
+    change = dual.request("PATCH", f"{path}/kubernetes", {"spec": {"cidrs": ["10.97.0.0/24"]}}, headers=MERGE)
+    assert (change.code, "field is immutable" in change.json()["message"]) == (422, True)
+    moved = apiserver_factory("--service-cluster-ip-range", "10.98.0.0/24")
+    moved.stop()
+    moved.extra = ["--service-cluster-ip-range", "10.99.0.0/24"]
+    moved.start()
+    (only,) = moved.request("GET", path).json()["items"]
+    assert only["spec"] == {"cidrs": ["10.99.0.0/24"]}, "what the server was started with counts"
