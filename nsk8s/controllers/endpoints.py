@@ -112,9 +112,19 @@ def endpoint(service: Object, pod: Object, addresses: Sequence[str], node_labels
         made["nodeName"] = node
     if zone := node_labels.get(ZONE_LABEL):
         made["zone"] = zone
-        if service["spec"].get("trafficDistribution") == "PreferClose" and made["conditions"]["ready"]:
-            made["hints"] = {"forZones": [{"name": zone}]}
+    if made["conditions"]["ready"] and (hinted := _hints(service["spec"].get("trafficDistribution"), node or "", zone or "")):
+        made["hints"] = hinted
     return made
+
+
+def _hints(distribution: str | None, node: str, zone: str) -> Object:
+    """Who should prefer an endpoint there (upstream: endpointslice/trafficdist); PreferSameNode falls back to the zone."""
+    hinted: Object = {}
+    if distribution == "PreferSameNode" and node:
+        hinted["forNodes"] = [{"name": node}]
+    if distribution in ("PreferClose", "PreferSameZone", "PreferSameNode") and zone:
+        hinted["forZones"] = [{"name": zone}]
+    return hinted
 
 
 def desired(service: Object, pods: Iterable[Object], node_labels: Callable[[str], Mapping[str, str]]) -> Desired:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from controllers_objects import NOW, pod
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -131,6 +132,22 @@ def test_conditions_of_terminating_and_unready_pods() -> None:
     assert [a["ip"] for a in subset["addresses"]] == ["10.244.1.2"]
     assert [a["ip"] for a in subset["notReadyAddresses"]] == ["10.244.1.4"], "a terminating pod is in neither"
     assert not over
+
+
+@pytest.mark.parametrize(("distribution", "hints"), [
+    (None, None),
+    ("PreferClose", {"forZones": [{"name": "z1"}]}),
+    ("PreferSameZone", {"forZones": [{"name": "z1"}]}),
+    ("PreferSameNode", {"forNodes": [{"name": "n1"}], "forZones": [{"name": "z1"}]}),
+])  # fmt: skip
+def test_traffic_distribution_becomes_hints(distribution: str | None, hints: dict[str, Any] | None) -> None:
+    wanted = service(**({"trafficDistribution": distribution} if distribution else {}))
+    pods = [backend("a", "10.244.1.2"), backend("b", "10.244.1.3", ready=False)]
+    ((_, (ready, unready)),) = endpoints.desired(wanted, pods, zone).items()
+    assert ready.get("hints") == hints
+    assert "hints" not in unready
+    ((_, (lost, _)),) = endpoints.desired(wanted, pods, lambda name: {}).items()
+    assert lost.get("hints", {}).get("forZones") is None, "its zone is not known"
 
 
 def test_pods_with_different_ports_are_in_different_slices() -> None:
