@@ -15,6 +15,7 @@ from nsk8s.errors import Nsk8sError
 
 if TYPE_CHECKING:
     from nsk8s.client.rest import Client
+    from nsk8s.config import ClusterConfig
     from nsk8s.net.ruletree import Branch
 
 
@@ -23,9 +24,13 @@ if TYPE_CHECKING:
 @cluster_option
 @click.option("-n", "--namespace", default="default", show_default=True, help="The Service's namespace.")
 @click.option("--node", default="", metavar="NODE", help="Whose rules (default: the first worker's).")
+@click.option("--mode", type=click.Choice(("iptables", "nftables", "userspace")),
+              help="Not what the kernel holds, but what kube-proxy would write in this mode.")
 @click.option("-6", "--ipv6", is_flag=True, help="The IPv6 rules of a Service that has both families.")
 @output_option("json")
-def rules(cluster: str, service: str | None, namespace: str, node: str, ipv6: bool, output: str | None) -> None:
+def rules(
+    cluster: str, service: str | None, namespace: str, node: str, mode: str | None, ipv6: bool, output: str | None
+) -> None:
     """Show the rules of one Service on a node, as the kernel holds them: what each does and, but in nftables mode, its packets.
 
     Only the first packet of a connection meets these rules; conntrack treats the others alike. Without SERVICE: every Service
@@ -42,9 +47,12 @@ def rules(cluster: str, service: str | None, namespace: str, node: str, ipv6: bo
     if chosen not in running:
         raise Nsk8sError(f"node {chosen} is switched off", f"nsk8s node start {chosen}")
     netns = machine.netns_path(f"{cluster}-{chosen}")
-    variant = state.cluster_config().iptables
-    held = _Held.read(netns, variant, ipv6=ipv6)
-    other = None if ipv6 else _Held.read_if_any(netns, variant, ipv6=True)
+    config = state.cluster_config()
+    if mode:
+        held, other = _Held.imagine(cluster, config, chosen, mode, ipv6=ipv6), None
+    else:
+        held = _Held.read(netns, config.iptables, ipv6=ipv6)
+        other = None if ipv6 else _Held.read_if_any(netns, config.iptables, ipv6=True)
     if service is None:
         _overview(held, other, chosen, output)
         return
@@ -60,9 +68,10 @@ def rules(cluster: str, service: str | None, namespace: str, node: str, ipv6: bo
     if output:
         print_json({"service": key, "node": chosen, "mode": held.mode, "rules": [ruletree.as_json(b) for b in branches]})
         return
-    counts = held.mode != "nftables"
+    counts = held.mode != "nftables" and not mode
     said = " Packets are counted since the rule was written." if counts else ""
-    click.echo(f"Service {key} on {chosen}, {held.mode} mode.{said}\n")
+    as_if = " as kube-proxy would write them in" if mode else ","
+    click.echo(f"Service {key} on {chosen}{as_if} {held.mode} mode.{said}\n")
     if counts:
         click.echo(" packets  rule")
     for branch, drawn, below in ruletree.lines(branches):
@@ -108,6 +117,31 @@ class _Held:
         return cls(mode, found, partial(ruletree.tree, counted))
 
     @classmethod
+    def imagine(cls, cluster: str, config: ClusterConfig, node: str, mode: str, *, ipv6: bool) -> _Held:
+        """The rules of a mode that the node need not be in, from what the API says now."""
+        from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES
+        from nsk8s.net import nftruletree, ruletree
+        from nsk8s.proxy.preview import preview
+        from nsk8s.proxy.services import SELECTOR
+
+        async def objects(client: Client) -> tuple[Any, Any, Any]:
+            services = await client.list(SERVICES, label_selector=SELECTOR)
+            slices = await client.list(ENDPOINTSLICES, label_selector=SELECTOR)
+            return services["items"], slices["items"], await client.get(NODES, node)
+
+        services, slices, its_node = with_client(cluster, objects)
+        pods = next((cidr for cidr in config.pod_cidrs if (":" in cidr) == ipv6), "")
+        made = preview(mode, services, slices, its_node, cluster_cidr=pods, masquerade_all=config.proxy.masquerade_all, ipv6=ipv6)
+        if made.nftables is not None:
+            nft = nftruletree.of(made.nftables)
+            found = {name: [_element(e) for e in entries] for name, entries in nftruletree.services(nft).items()}
+            return cls(mode, found, partial(nftruletree.tree, nft))
+        assert made.iptables is not None
+        chains = ruletree.of(made.iptables)
+        found = {name: [_rule(r) for r in entries] for name, entries in ruletree.services(chains).items()}
+        return cls(mode, found, partial(ruletree.tree, chains))
+
+    @classmethod
     def read_if_any(cls, netns: Path, variant: str, *, ipv6: bool) -> _Held | None:
         from nsk8s.kernel.iptables import IptablesError
 
@@ -120,7 +154,7 @@ class _Held:
 def _rule(rule: Any) -> dict[str, Any]:
     return {
         "destination": rule.option("-d").partition("/")[0] or "the node", "port": f"{rule.option('--dport')}/{rule.option('-p')}",
-        "target": rule.target, "packets": rule.packets,
+        "target": rule.target, **({} if rule.packets is None else {"packets": rule.packets}),
     }  # fmt: skip
 
 
@@ -137,7 +171,8 @@ def _overview(held: _Held, other: _Held | None, node: str, output: str | None) -
     if output:
         print_json({"node": node, "mode": held.mode, "services": found})
         return
-    header = ["SERVICE", "DESTINATION", "PORT", "TARGET", *(["PACKETS"] if held.mode != "nftables" else [])]
+    counted = any("packets" in entry for entries in found.values() for entry in entries)
+    header = ["SERVICE", "DESTINATION", "PORT", "TARGET", *(["PACKETS"] if counted else [])]
     table(header, [[name, *(str(v) for v in entry.values())] for name, entries in found.items() for entry in entries])
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from nsk8s.net.nftset import NftTable
 from nsk8s.net.ruletree import Branch
 
 _VERDICT = re.compile(r"^(?P<key>.*?)(?: comment \"(?P<comment>[^\"]*)\")? : (?P<verdict>.+)$")
@@ -58,6 +59,14 @@ def read(text: str) -> Listing:
                 pending = ""
         elif kind == "chain" and line and not line.startswith(("type ", "comment ")):
             listing.chains[name].append(line)
+    return listing
+
+
+def of(table: NftTable) -> Listing:
+    """The same from a table as a value, for rules that are in no kernel."""
+    listing = Listing({name: list(chain.rules) for name, chain in table.chains.items()})
+    for name, held in table.elements.items():
+        listing.elements += [e for e in (_element(name, f"{key} : {verdict}") for key, verdict in held.items()) if e is not None]
     return listing
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nsk8s.net.chainset import target, words
+from nsk8s.net.chainset import ChainSet, target, words
 
 USERSPACE = ("KUBE-PORTALS-", "KUBE-NODEPORT-")
 """What the names of userspace mode's chains begin with."""
@@ -26,7 +26,7 @@ class Rule:
     table: str
     chain: str
     text: str
-    packets: int
+    packets: int | None
     bytes: int
 
     @property
@@ -82,6 +82,15 @@ def read(text: str) -> Counted:
         elif (match := _LINE.match(line)) is not None:
             packets, size, chain, rule = match.groups()
             counted.chains.setdefault((table, chain), []).append(Rule(table, chain, rule, int(packets), int(size)))
+    return counted
+
+
+def of(chains: ChainSet) -> Counted:
+    """The same from rules as a value, for rules that are in no kernel: nothing is counted."""
+    counted = Counted()
+    for table, held in chains.tables.items():
+        for name, chain in held.items():
+            counted.chains[table, name] = [Rule(table, name, text, None, 0) for text in chain.rules]
     return counted
 
 

@@ -165,6 +165,11 @@ class Proxier(ABC):
             self._clean_conntrack()
         return True
 
+    async def write_for_show(self) -> None:
+        """A first full write, and nothing of what comes with it in a kernel. Raises Nsk8sError."""
+        self._take_in(self._changed)
+        await self._write(True, self._changed)
+
     def _take_in(self, changed: Iterable[str]) -> bool:
         """Work out the endpoints of changed Services; True when one of them has or had a UDP port."""
         udp = False

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import random
-import resource
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -37,8 +36,6 @@ from nsk8s.proxy.sync import Proxier
 
 log = logging.getLogger("proxier")
 
-OPEN_FILES = 64000
-"""Two for each connection; upstream's figure."""
 _OUTSIDE = {False: "192.0.2.1", True: "2001:db8::1"}
 
 
@@ -65,7 +62,6 @@ class UserspaceProxier(Proxier):
         self._written: dict[tuple[str, str], Rules] = {}  # (table, chain) → its rules as last written
         self._gone: set[tuple[str, int]] = set()  # UDP (address, port) that are proxied no more
         self._host_ip = ""
-        raise_open_files()
 
     async def _write(self, full: bool, changed: set[str]) -> None:
         keys = {*self._services, *(n.service for n in self._held)} if full else changed
@@ -228,11 +224,3 @@ def outward_address(ipv6: bool) -> str:
         except OSError:
             return ""
         return str(sock.getsockname()[0])
-
-
-def raise_open_files() -> None:
-    """Upstream's limit for open files, as far as it may be raised."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -56,6 +56,7 @@ def test_nftables_mode_serves_the_cluster(cluster: None) -> None:
     for node in NODES:
         table = until("the rules", lambda node=node: netns(node, "nft", "list", "table", "ip", "kube-proxy").stdout)
         assert "default/hello/tcp/" in table
+        assert "ip daddr 10.96.0.0/16 drop" in table, "what no Service has, as the API has ServiceCIDRs"
         assert "KUBE-SVC" not in netns(node, "iptables-save").stdout
     everybody_is_answered()
 
@@ -71,6 +72,8 @@ def test_rules_are_shown_in_nftables_mode(cluster: None) -> None:
     shown = json.loads(nsk8s("rules", "hello", "--node", "node1", "-o", "json").stdout)
     assert shown["mode"] == "nftables"
     assert [entry["chain"] for entry in shown["rules"]] == ["@service-ips", "@service-nodeports"]
+    shown = json.loads(nsk8s("rules", "hello", "--node", "node1", "--mode", "iptables", "-o", "json").stdout)
+    assert [entry["chain"] for entry in shown["rules"]] == ["KUBE-SERVICES", "KUBE-NODEPORTS"], "what they would be"
     text = nsk8s("rules", "hello", "--node", "node1").stdout
     assert all(f"(pod {p['metadata']['name']} on {p['spec']['nodeName']})" in text for p in pods())
 

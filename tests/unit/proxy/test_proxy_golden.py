@@ -9,7 +9,11 @@ import os
 from pathlib import Path
 
 import pytest
+from proxy_table import CASES, POD_CIDR, node_object, objects
 from test_proxy_table_traced import kit
+
+from nsk8s.net import chainset, nftset
+from nsk8s.proxy.preview import preview
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -22,6 +26,16 @@ def test_the_whole_rule_set(mode: str, ipv6: bool) -> None:
     if os.environ.get("NSK8S_WRITE_GOLDEN"):
         path.write_text(dump)
     assert dump == path.read_text()
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables", "userspace"])
+def test_rules_that_are_only_shown_are_those_that_are_written(mode: str) -> None:
+    """`nsk8s rules --mode`."""
+    made = [o for index, each in enumerate(CASES, 1) for o in objects(index, each)]
+    services, slices = ([o for o in made if o["kind"] == kind] for kind in ("Service", "EndpointSlice"))
+    shown = preview(mode, services, slices, node_object(), cluster_cidr=POD_CIDR)
+    text = nftset.render(shown.nftables) if shown.nftables else chainset.render(shown.iptables or chainset.ChainSet())
+    assert text == (GOLDEN / f"proxy_{mode}_ipv4.txt").read_text()
 
 
 def test_names_are_upstreams() -> None:
