@@ -210,13 +210,27 @@ IPV6_MIN_MTU = 1280
 """RFC 8200; a link with less has no IPv6."""
 
 
+class Bgp(_Model):
+    """Mode bgp, as Calico has it."""
+
+    topology: Literal["mesh", "reflector"] = "mesh"
+    """mesh: every node speaks with every other; reflector: all speak with the router, which tells the others."""
+    asn: Annotated[int, Field(ge=1, le=4294967294)] = 64512
+    """The number of their autonomous system."""
+    hold_time: Annotated[int, Field(ge=3, le=65535)] = 90
+    """Seconds until the routes to a neighbour that has fallen silent are withdrawn."""
+
+
 class PodNetwork(_Model):
     """How packets find pods; docs/routing.md compares the ways."""
 
     ip_families: Annotated[list[Family], Field(min_length=1, max_length=2)] = ["IPv4"]
     """Which addresses machines, pods and Services have; the first is the primary one. Both is dual-stack."""
-    mode: Literal["routes", "vxlan", "router"] = "routes"
-    """routes: nodes have routes to one another's pods; vxlan: flannel's overlay; router: nodes know only their gateway."""
+    mode: Literal["routes", "vxlan", "router", "bgp"] = "routes"
+    """routes: nodes have routes to one another's pods; vxlan: flannel's overlay; router: nodes know only their gateway; bgp: a
+    real BIRD in every node."""
+    bgp: Bgp = Bgp()
+    """How those speak with each other; it needs bird2 on this machine."""
     expose: list[Literal["pods", "services"]] = []
     """What the router leads into the cluster from outside, without NAT for pods."""
     offload: bool = True
@@ -543,7 +557,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = ClusterConfig
     children: dict[str, type[BaseModel]] = {
         "subnets": Subnets, "timing": Timing, "proxy": Proxy, "nodes": Node, "loadBalancer": LoadBalancer,
-        "network": PodNetwork, "link": Link, "racks": Rack,
+        "network": PodNetwork, "link": Link, "racks": Rack, "bgp": Bgp,
         "cni": Cni, "kubelet": Kubelet,
     }  # fmt: skip
     for part in location[:-1]:

@@ -7,16 +7,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
 
 from nsk8s.client.informer import Informer
 from nsk8s.client.resources import CONFIGMAPS
 from nsk8s.client.rest import Client
 from nsk8s.net import podnet
-from nsk8s.net.podnet import Settings
+from nsk8s.net.podnet import Bgp, Settings
 
 log = logging.getLogger("podnetconfig")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def bgp_options(function: F) -> F:
+    """The flags of mode bgp, which the ConfigMap overrides too: one argument, `bgp`."""
+
+    @functools.wraps(function)
+    def with_bgp(*, bgp_topology: str, bgp_asn: int, bgp_hold_time: int, **others: Any) -> Any:
+        return function(bgp=Bgp(bgp_topology, bgp_asn, bgp_hold_time), **others)
+
+    default = Bgp()
+    for option in (
+        click.option("--bgp-topology", type=click.Choice(podnet.TOPOLOGIES), default=default.topology, show_default=True,
+                     help="mesh: all nodes know each other; reflector: the router tells all."),
+        click.option("--bgp-asn", type=click.IntRange(1, 2**32 - 2), default=default.asn, show_default=True, help="Their AS."),
+        click.option("--bgp-hold-time", type=click.IntRange(podnet.MIN_HOLD_S, podnet.MAX_HOLD_S), default=default.hold_s,
+                     show_default=True, help="Seconds until a silent neighbour is given up."),
+    ):  # fmt: skip
+        with_bgp = option(with_bgp)
+    return with_bgp  # type: ignore[return-value]
 
 WAIT_S = 5.0
 """One that may not be read, for want of rights, is not waited for any longer."""

@@ -47,6 +47,7 @@ def tools() -> list[Check]:
         ("conntrack", "conntrack", False),
         ("curl", "curl", False),
         ("ping", "iputils-ping", False),
+        ("bird", "bird2", False),
         ("kubectl", "", False),
     )
     out = []
@@ -175,6 +176,11 @@ def require_network(config: ClusterConfig) -> None:
     for name, error, fix in probe.optional_features(list(asked)) if asked else []:
         if error:
             raise Nsk8sError(f"{asked[name]}: this kernel cannot do {name}: {error}", fix)
+    if config.network.mode == "bgp":
+        from nsk8s.kernel import bird
+
+        if bird.program() is None:
+            raise Nsk8sError("network.mode bgp: bird is missing on this machine", bird.REMEDY)
     for node in config.nodes:
         wanted = link.from_document(node.link.model_dump())
         if wanted.is_shaped:

@@ -143,7 +143,10 @@ def _pool(config: ClusterConfig) -> str:
 
 def _network(config: ClusterConfig) -> list[str]:
     expose = [f"--expose={','.join(config.network.expose)}"] if config.network.expose else []
-    return [f"--mode={config.network.mode}", *expose]
+    asked, default = config.network.bgp, type(config.network.bgp)()
+    bgp = {"topology": "bgp-topology", "asn": "bgp-asn", "hold_time": "bgp-hold-time"}
+    said = [f"--{flag}={getattr(asked, key)}" for key, flag in bgp.items() if getattr(asked, key) != getattr(default, key)]
+    return [f"--mode={config.network.mode}", *expose, *said]
 
 
 def router(paths: Paths, config: ClusterConfig) -> list[Spec]:
@@ -153,7 +156,7 @@ def router(paths: Paths, config: ClusterConfig) -> list[Spec]:
         argv.append(_pool(config))
     if len(config.all_racks) > 1:
         argv.append(f"--inside={','.join(inside_interfaces(config))}")
-    argv += _network(config)
+    argv += [*_network(config), f"--bird-dir={paths.run}/bird"]
     return [{**_spec(paths, config, ROUTER, "router-agent", argv), "mnt": ""}]
 
 

@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import NamedTuple
 
 from nsk8s.kernel import rtmsg
+from nsk8s.kernel.bird import PROTOCOL as LEARNT
 from nsk8s.kernel.rtnl import Rtnl
 
 PROTOCOL = 118
@@ -52,10 +53,34 @@ def around() -> Around:
     return Around(tuple(sorted(networks)), tuple(r.gateway for r in defaults))
 
 
+def uplink() -> tuple[str, tuple[str, ...]]:
+    """The name of the link that the default route leaves by (eth0 where there is none), and the default gateways."""
+    with Rtnl() as rtnl:
+        defaults = sorted((r for r in rtnl.routes() if r.dst == "default" and r.gateway), key=lambda r: r.priority)
+        link = rtnl.link_by_index(defaults[0].index) if defaults else None
+    return (link.name if link else "eth0"), tuple(r.gateway for r in defaults)
+
+
 def ours() -> dict[str, Via]:
     """destination → gateway of the routes in the main table that carry our mark."""
     with Rtnl() as rtnl:
         return {r.dst: _via(r) for r in rtnl.routes() if r.kind == "unicast" and r.protocol == PROTOCOL}
+
+
+def learnt() -> dict[str, str]:
+    """destination → kind of the routes in the main table that a BIRD put there."""
+    with Rtnl() as rtnl:
+        return {r.dst: r.kind for r in rtnl.routes() if r.protocol == LEARNT}
+
+
+def forget_learnt() -> list[str]:
+    """Remove what a BIRD left behind."""
+    with Rtnl() as rtnl:
+        found = [r for r in rtnl.routes() if r.protocol == LEARNT]
+        for r in found:
+            with suppress(ProcessLookupError):
+                rtnl.route_del(r.dst, kind=r.kind, priority=r.priority, protocol=LEARNT)
+    return [r.dst for r in found]
 
 
 def changes(have: Mapping[str, Via], want: Mapping[str, Via]) -> tuple[dict[str, Via], list[str]]:
@@ -74,7 +99,8 @@ def ensure(want: Mapping[str, Via], *, own: Iterable[str] = ()) -> tuple[list[st
     failed: dict[str, str] = {}
     with Rtnl() as rtnl:
         table = rtnl.routes()
-        held = {r.dst: r for r in table if r.kind == "unicast"}
+        # BIRD's lie beside ours, with a metric of their own, while the mode changes.
+        held = {r.dst: r for r in table if r.kind == "unicast" and r.protocol != LEARNT}
         have = {dst: _via(r) for dst, r in held.items() if r.protocol == PROTOCOL}
         refused = {r.dst for r in table if r.kind == "unreachable" and r.protocol == PROTOCOL}
         to_set, to_remove = changes(have, want)

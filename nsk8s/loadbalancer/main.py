@@ -11,12 +11,14 @@ import click
 
 from nsk8s.client import kubeconfig, leaderelection
 from nsk8s.client.component import CONTEXT_SETTINGS, invoke, run, setup_logging, until
+from nsk8s.client.podnetconfig import bgp_options
 from nsk8s.client.rest import Client
 from nsk8s.loadbalancer.controller import ServiceController
 from nsk8s.loadbalancer.pool import Pool
 from nsk8s.loadbalancer.router import RouterAgent
 from nsk8s.loadbalancer.speaker import Speaker
 from nsk8s.net import podnet
+from nsk8s.net.podnet import Bgp
 
 
 def _pool(context: click.Context, parameter: click.Parameter, value: str) -> Pool:
@@ -81,6 +83,8 @@ def _network(context: click.Context, parameter: click.Parameter, value: str) -> 
 )  # fmt: skip
 @click.option("--mode", type=click.Choice(podnet.MODES), default="routes", show_default=True, help="How pods are reached.")
 @click.option("--expose", default="", callback=_expose, metavar="pods,services", help="What is reached from outside.")
+@bgp_options
+@click.option("--bird-dir", default="/run/bird", show_default=True, metavar="DIR", help="Where a reflecting BIRD has its files.")
 @click.option("--service-cidr", default="", callback=_network, metavar="CIDR[,CIDR]", help="Services' addresses.")
 @click.option(
     "--inside", default="eth0", show_default=True, callback=lambda c, p, v: tuple(v.split(",")), metavar="NAME[,NAME]",
@@ -89,16 +93,16 @@ def _network(context: click.Context, parameter: click.Parameter, value: str) -> 
 @_verbosity
 def _router_agent(
     path: str, pool: Pool | None, mode: str, expose: frozenset[str], service_cidr: tuple[str, ...], inside: tuple[str, ...],
-    verbosity: int,
+    bgp: Bgp, bird_dir: str, verbosity: int,
 ) -> int:  # fmt: skip
     """Lead load balancers' addresses and services to the nodes over equal paths, and pods to their nodes. Runs on the router.
 
-    The ConfigMap kube-system/node-network, when there is one, wins over --mode and --expose.
+    The ConfigMap kube-system/node-network, when there is one, wins over --mode, --expose and --bgp-….
 
     Example: router-agent --kubeconfig router-agent.conf --load-balancer-pool 10.100.0.0/16 --mode router
     """
     setup_logging(verbosity)
-    return run(RouterAgent(path, pool, podnet.Settings(mode, expose), service_cidr, inside).serve)
+    return run(RouterAgent(path, pool, podnet.Settings(mode, expose, bgp), service_cidr, inside, bird_dir).serve)
 
 
 @click.command("speaker", context_settings=CONTEXT_SETTINGS)

@@ -12,23 +12,26 @@ import contextlib
 import logging
 import math
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
 from nsk8s.client import kubeconfig
+from nsk8s.client.birdkeeper import BirdKeeper
 from nsk8s.client.component import until
 from nsk8s.client.controller import Controller
 from nsk8s.client.informer import Informer
 from nsk8s.client.podnetconfig import PodNetworkConfig
 from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES
 from nsk8s.client.rest import Client
+from nsk8s.kernel.bird import BirdError
 from nsk8s.kernel.routes import PROTOCOL
-from nsk8s.kernel.rtmsg import NUD_FAILED
+from nsk8s.kernel.rtmsg import NUD_FAILED, RT_SCOPE_UNIVERSE
 from nsk8s.kernel.rtnl import Rtnl
 from nsk8s.loadbalancer import nodes
 from nsk8s.loadbalancer.pool import Pool
-from nsk8s.net import podnet
+from nsk8s.net import bird, podnet
 from nsk8s.net.podnet import DEFAULT, SETTLE_S, Settings
 
 log = logging.getLogger("router-agent")
@@ -159,13 +162,16 @@ class RouterAgent:
 
     def __init__(
         self, kubeconfig_path: str, pool: Pool | None, settings: Settings = DEFAULT, service_cidrs: Iterable[str] = (),
-        inside: Iterable[str] = (INSIDE,),
+        inside: Iterable[str] = (INSIDE,), bird_dir: str = "/run/bird",
     ) -> None:  # fmt: skip
         self._kubeconfig = kubeconfig_path
         self._pool = pool
         self._started_with = settings
         self._service_cidrs = tuple(service_cidrs)
         self._inside = tuple(inside)
+        self._bird = BirdKeeper(Path(bird_dir, "bird.conf"), Path(bird_dir, "run"), lambda: self._wake())
+        self._wake: Callable[[], None] = lambda: None
+        self._reflected_at = -math.inf
         self._knows_pods = False
         self._knew_pods_at = -math.inf
 
@@ -180,6 +186,7 @@ class RouterAgent:
             for informer in informers:
                 controller.watch(informer, _everything)
             self._config = PodNetworkConfig(client, self._started_with, lambda: controller.queue.add(_KEY))
+            self._wake = lambda: controller.queue.add(_KEY)
             await until(stop, *(i.run() for i in informers), self._config.run(), self._start(controller), self._keep_asking())
 
     async def _start(self, controller: Controller) -> None:
@@ -212,6 +219,7 @@ class RouterAgent:
         settling = now - self._knew_pods_at < SETTLE_S * (1 if len(self._inside) == 1 else 2)
         if settling:
             want |= {cidr: (gateway,) for cidr, gateway in podnet.routes(self._nodes.items()).items()}
+        reflecting = self._ensure_reflector(settings, now)
         refuse_back(services, self._inside)
         inner = settling and len(self._inside) > 1 and not settings.router_knows_pods
         refuse_outside(c for n in self._nodes.items() for c in podnet.pod_cidrs(n) if inner)
@@ -220,7 +228,28 @@ class RouterAgent:
             log.info("route to %s: %s", dst, "via " + " ".join(hops) if hops else "unreachable, no node can take it")
         for dst in removed:
             log.info("route to %s removed", dst)
-        return SETTLE_S if settling and not self._knows_pods else RESYNC_S
+        return SETTLE_S if (settling and not self._knows_pods) or reflecting else RESYNC_S
+
+    def _ensure_reflector(self, settings: Settings, now: float) -> bool:
+        """A BIRD that tells all nodes of all others; whether one is there that is no longer wanted."""
+        if settings.mode == "bgp" and settings.bgp.topology == "reflector":
+            self._reflected_at = now
+            with Rtnl() as rtnl:
+                link = rtnl.link_get(self._inside[0])
+                held = rtnl.addrs(link.index) if link is not None else []
+            ips = {6 if ":" in a.ip else 4: a.ip for a in reversed(held) if a.scope == RT_SCOPE_UNIVERSE}
+            known = self._nodes.items()
+            pods = [cidr for node in known for cidr in podnet.pod_cidrs(node)]
+            try:
+                self._bird.ensure(bird.for_reflector(ips, known, settings.bgp, pods=pods))
+            except (BirdError, OSError) as e:
+                log.error("%s", e)
+            return False
+        if now - self._reflected_at < SETTLE_S:
+            return True
+        if self._bird.end():
+            log.info("bird ended")
+        return False
 
 
 def _everything(_: Object) -> list[str]:

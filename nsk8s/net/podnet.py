@@ -13,12 +13,25 @@ from typing import Any
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
 
-MODES = ("routes", "vxlan", "router")
+MODES = ("routes", "vxlan", "router", "bgp")
+TOPOLOGIES = ("mesh", "reflector")
 EXPOSABLE = ("pods", "services")
 NAMESPACE, CONFIG_MAP = "kube-system", "node-network"
-"""A ConfigMap of this name overrides what the components were started with: `mode: vxlan`, `expose: pods,services`."""
+"""A ConfigMap of this name overrides what the components were started with: `mode: vxlan`, `expose: pods,services`,
+`bgpTopology: reflector`, `bgpAsn: "65001"`, `bgpHoldTime: "9"`."""
+MIN_HOLD_S, MAX_HOLD_S = 3, 65535
+"""RFC 4271: at least three seconds, and 16 bits. (0, for ever, is not taken: a dead node would stay.)"""
 SETTLE_S = 2.0
 """After a change of mode the old ways stay so long: new ones are there on every machine before old ones go."""
+
+
+@dataclass(frozen=True)
+class Bgp:
+    """`network.bgp` of cluster.yaml."""
+
+    topology: str = "mesh"
+    asn: int = 64512
+    hold_s: int = 90
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,7 @@ class Settings:
 
     mode: str = "routes"
     expose: frozenset[str] = frozenset()
+    bgp: Bgp = Bgp()
 
     @property
     def router_knows_pods(self) -> bool:
@@ -51,7 +65,23 @@ def override(started_with: Settings, config_map: Mapping[str, Any] | None) -> Se
     mode = str(data.get("mode", started_with.mode)).strip()
     if mode not in MODES:
         raise ValueError(f"mode: {mode!r} is none of {', '.join(MODES)}")
-    return Settings(mode, parse_expose(str(data["expose"])) if "expose" in data else started_with.expose)
+    expose = parse_expose(str(data["expose"])) if "expose" in data else started_with.expose
+    return Settings(mode, expose, _override_bgp(started_with.bgp, data))
+
+
+def _override_bgp(started_with: Bgp, data: Mapping[str, Any]) -> Bgp:
+    topology = str(data.get("bgpTopology", started_with.topology)).strip()
+    if topology not in TOPOLOGIES:
+        raise ValueError(f"bgpTopology: {topology!r} is none of {', '.join(TOPOLOGIES)}")
+    numbers = []
+    for key, default, low, high in (
+        ("bgpAsn", started_with.asn, 1, 2**32 - 2), ("bgpHoldTime", started_with.hold_s, MIN_HOLD_S, MAX_HOLD_S)
+    ):  # fmt: skip
+        text = str(data.get(key, default)).strip()
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise ValueError(f"{key}: {text!r} is not a number between {low} and {high}")
+        numbers.append(int(text))
+    return Bgp(topology, *numbers)
 
 
 def pod_cidrs(node: Object) -> list[str]:

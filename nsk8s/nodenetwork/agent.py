@@ -9,11 +9,14 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
 from nsk8s.client import kubeconfig
+from nsk8s.client.birdkeeper import BirdKeeper
 from nsk8s.client.component import until
 from nsk8s.client.controller import Controller
 from nsk8s.client.informer import Informer
@@ -21,10 +24,11 @@ from nsk8s.client.podnetconfig import PodNetworkConfig
 from nsk8s.client.resources import NODES
 from nsk8s.client.rest import STRATEGIC_PATCH, Client
 from nsk8s.errors import Nsk8sError
-from nsk8s.kernel import iptables, routes
+from nsk8s.kernel import bird, iptables, routes
 from nsk8s.kernel.iptables import Iptables, IptablesError
 from nsk8s.kernel.routes import Via
 from nsk8s.kernel.rtmsg import Link
+from nsk8s.net import bird as bird_conf
 from nsk8s.net import chainset, podnet
 from nsk8s.net.podnet import DEFAULT, SETTLE_S, Settings
 from nsk8s.nodenetwork import plan, vxlan
@@ -36,6 +40,8 @@ log = logging.getLogger("node-network")
 RESYNC_S = 30.0
 """How often routes and masquerade are looked after when nothing happens: someone may have flushed them."""
 CONDITION = "NetworkUnavailable"
+BIRD_CONF, BIRD_RUN = Path("/etc/bird/bird.conf"), Path("/run/bird")
+"""The node's own, where birdc looks."""
 _KEY = "network"
 
 
@@ -58,6 +64,8 @@ class Agent:
         self._settings: Settings | None = None
         """What is in force; None until the API has been asked."""
         self._changed_at = -math.inf
+        self._waits_for_bgp = False
+        """Whether routes of the mode before are still there, because BGP has not told the way yet."""
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`. Routes, rules and conflist stay when it ends."""
@@ -76,6 +84,7 @@ class Agent:
             controller = Controller("node-network", self._reconcile, workers=1)
             controller.watch(self._nodes, lambda _: [_KEY])
             self._config = PodNetworkConfig(client, self._started_with, lambda: controller.queue.add(_KEY))
+            self._bird = BirdKeeper(BIRD_CONF, BIRD_RUN, lambda: controller.queue.add(_KEY))
             # The masquerade needs no API: pods that are there already go on when the API server is down.
             await self._ensure_masquerade()
             await until(stop, self._nodes.run(), self._config.run(), self._start(controller))
@@ -91,16 +100,21 @@ class Agent:
         since = asyncio.get_running_loop().time() - self._changed_at
         links = await self._ensure_vxlan(own, settings, since)
         self._ensure_routes(own, settings, links, settled=since >= SETTLE_S)
+        self._ensure_bird(settings, settled=since >= SETTLE_S)
         if asyncio.get_running_loop().time() >= self._masquerade_due:  # it depends on no Node
             await self._ensure_masquerade()
         mtu = min((link.mtu for link in links.values()), default=0)
         if own is not None and podnet.pod_cidrs(own) and self._cni.ensure(own, mtu):
             await self._report_network(own)
-        return RESYNC_S if since >= 2 * SETTLE_S else SETTLE_S / 3
+        return RESYNC_S if since >= 2 * SETTLE_S and not self._waits_for_bgp else SETTLE_S / 3
 
     def _in_force(self) -> Settings:
         before, now = self._settings, self._config.in_force()
-        if before is not None and now.mode != before.mode:
+        if now.mode == "bgp" and bird.program() is None:
+            if before is None or before.mode != "routes":
+                log.error("mode bgp: bird is missing: other nodes' pods are reached by plain routes (%s)", bird.REMEDY)
+            now = replace(now, mode="routes")
+        if before is not None and (now.mode != before.mode or (now.mode == "bgp" and now.bgp != before.bgp)):
             log.info("mode is %s now, was %s", now.mode, before.mode)
             self._changed_at = asyncio.get_running_loop().time()
         self._settings = now
@@ -119,7 +133,7 @@ class Agent:
         if own is not None and (settings.mode != "vxlan" or podnet.pod_cidrs(own)):
             await self._annotate(own, {overlay: link.mac for overlay, link in links.items()})
         # Others may still send through it, or (until SETTLE_S) this node itself.
-        if settings.mode != "vxlan" and since >= 2 * SETTLE_S:
+        if settings.mode != "vxlan" and since >= 2 * SETTLE_S and not self._waits_for_bgp:
             for overlay in plan.OVERLAYS:
                 if vxlan.remove_device(overlay):
                     log.info("%s removed", overlay.device)
@@ -147,7 +161,8 @@ class Agent:
             await self._client.patch(NODES, self._node, body, subresource="status", content_type=STRATEGIC_PATCH)
 
     def _ensure_routes(self, own: Object | None, settings: Settings, links: Mapping[Overlay, Link], *, settled: bool) -> None:
-        """In mode router there are none, the default route leads to who knows; the old ones go once that one does."""
+        """In mode router there are none, the default route leads to who knows; in mode bgp they are BIRD's. The old ones go once
+        the new ones are there."""
         nodes = self._nodes.items()
         around = routes.around()
         want = {dst: Via(around.gateway(via)) for dst, via in podnet.routes(nodes, self._node).items()}
@@ -161,6 +176,10 @@ class Agent:
             want |= {dst: via for dst, via in routes.ours().items() if dst in far and dst in want}
         if settings.mode == "router":
             want = {} if settled else {dst: via for dst, via in routes.ours().items() if dst in known}
+        elif settings.mode == "bgp" and settled:
+            told = routes.learnt()
+            want = {dst: want[dst] for dst in routes.ours() if dst in want and dst not in told}
+        self._waits_for_bgp = settings.mode == "bgp" and bool(want)
         refuse = podnet.pod_cidrs(own) if own is not None and settings.router_knows_pods else []
         done, removed, failed = routes.ensure(want, own=refuse)
         for destination in done:
@@ -169,6 +188,23 @@ class Agent:
             log.info("route to %s removed", destination)
         for destination, why in failed.items():
             log.error("route to %s: %s", destination, why)
+
+    def _ensure_bird(self, settings: Settings, *, settled: bool) -> None:
+        """After the routes: where BGP's neighbours change, they bridge the time until the new ones have told everything."""
+        if settings.mode != "bgp":
+            if settled and self._bird.end():
+                log.info("bird ended; removed routes to %s", ", ".join(routes.forget_learnt()) or "nowhere")
+            return
+        uplink, gateways = routes.uplink()
+        text = bird_conf.for_node(
+            self._node, self._nodes.items(), settings.bgp, uplink=uplink, pods=self._cluster_cidrs, gateways=gateways
+        )
+        if not text:
+            return
+        try:
+            self._bird.ensure(text)
+        except (bird.BirdError, OSError) as e:
+            log.error("%s", e)
 
     async def _ensure_masquerade(self) -> None:
         self._masquerade_due = asyncio.get_running_loop().time() + RESYNC_S / 2

@@ -10,8 +10,10 @@ from pathlib import Path
 import click
 
 from nsk8s.client.component import CONTEXT_SETTINGS, invoke, run, setup_logging
+from nsk8s.client.podnetconfig import bgp_options
 from nsk8s.kernel.iptables import VARIANTS
 from nsk8s.net import podnet
+from nsk8s.net.podnet import Bgp
 
 
 def _cidrs(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -39,16 +41,18 @@ def _expose(context: click.Context, parameter: click.Parameter, value: str) -> f
               help="Templates of CNI configurations, written there for this node in place of the conflist.")
 @click.option("--mode", type=click.Choice(podnet.MODES), default="routes", show_default=True, help="How pods are reached.")
 @click.option("--expose", default="", callback=_expose, metavar="pods,services", help="What the router leads here from outside.")
+@bgp_options
 @click.option("--mtu", type=click.IntRange(0, 65535), default=0, show_default=True, help="Pods' MTU at most; 0: the way's.")
 @click.option("--iptables", "variant", type=click.Choice(VARIANTS), default="auto", show_default=True, help="Which iptables.")
 @click.option("-v", "--v", "verbosity", type=int, default=2, show_default=True, help="Log level; 4 and above for debugging.")
 def _command(
     kubeconfig: str, node_name: str, cluster_cidr: tuple[str, ...], node_cidr: tuple[str, ...], service_cidr: tuple[str, ...],
-    cni_conf_dir: str, cni_conf_template_dir: str, mtu: int, mode: str, expose: frozenset[str], variant: str, verbosity: int,
+    cni_conf_dir: str, cni_conf_template_dir: str, mtu: int, mode: str, expose: frozenset[str], bgp: Bgp,
+    variant: str, verbosity: int,
 ) -> int:  # fmt: skip
     """Keep this node's CNI configuration, its routes to other nodes' pods, and the masquerade of what leaves the cluster.
 
-    The ConfigMap kube-system/node-network, when there is one, wins over --mode and --expose.
+    The ConfigMap kube-system/node-network, when there is one, wins over --mode, --expose and --bgp-….
 
     Example: node-network --kubeconfig /etc/kubernetes/node-network.conf --node-name node1 --cluster-cidr 10.244.0.0/16
     --node-cidr 192.168.56.0/24
@@ -64,7 +68,7 @@ def _command(
     async def serve(stop: asyncio.Event) -> None:
         await Agent(
             *agent_arguments, cni=own, kubeconfig_path=kubeconfig, variant=variant,
-            settings=podnet.Settings(mode, expose),
+            settings=podnet.Settings(mode, expose, bgp),
         ).serve(stop)
 
     return run(serve)

@@ -42,7 +42,7 @@ def routes(machine: str) -> dict[str, str]:
 
 def wanted(machine: str, mode: str) -> dict[str, str]:
     """What `routes` finds on a node in a mode."""
-    if mode == "router":
+    if mode in ("router", "bgp"):
         return {}
     found = {}
     for other, ip in MACHINES.items():
@@ -54,11 +54,20 @@ def wanted(machine: str, mode: str) -> dict[str, str]:
     return found
 
 
+def learnt(machine: str) -> dict[str, str]:
+    """destination → gateway, of the routes that BIRD wrote."""
+    lines = netns(machine, "ip", "-4", "route", "show", "proto", "bird").stdout.splitlines()
+    return {words[0]: words[2] for words in map(str.split, lines) if words[0][0].isdigit()}
+
+
 def has_device(machine: str) -> bool:
     return netns(machine, "ip", "link", "show", "flannel.1").returncode == 0
 
 
 def as_wanted(mode: str) -> bool:
+    if any(learnt(m) != ({f"10.244.{NUMBER[o]}.0/24": ip for o, ip in MACHINES.items() if o != m} if mode == "bgp" else {})
+           for m in MACHINES):  # fmt: skip
+        return False
     return all(
         {k: " ".join(v.split()) for k, v in routes(m).items()} == wanted(m, mode) and has_device(m) == (mode == "vxlan")
         for m in MACHINES
@@ -249,6 +258,15 @@ def test_switched_to_router(cluster: dict[str, str]) -> None:
     assert redirects() == [], "the shorter way is not for nodes to know"
 
 
+def test_switched_to_bgp(cluster: dict[str, str]) -> None:
+    """From a mode in which nodes have no routes at all; test_e2e_bgp.py has what BGP itself does."""
+    pings = Pings("a1", cluster["b"])
+    switch("bgp")
+    assert pings.lost() == 0
+    check_matrix(cluster, "bgp")
+    assert hops("pod/a1", cluster["b"]) == 2
+
+
 @pytest.mark.slow
 def test_agents_die(cluster: dict[str, str]) -> None:
     switch("router")
@@ -275,12 +293,12 @@ def test_nonsense_changes_nothing(cluster: dict[str, str]) -> None:
     apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "node-network", "namespace": "kube-system"},
            "data": {"mode": "pigeons"}})  # fmt: skip
     log = Path(f"/var/lib/nsk8s/{NAME}/logs/node1/node-network.log")
-    until("it is said", lambda: "mode: 'pigeons' is none of routes, vxlan, router; still routes" in log.read_text(), 5)
+    until("it is said", lambda: "mode: 'pigeons' is none of routes, vxlan, router, bgp; still routes" in log.read_text(), 5)
     assert {m: routes(m) for m in NODES} == before
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "mtu"), [("vxlan", 1450), ("router", 1500)])
+@pytest.mark.parametrize(("mode", "mtu"), [("vxlan", 1450), ("router", 1500), ("bgp", 1500)])
 def test_a_cluster_that_begins_with_a_mode(tmp_path: Path, mode: str, mtu: int) -> None:
     """After the others: it takes their cluster away."""
     nsk8s("down", "-q", ok=False)

@@ -96,14 +96,14 @@ def test_the_config_map_wins_over_the_flags(data: dict[str, str] | None, expecte
     assert podnet.override(EXPOSED, None if data is None else {"data": data}) == expected
 
 
-@pytest.mark.parametrize("data", [{"mode": "bgp"}, {"mode": ""}, {"expose": "nodes"}])
+@pytest.mark.parametrize("data", [{"mode": "ospf"}, {"mode": ""}, {"expose": "nodes"}])
 def test_nonsense_in_it_is_named(data: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=next(iter(data))):
         podnet.override(EXPOSED, {"data": data})
 
 
 def test_when_the_router_knows_pods() -> None:
-    assert [Settings(m).router_knows_pods for m in podnet.MODES] == [False, False, True]
+    assert [Settings(m).router_knows_pods for m in podnet.MODES] == [False, False, True, False]
     assert EXPOSED.router_knows_pods
 
 
@@ -128,8 +128,8 @@ def test_every_part_is_told() -> None:
 
 
 def test_what_is_no_mode_is_refused() -> None:
-    with pytest.raises(Nsk8sError, match=r"network.mode: Input should be 'routes', 'vxlan' or 'router', not 'bgp'"):
-        config.parse({"network": {"mode": "bgp"}}, "cluster.yaml")
+    with pytest.raises(Nsk8sError, match=r"network.mode: Input should be 'routes', 'vxlan', 'router' or 'bgp', not 'ospf'"):
+        config.parse({"network": {"mode": "ospf"}}, "cluster.yaml")
     with pytest.raises(Nsk8sError, match=r"network.modus: there is no such setting, did you mean mode\?"):
         config.parse({"network": {"modus": "vxlan"}}, "cluster.yaml")
 
@@ -162,11 +162,11 @@ def test_a_config_map_comes_changes_and_goes(caplog: pytest.LogCaptureFixture) -
     held = podnetconfig.PodNetworkConfig(cast("Client", None), EXPOSED, lambda: changes_heard.append(1))
     follow = held._informer._put
     assert held.in_force() == EXPOSED
-    for data, mode in (({"mode": "vxlan"}, "vxlan"), ({"mode": "bgp"}, "vxlan"), ({"mode": "router"}, "router"), (None, "routes")):
+    for data, mode in (({"mode": "vxlan"}, "vxlan"), ({"mode": "ospf"}, "vxlan"), ({"mode": "router"}, "router"), (None, "routes")):
         name = {"namespace": "kube-system", "name": "node-network", "resourceVersion": str(len(changes_heard))}
         follow(podnetconfig.NAME, None if data is None else {"metadata": name, "data": data})
         assert held.in_force().mode == held.in_force().mode == mode
     assert len(changes_heard) == 4
     assert [r.getMessage() for r in caplog.records if r.name == "podnetconfig"] == [
-        "ConfigMap kube-system/node-network: mode: 'bgp' is none of routes, vxlan, router; still vxlan"
+        "ConfigMap kube-system/node-network: mode: 'ospf' is none of routes, vxlan, router, bgp; still vxlan"
     ], "said once"

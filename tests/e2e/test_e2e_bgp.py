@@ -1,0 +1,145 @@
+"""A cluster whose nodes are BGP speakers: sessions, what they say on the wire, and who dies."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e_cluster import NAME, Capture, apply, components, get, kill, netns, nsk8s, pod, pods, until
+from test_e2e_routing import Pings
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+NODES = {"control-plane": "192.168.56.10", "node1": "192.168.56.11", "node2": "192.168.56.12"}
+CIDRS = {"control-plane": "10.244.0.0/24", "node1": "10.244.1.0/24", "node2": "10.244.2.0/24"}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Addresses of the pods a on node1 and b on node2. Neighbours that are silent for three seconds are given up."""
+    file = tmp_path_factory.mktemp("bgp") / "cluster.yaml"
+    file.write_text("nodes: 2\nnetwork: {mode: bgp, bgp: {holdTime: 3}}\n")
+    try:
+        nsk8s("up", "-q", "-f", str(file))
+        apply(*(pod(name, nodeName=node) for name, node in (("a", "node1"), ("b", "node2"))))
+        until("the pods are ready", lambda: all(pods(f"app={name}") for name in "ab"))
+        until("everybody knows everybody", lambda: all(learnt(n) == others(n) for n in NODES))
+        yield {name: get(f"pod/{name}")["status"]["podIP"] for name in "ab"}
+    finally:
+        nsk8s("down", "-q", ok=False)
+
+
+def learnt(node: str) -> dict[str, str]:
+    """destination → gateway, of the routes that BIRD wrote."""
+    lines = netns(node, "ip", "-4", "route", "show", "proto", "bird").stdout.splitlines()
+    return {words[0]: words[2] for words in map(str.split, lines) if words[0][0].isdigit()}
+
+
+def others(node: str) -> dict[str, str]:
+    return {CIDRS[n]: ip for n, ip in NODES.items() if n != node}
+
+
+def sessions(node: str) -> dict[str, str]:
+    """neighbour → state, as birdc shows them."""
+    lines = nsk8s("enter", node, "--", "birdc", "show", "protocols", ok=False).stdout.splitlines()
+    return {words[0]: words[-1] for words in map(str.split, lines) if len(words) > 1 and words[1] == "BGP"}
+
+
+def bird(machine: str) -> int:
+    """Its pid; 0 when there is none."""
+    done = netns(machine, "sh", "-c", f"for p in $(ip netns pids {NAME}-{machine}); do echo $p $(cat /proc/$p/comm); done")
+    found = [int(line.split()[0]) for line in done.stdout.splitlines() if line.endswith(" bird")]
+    assert len(found) < 2, done.stdout
+    return found[0] if found else 0
+
+
+def test_everybody_speaks_with_everybody(cluster: dict[str, str]) -> None:
+    assert sessions("node1") == {"mesh_control_plane": "Established", "mesh_node2": "Established"}
+    assert netns("node1", "ip", "route", "show", "proto", "118").stdout == "", "BIRD's are the only ones"
+    assert "unreachable 10.244.1.0/24 metric 32" in netns("node1", "ip", "route", "show", "proto", "bird").stdout
+    assert "10.244.2.0/24        unicast [mesh_node2" in nsk8s("enter", "node1", "--", "birdc", "show", "route").stdout
+    assert bird("router") == 0
+    # The machine's own BIRD, if there is one, is another: this one is in its node's namespaces and files.
+    assert "mesh_node2" in nsk8s("enter", "node1", "--", "cat", "/etc/bird/bird.conf").stdout
+    machines_own = Path("/etc/bird/bird.conf")
+    assert not machines_own.exists() or "node-network" not in machines_own.read_text()
+    # What no pod has is refused, and the outside learns nothing.
+    assert "Destination Net Unreachable" in nsk8s("enter", "client", "--", "ping", "-c", "1", cluster["a"], ok=False).stdout
+
+
+def test_bird_is_killed(cluster: dict[str, str]) -> None:
+    """Its routes stay, here in the kernel and at its neighbours, until the next one is there (RFC 4724)."""
+    before = bird("node1")
+    pings = Pings("b", cluster["a"])
+    kill(before)
+    until("another one", lambda: bird("node1") not in (0, before), 10)
+    until("it has its sessions", lambda: set(sessions("node1").values()) == {"Established"})
+    assert pings.lost() == 0
+    assert learnt("node2") == others("node2")
+    assert learnt("node1") == others("node1")
+
+
+def test_its_keeper_is_killed(cluster: dict[str, str]) -> None:
+    before, agent = bird("node1"), components()["node1/node-network"]["pid"]
+    kill(agent)
+    log = Path(f"/var/lib/nsk8s/{NAME}/logs/node1/node-network.log")
+    until("the next one has taken it over", lambda: f"bird taken over, pid {before}" in log.read_text())
+    assert bird("node1") == before
+    assert set(sessions("node1").values()) == {"Established"}
+
+
+def test_a_node_loses_its_power_and_comes_back(cluster: dict[str, str], tmp_path: Path) -> None:
+    nsk8s("node", "stop", "node2")
+    assert CIDRS["node2"] in learnt("node1"), "nobody has told"
+    until("the hold time is over", lambda: CIDRS["node2"] not in learnt("node1"), 10)
+    assert learnt("node1") == {CIDRS["control-plane"]: NODES["control-plane"]}
+    capture = Capture(tmp_path, "node1", expression="tcp port 179")
+    try:
+        nsk8s("node", "start", "node2")
+        until("it announces itself again", lambda: learnt("node1") == others("node1"))
+        until("both have announced their subnets", lambda: {CIDRS["node1"], CIDRS["node2"]} <= set(announced(tmp_path)))
+    finally:
+        capture.stop()
+    packets = "\n".join(capture.packets())
+    assert re.search(r"192\.168\.56\.1[12]\.\d+ > 192\.168\.56\.1[12]\.179: Flags \[S\]", packets)
+
+
+def announced(folder: Path) -> list[str]:
+    """The prefixes of the updates in a capture, as tcpdump reads them."""
+    read = ["tcpdump", "-nn", "-vv", "-r", str(folder / "c.pcap")]
+    text = subprocess.run(read, capture_output=True, text=True, check=False).stdout
+    return re.findall(r"Updated routes:\n\s+(\S+)", text)
+
+
+def configure(**data: str) -> None:
+    apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "node-network", "namespace": "kube-system"}, "data": data})
+
+
+def test_the_router_reflects(cluster: dict[str, str]) -> None:
+    """Switched from the mesh to the router: no packet is lost, nor when the reflector dies."""
+    until("b is ready again", lambda: pods("app=b"))
+    ip = get("pod/b")["status"]["podIP"]
+    pings = Pings("a", ip)
+    configure(bgpTopology="reflector")
+    until("they speak with the router only", lambda: all(sessions(n) == {"reflector": "Established"} for n in NODES))
+    until("and know the same", lambda: all(learnt(n) == others(n) for n in NODES))
+    until("the routes that bridged it are gone", lambda: not netns("node1", "ip", "route", "show", "proto", "118").stdout)
+    assert pings.lost() == 0
+    assert bird("router")
+    assert CIDRS["node1"] not in netns("router", "ip", "route").stdout, "it tells, and does not route"
+    assert "Destination Net Unreachable" in nsk8s("enter", "client", "--", "ping", "-c", "1", ip, ok=False).stdout
+    pings = Pings("a", ip)
+    kill(bird("router"))
+    until("all have it again", lambda: all(sessions(n) == {"reflector": "Established"} for n in NODES))
+    assert pings.lost() == 0
+
+
+def test_away_from_bgp(cluster: dict[str, str]) -> None:
+    pings = Pings("a", get("pod/b")["status"]["podIP"])
+    configure(mode="routes")
+    until("no BIRD is left", lambda: not any(bird(m) for m in (*NODES, "router")))
+    until("nor its routes", lambda: not any(netns(n, "ip", "route", "show", "proto", "bird").stdout for n in NODES))
+    assert pings.lost() == 0
+    assert "10.244.2.0/24 via 192.168.56.12 dev eth0" in netns("node1", "ip", "route", "show", "proto", "118").stdout
