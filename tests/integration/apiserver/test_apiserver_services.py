@@ -213,8 +213,33 @@ def test_the_range_is_a_servicecidr(dual: Any, apiserver_factory: Callable[..., 
     change = dual.request("PATCH", f"{path}/kubernetes", {"spec": {"cidrs": ["10.97.0.0/24"]}}, headers=MERGE)
     assert (change.code, "field is immutable" in change.json()["message"]) == (422, True)
     moved = apiserver_factory("--service-cluster-ip-range", "10.98.0.0/24")
-    moved.stop()
-    moved.extra = ["--service-cluster-ip-range", "10.99.0.0/24"]
-    moved.start()
+    _restart(moved, "10.99.0.0/24")
     (only,) = moved.request("GET", path).json()["items"]
     assert only["spec"] == {"cidrs": ["10.99.0.0/24"]}, "what the server was started with counts"
+
+
+def test_a_cluster_that_gains_and_loses_a_family(apiserver_factory: Callable[..., Any]) -> None:
+    """No Service changes by itself; the next explicit word changes it, or says what the cluster cannot."""
+    api = apiserver_factory("--service-cluster-ip-range", "10.96.0.0/24")
+    name, six = unique(), unique()
+    four = made(api, service(name, ipFamilyPolicy="PreferDualStack"))
+    assert four["ipFamilies"] == ["IPv4"]
+    _restart(api, "10.96.0.0/24,fd00:10:96::/112")
+    assert patched(api, name, sessionAffinity="ClientIP")["clusterIPs"] == four["clusterIPs"]
+    both = patched(api, name, ipFamilyPolicy="RequireDualStack")
+    assert both["ipFamilies"] == ["IPv4", "IPv6"]
+    patched(api, name, ipFamilyPolicy="PreferDualStack")
+    made(api, service(six, ipFamilies=["IPv6"]))
+    _restart(api, "10.96.0.0/24")
+    assert patched(api, name, sessionAffinity="None")["clusterIPs"] == both["clusterIPs"]
+    why = refused(api, "PATCH", f"{PATH}/{name}", {"spec": {"ipFamilyPolicy": "RequireDualStack"}})
+    assert "this cluster is not configured for dual-stack services" in why
+    assert "not configured on this cluster" in refused(api, "PATCH", f"{PATH}/{six}", {"spec": {"sessionAffinity": "ClientIP"}})
+    assert patched(api, name, ipFamilyPolicy="SingleStack")["clusterIPs"] == four["clusterIPs"]
+    assert api.request("DELETE", f"{PATH}/{six}").code == 200
+
+
+def _restart(api: Any, ranges: str) -> None:
+    api.stop()
+    api.extra = ["--service-cluster-ip-range", ranges]
+    api.start()
