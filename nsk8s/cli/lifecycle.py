@@ -99,6 +99,8 @@ def up(
         from nsk8s.cluster import cniconf
 
         config = cniconf.gather(config, Path.cwd() if path in (None, "-") else Path(str(path)).absolute().parent)
+        for line in cniconf.missing_plugins(config):
+            click.echo(f"warning: {line}", err=True)
     progress = Progress(quiet or output is not None)
     try:
         result = lifecycle.up(config, progress)
@@ -111,9 +113,6 @@ def up(
         progress.failed()
         raise
     seconds = progress.done()
-    if config.cni.conf and not result.already:
-        for line in cniconf.missing_plugins(config):
-            click.echo(f"warning: {line}", err=True)
     if output:
         print_json(_summary(result, seconds))
     elif not quiet:
