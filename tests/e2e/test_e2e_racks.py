@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from e2e_cluster import Capture, apply, ask, get, netns, nsk8s, pod, pods, until
-from test_e2e_routing import Pings, hops, routes
+from test_e2e_routing import Pings, hops, learnt, routes
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 CONFIG = """
@@ -114,6 +114,7 @@ def test_a_tunnel_goes_through_the_router(cluster: dict[str, str], tmp_path: Pat
         capture.stop()
 
 
+@pytest.mark.slow
 def test_back_to_routes_without_a_loss(cluster: dict[str, str]) -> None:
     """The router learns the pods when the nodes are told to send them there: they wait for it."""
     pings = Pings("a", cluster["c"])
@@ -124,10 +125,26 @@ def test_back_to_routes_without_a_loss(cluster: dict[str, str]) -> None:
     check_addresses(cluster)
 
 
+@pytest.mark.parametrize("topology", ["mesh", pytest.param("reflector", marks=pytest.mark.slow)])
+def test_bgp_between_racks(cluster: dict[str, str], topology: str) -> None:
+    """Sessions and next hops go through the router, which knows the pods from the API, and keeps them from the outside."""
+    pings = Pings("a", cluster["c"])
+    switch("bgp", bgpTopology=topology, bgpHoldTime="9" if topology == "mesh" else "90")
+    until("BIRD has the ways", lambda: learnt("node1").get("10.244.3.0/24") == "192.168.56.1", 20)
+    until("and nobody else", lambda: not routes("node1") and not routes("node3"), 20)
+    assert pings.lost() == 0
+    assert learnt("node1")["10.244.2.0/24"] == "192.168.56.12"
+    assert learnt("node3")["10.244.1.0/24"] == "192.168.57.1"
+    assert hops("pod/a", cluster["c"]) == 3
+    assert "via 192.168.57.13 dev eth2" in routes("router")["10.244.3.0/24"]
+    assert "Net Unreachable" in nsk8s("enter", "client", "--", "ping", "-c", "1", "-W", "1", cluster["c"], ok=False).stdout
+    check_addresses(cluster)
+
+
 def test_a_node_comes_to_a_rack(cluster: dict[str, str]) -> None:
     nsk8s("node", "add", "node4", "--rack", "b")
     assert get("node/node4")["status"]["addresses"][0]["address"] == "192.168.57.14"
-    until("its route", lambda: "via 192.168.56.1 " in routes("node1").get("10.244.4.0/24", ""))
-    assert "via 192.168.57.14 " in routes("node3")["10.244.4.0/24"]
+    until("its route", lambda: learnt("node1").get("10.244.4.0/24") == "192.168.56.1")
+    until("its neighbour's", lambda: learnt("node3").get("10.244.4.0/24") == "192.168.57.14")
     done = nsk8s("node", "add", "node5", "--rack", "x", ok=False)
     assert done.stderr == "error: there is no rack 'x' in this cluster → there are: a, b\n"
