@@ -9,7 +9,7 @@ import sys
 
 from benchmarks.common import Row, render, say
 
-ALL = ("up", "pods", "memory", "scale", "throughput", "cni", "proxy")
+ALL = ("up", "pods", "memory", "scale", "throughput", "routing", "cni", "proxy")
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.common import NAME, PROGRAM, Row, api, cluster, median, ready, run, say, spread, until
@@ -69,13 +69,14 @@ async def start_pods(client: Client) -> str:
 
 
 @contextlib.contextmanager
-def by_hand() -> Iterator[list[str]]:
-    """The path built by hand in its own mount namespace, with the cluster's rules; yields the prefix of commands in it."""
+def by_hand(more: str = "", servers: Sequence[Sequence[str]] = (SERVER,)) -> Iterator[list[str]]:
+    """The path built by hand in its own mount namespace, with the cluster's rules, and changed by the script `more`; yields the
+    prefix of commands in it."""
     holder = subprocess.Popen(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", BY_HAND + "echo made; exec sleep infinity"],
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", BY_HAND + more + "\necho made; exec sleep infinity"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    server = None
+    serving: list[subprocess.Popen[bytes]] = []
     try:
         assert holder.stdout is not None
         if holder.stdout.readline() != "made\n":
@@ -84,19 +85,18 @@ def by_hand() -> Iterator[list[str]]:
         for i in (1, 2):
             rules = run("ip", "netns", "exec", f"{NAME}-node{i}", "iptables-save")
             run(*enter, f"n{i}", "iptables-restore", text_in=rules)
-        server = subprocess.Popen([*enter, "p2", *SERVER], stdout=subprocess.DEVNULL)
+        serving = [subprocess.Popen([*enter, "p2", *server], stdout=subprocess.DEVNULL) for server in servers]
         yield [*enter, "p1"]
     finally:
-        for process in (server, holder):
-            if process is not None:
-                process.kill()
-                process.wait()
+        for process in (*serving, holder):
+            process.kill()
+            process.wait()
 
 
-def gbit(prefix: list[str], address: str) -> float:
+def gbit(prefix: list[str], address: str, seconds: int = SECONDS) -> float:
     """Gigabits a second that the receiver got."""
     for attempt in range(20):  # the server may still be starting
-        out = run(*prefix, "iperf3", "--client", address, "--time", str(SECONDS), "--omit", "1", "--json", check=False)
+        out = run(*prefix, "iperf3", "--client", address, "--time", str(seconds), "--omit", "1", "--json", check=False)
         result: dict[str, Any] = json.loads(out) if out.startswith("{") else {"error": out}
         if "error" not in result:
             return float(result["end"]["sum_received"]["bits_per_second"]) / 1e9
