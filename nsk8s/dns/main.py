@@ -16,10 +16,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from nsk8s.dns import corefile
+from nsk8s.dns.corefile import NO_PAGE, Settings
 from nsk8s.errors import Nsk8sError
 
 log = logging.getLogger("dns")
 
+RELOAD_S = 1.0
+"""How often a Corefile with `reload` is looked at. CoreDNS takes half a minute."""
 READY_PATIENCE_S = 0.8
 """How long /ready waits for the first sync before it says no: a probe a second apart would cost a second."""
 
@@ -38,6 +42,8 @@ class Options:
     forward: tuple[tuple[str, int], ...] = ()
     lameduck_s: float = 0.0
     verbosity: int = 2
+    conf: str = ""
+    """A Corefile; what it says counts, and of the flags only addresses and kubeconfig."""
     ports: dict[str, int] = field(default_factory=dict)
     """Filled in on start: dns, health, ready, metrics → the port really bound."""
 
@@ -85,12 +91,46 @@ def parse(argv: Sequence[str]) -> Options:
         help="ask this server about names outside the cluster; may be repeated; without it they are refused",
     )  # fmt: skip
     add("--lameduck", type=float, default=0.0, metavar="SECONDS", help="keep answering so long after SIGTERM (default 0)")
+    add("-conf", "--conf", default="", metavar="FILE", help="a Corefile, as far as a cluster needs one (docs/dns.md)")
     add("-v", type=int, default=2, dest="verbosity", metavar="LEVEL", help="4 and above logs debug lines")
     a = parser.parse_args(list(argv))
     return Options(
         a.kubeconfig, a.cluster_domain, tuple(a.bind_address), a.port, a.health_port, a.ready_port, a.metrics_port,
-        tuple(a.forward), a.lameduck, a.verbosity,
+        tuple(a.forward), a.lameduck, a.verbosity, a.conf,
     )  # fmt: skip
+
+
+def settings_of(options: Options) -> Settings:
+    """From the Corefile, or the flags without one. Raises Nsk8sError."""
+    if options.conf:
+        return corefile.parse(read_conf(options.conf), options.conf)
+    return Settings(
+        domain=options.cluster_domain, forward=(("", options.forward),) if options.forward else (), port=options.port,
+        health_port=options.health_port, ready_port=options.ready_port, metrics_port=options.metrics_port,
+        lameduck_s=options.lameduck_s,
+    )  # fmt: skip
+
+
+def read_conf(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as f:
+            return f.read()
+    except (OSError, UnicodeDecodeError) as e:
+        raise Nsk8sError(f"cannot read {path}: {getattr(e, 'strerror', '') or e}") from e
+
+
+def forwards(settings: Settings) -> list[tuple[str, list[tuple[str, int]]]]:
+    """With the name servers that /etc/resolv.conf has now in its place."""
+    found = []
+    for zone, servers in settings.forward:
+        each: list[tuple[str, int]] = []
+        for server in servers:
+            if server[0] == corefile.RESOLV_CONF:
+                each += corefile.resolv_conf_servers(read_conf(corefile.RESOLV_CONF))
+            else:
+                each.append(server)
+        found.append((zone, each))
+    return found
 
 
 def every_address() -> tuple[str, ...]:
@@ -118,14 +158,17 @@ def local_addresses() -> list[str]:
     return found
 
 
-async def serve(options: Options, stop: asyncio.Event) -> None:
-    """Bind, then read the API, then be ready; until `stop`."""
+async def serve(options: Options, settings: Settings, end: asyncio.Event, stop: asyncio.Event) -> None:
+    """Bind, then read the API, then be ready; until `end`, which comes with `stop` or with other settings."""
     from nsk8s.dns import health
     from nsk8s.dns.metrics import Metrics
     from nsk8s.dns.server import DNSServer
     from nsk8s.dns.view import View
 
-    view = View(options.cluster_domain, local_addresses())
+    view = View(
+        settings.domain, local_addresses(), reverse=settings.reverse, pods=settings.pods, ttl_s=settings.ttl_s,
+        namespaces=settings.namespaces, ignore_empty=settings.ignore_empty,
+    )  # fmt: skip
     metrics = Metrics()
     synced = asyncio.Event()
 
@@ -133,7 +176,7 @@ async def serve(options: Options, stop: asyncio.Event) -> None:
         return 200, "OK"
 
     async def ready_page() -> tuple[int, str]:
-        if not stop.is_set():
+        if not end.is_set():
             try:
                 await asyncio.wait_for(synced.wait(), READY_PATIENCE_S)
                 return 200, "OK"
@@ -144,24 +187,26 @@ async def serve(options: Options, stop: asyncio.Event) -> None:
     async def metrics_page() -> tuple[int, str]:
         return 200, metrics.render()
 
-    server = DNSServer(view, metrics, options.forward)
+    server = DNSServer(view, metrics, forwards(settings), settings.fallthrough)
     addresses = options.bind_addresses or every_address()
     pages = []
     try:
-        options.ports["dns"] = await server.start(addresses, options.port)
+        options.ports["dns"] = await server.start(addresses, settings.port or options.ports.get("dns", 0))
         for name, port, page in (
-            ("health", options.health_port, health_page),
-            ("ready", options.ready_port, ready_page),
-            ("metrics", options.metrics_port, metrics_page),
+            ("health", settings.health_port, health_page),
+            ("ready", settings.ready_port, ready_page),
+            ("metrics", settings.metrics_port, metrics_page),
         ):
+            if port == NO_PAGE:
+                continue
             for address in addresses:
-                pages.append(await health.serve(address, options.ports.get(name, port), f"/{name}", page))
+                pages.append(await health.serve(address, port or options.ports.get(name, 0), f"/{name}", page))
                 options.ports[name] = pages[-1].sockets[0].getsockname()[1]
         log.info("listening on %s, ports %s", " ".join(addresses), options.ports)
-        await _follow(options, view, synced, stop)
-        if options.lameduck_s:
-            log.info("going down in %g s", options.lameduck_s)
-            await asyncio.sleep(options.lameduck_s)
+        await _follow(options, view, synced, end)
+        if settings.lameduck_s and stop.is_set():
+            log.info("going down in %g s", settings.lameduck_s)
+            await asyncio.sleep(settings.lameduck_s)
     finally:
         for listener in pages:
             listener.close()
@@ -218,6 +263,27 @@ async def _follow(options: Options, view: object, synced: asyncio.Event, stop: a
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def _end_with(stop: asyncio.Event, end: asyncio.Event) -> None:
+    await stop.wait()
+    end.set()
+
+
+async def _end_with_change(path: str, settings: Settings, end: asyncio.Event) -> None:
+    """Set `end` when the Corefile says something else; one that is wrong is told of once, and what was before goes on."""
+    told = ""
+    while not end.is_set():
+        await asyncio.sleep(RELOAD_S)
+        try:
+            text = read_conf(path)
+            if corefile.parse(text, path) != settings:
+                log.info("%s has changed", path)
+                end.set()
+        except Nsk8sError as e:
+            if e.message != told:
+                log.error("%s; the configuration stays as it was", e.message)
+            told = e.message
+
+
 def main(argv: list[str]) -> int:
     try:
         options = parse(argv)
@@ -235,7 +301,17 @@ def main(argv: list[str]) -> int:
             asyncio.get_running_loop().add_signal_handler(signum, stop.set)
         # The runtime starts us with these blocked: process 1 of a container loses what comes before there is a handler.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
-        await serve(options, stop)
+        while not stop.is_set():
+            settings = settings_of(options)
+            end = asyncio.Event()
+            watching = [asyncio.ensure_future(_end_with(stop, end))]
+            if settings.reload:
+                watching.append(asyncio.ensure_future(_end_with_change(options.conf, settings, end)))
+            try:
+                await serve(options, settings, end, stop)
+            finally:
+                for task in watching:
+                    task.cancel()
 
     try:
         asyncio.run(body())

@@ -1,12 +1,13 @@
 """The objects that make the cluster DNS run in a cluster, as `nsk8s up` applies them. Pure.
 
-Names, labels and ports are those of kubeadm's CoreDNS manifest, so that the real image can take the place of ours: point the
-Deployment at it and add its Corefile. Upstream: kubeadm/phases/addons/dns, coredns/deployment.
+Names, labels, ports and the Corefile are those of kubeadm's CoreDNS manifest, so that the real image can take the place of ours:
+point the Deployment at it. Upstream: kubeadm/phases/addons/dns, coredns/deployment.
 """
 
 from __future__ import annotations
 
 from nsk8s.api.meta import Object
+from nsk8s.dns.corefile import corefile
 
 IMAGE = "nsk8s/dns"
 NAMESPACE = "kube-system"
@@ -37,7 +38,8 @@ def objects(
         _cluster_role(),
         _cluster_role_binding(),
         _service(cluster_ip, cluster_ips),
-        _deployment(image, replicas, domain, forward),
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _meta("coredns"), "data": {"Corefile": corefile(domain, forward)}},
+        _deployment(image, replicas),
     ]
 
 
@@ -89,7 +91,7 @@ def _service(cluster_ip: str, cluster_ips: tuple[str, ...]) -> Object:
     return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
 
 
-def _deployment(image: str, replicas: int, domain: str, forward: tuple[str, ...]) -> Object:
+def _deployment(image: str, replicas: int) -> Object:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -109,21 +111,27 @@ def _deployment(image: str, replicas: int, domain: str, forward: tuple[str, ...]
                     ],
                     "nodeSelector": {"kubernetes.io/os": "linux"},
                     "dnsPolicy": "Default",
-                    "containers": [_container(image, domain, forward)],
+                    "containers": [_container(image)],
+                    "volumes": [
+                        {
+                            "name": "config-volume",
+                            "configMap": {"name": "coredns", "items": [{"key": "Corefile", "path": "Corefile"}]},
+                        }
+                    ],
                 },
             },
         },
     }
 
 
-def _container(image: str, domain: str, forward: tuple[str, ...]) -> Object:
-    args = [f"--cluster-domain={domain}", "--lameduck=1", *(f"--forward={server}" for server in forward)]
+def _container(image: str) -> Object:
     return {
         "name": "coredns",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "args": args,
+        "args": ["-conf", "/etc/coredns/Corefile"],
         "resources": {"limits": {"memory": "170Mi"}, "requests": {"cpu": "100m", "memory": "70Mi"}},
+        "volumeMounts": [{"name": "config-volume", "mountPath": "/etc/coredns", "readOnly": True}],
         "ports": [
             {"containerPort": 53, "name": "dns", "protocol": "UDP"},
             {"containerPort": 53, "name": "dns-tcp", "protocol": "TCP"},

@@ -70,7 +70,7 @@ def address_type(address: str) -> str:
 
 def zone_of(name: Name, view: View) -> Name | None:
     """The zone this server answers for that `name` (lower case) is in."""
-    for zone in (view.domain, *REVERSE_ZONES):
+    for zone in (view.domain, *(REVERSE_ZONES if view.has_reverse else ())):
         if name[-len(zone) :] == zone:
             return zone
     return None
@@ -78,7 +78,7 @@ def zone_of(name: Name, view: View) -> Name | None:
 
 def soa(zone: Name, view: View) -> Record:
     """Negative answers may be kept as long as any other record."""
-    data = (("ns", "dns", *zone), ("hostmaster", *zone), view.generation & 0xFFFFFFFF, 7200, 1800, 86400, TTL_S)
+    data = (("ns", "dns", *zone), ("hostmaster", *zone), view.generation & 0xFFFFFFFF, 7200, 1800, 86400, view.ttl_s)
     return Record(zone, "SOA", data)
 
 
@@ -93,6 +93,9 @@ def resolve(question: Question, view: View) -> Answer:
     answer = _reverse(question, name, zone, view) if zone in REVERSE_ZONES else _forward(question, name, view)
     if answer.rcode == NXDOMAIN or (not answer.answers and answer.rcode == NOERROR):
         answer.authority = [soa(zone, view)]
+    if view.ttl_s != TTL_S:
+        for records in (answer.answers, answer.authority, answer.additional):
+            records[:] = [r._replace(ttl_s=view.ttl_s) if r.ttl_s == TTL_S else r for r in records]
     return answer
 
 
@@ -174,7 +177,7 @@ def _lookup(relative: Name, view: View) -> list[_Target] | None:
         return []
     if relative == ("ns", "dns"):
         return [t._replace(name=(*relative, *view.domain)) for t in _own_targets(view)]
-    if relative[-1] not in ("svc", "pod"):
+    if relative[-1] not in (("svc", "pod") if view.has_pods else ("svc",)):
         return None
     if len(relative) == 1:
         return []

@@ -26,11 +26,18 @@ RECEIVE_BUFFER = 1 << 20
 class DNSServer:
     """Answers from a view, and what is not the cluster's business from other servers, if there are any."""
 
-    def __init__(self, view: View, metrics: Metrics, forward_to: Sequence[tuple[str, int]] = ()) -> None:
+    def __init__(
+        self, view: View, metrics: Metrics, forward: Sequence[tuple[str, Sequence[tuple[str, int]]]] = (),
+        fallthrough: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """`forward`: (zone, servers), the zone "" being everything else; `fallthrough`: see `corefile.Settings`."""
         self._view = view
         self._metrics = metrics
-        self._forwarder = Forwarder(forward_to) if forward_to else None
-        self._responder = wire.Responder(view, random.shuffle, recursion=bool(forward_to))
+        # The longest zone that fits is the one that counts.
+        ordered = sorted(((records.labels(zone), Forwarder(servers)) for zone, servers in forward), key=lambda f: -len(f[0]))
+        self._forwarders = ordered
+        self._fallthrough = [records.labels(zone) for zone in fallthrough]
+        self._responder = wire.Responder(view, random.shuffle, recursion=bool(forward))
         self._transports: list[asyncio.DatagramTransport] = []
         self._listeners: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -74,29 +81,50 @@ class DNSServer:
             if e.reply:
                 self._metrics.query("other", tcp, e.rcode, time.perf_counter() - started)
             return e.reply
-        if self._forwarder is not None and records.zone_of(_lower(query.question.name), self._view) is None:
-            return asyncio.ensure_future(self._forward(data, query, tcp))
+        name = _lower(query.question.name)
+        if self._forwarders and (records.zone_of(name, self._view) is None or self._is_stub(name)):
+            forwarder = self._forwarder_of(name)
+            if forwarder is not None:
+                return asyncio.ensure_future(self._forward(forwarder, data, query, tcp))
         answer = self._responder.answer(query)
-        if self._forwarder is not None and answer.unresolved is not None:
-            return asyncio.ensure_future(self._finish(query, answer, tcp))
+        if self._forwarders and answer.unresolved is not None:
+            forwarder = self._forwarder_of(_lower(answer.unresolved))
+            if forwarder is not None:
+                return asyncio.ensure_future(self._finish(forwarder, query, answer, tcp))
+        if self._forwarders and self._falls_through(name, answer):
+            forwarder = self._forwarder_of(name)
+            if forwarder is not None:
+                return asyncio.ensure_future(self._forward(forwarder, data, query, tcp))
         reply = self._responder.reply(data, query, answer, tcp=tcp)
         self._metrics.query(query.question.type, tcp, answer.rcode, time.perf_counter() - started)
         return reply
 
-    async def _forward(self, data: bytes, query: wire.Query, tcp: bool) -> bytes:
-        assert self._forwarder is not None
+    def _forwarder_of(self, name: records.Name) -> Forwarder | None:
+        return next((f for zone, f in self._forwarders if name[len(name) - len(zone) :] == zone), None)
+
+    def _is_stub(self, name: records.Name) -> bool:
+        """Whether a zone of its own inside the cluster's is asked elsewhere."""
+        own = records.zone_of(name, self._view) or ()
+        return any(len(zone) > len(own) and name[len(name) - len(zone) :] == zone for zone, _ in self._forwarders)
+
+    def _falls_through(self, name: records.Name, answer: records.Answer) -> bool:
+        """As CoreDNS: only a name that does not exist is asked for elsewhere."""
+        if answer.rcode != records.NXDOMAIN:
+            return False
+        return any(name[len(name) - len(zone) :] == zone for zone in self._fallthrough)
+
+    async def _forward(self, forwarder: Forwarder, data: bytes, query: wire.Query, tcp: bool) -> bytes:
         started = time.perf_counter()
-        raw = await self._forwarder.ask(data, tcp=tcp)
+        raw = await forwarder.ask(data, tcp=tcp)
         if raw is None:
             raw = wire.pack(query, records.Answer(records.SERVFAIL, authoritative=False), query.udp_size, recursion=True)
         self._metrics.query(query.question.type, tcp, raw[3] & 0xF, time.perf_counter() - started)
         return raw
 
-    async def _finish(self, query: wire.Query, answer: records.Answer, tcp: bool) -> bytes:
+    async def _finish(self, forwarder: Forwarder, query: wire.Query, answer: records.Answer, tcp: bool) -> bytes:
         """Go on outside where a chain of CNAMEs leaves the cluster."""
-        assert self._forwarder is not None
         assert answer.unresolved is not None
-        found = await self._forwarder.resolve(answer.unresolved, query.question.type)
+        found = await forwarder.resolve(answer.unresolved, query.question.type)
         if found is None:
             answer = records.Answer(records.SERVFAIL, authoritative=False)
         else:

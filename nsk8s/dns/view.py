@@ -104,7 +104,14 @@ def read_slice(obj: Object) -> Slice:
 class View:
     """The cluster as DNS sees it. `generation` changes with every change of a record."""
 
-    def __init__(self, domain: str = "cluster.local", local_addresses: Iterable[str] = ()) -> None:
+    def __init__(
+        self, domain: str = "cluster.local", local_addresses: Iterable[str] = (), *,
+        reverse: bool = True, pods: bool = True, ttl_s: int = 5, namespaces: frozenset[str] = frozenset(),
+        ignore_empty: bool = False,
+    ) -> None:  # fmt: skip
+        """The settings are the Corefile's: `nsk8s.dns.corefile`."""
+        self.has_reverse, self.has_pods, self.ttl_s, self.ignores_empty = reverse, pods, ttl_s, ignore_empty
+        self._only = namespaces
         self.domain = tuple(domain.lower().strip(".").split("."))
         self.local_addresses = tuple(canonical(a) for a in local_addresses)
         """The server's own addresses: the service that has one of them as an endpoint is the zone's name server."""
@@ -119,7 +126,13 @@ class View:
     # --- questions
 
     def service(self, namespace: str, name: str) -> Service | None:
-        return self._services.get((namespace, name))
+        found = self._services.get((namespace, name))
+        if found is not None and self.ignores_empty and found.addresses and not self._has_endpoints(namespace, name):
+            return None
+        return found
+
+    def _has_endpoints(self, namespace: str, name: str) -> bool:
+        return any(piece.endpoints for piece in self._slices.get((namespace, name), {}).values())
 
     def slices(self, namespace: str, service: str) -> list[Slice]:
         return list(self._slices.get((namespace, service), {}).values())
@@ -134,7 +147,12 @@ class View:
 
     # --- changes: (old, new) as informers report them
 
+    def _is_hidden(self, namespace: str) -> bool:
+        return bool(self._only) and namespace not in self._only
+
     def namespace_changed(self, old: Object | None, new: Object | None) -> None:
+        if self._is_hidden((new or old or {})["metadata"]["name"]):
+            return
         before = len(self.namespaces)
         if new is not None:
             self.namespaces.add(new["metadata"]["name"])
@@ -143,6 +161,8 @@ class View:
         self.generation += len(self.namespaces) != before
 
     def service_changed(self, old: Object | None, new: Object | None) -> None:
+        if self._is_hidden((new or old or {})["metadata"]["namespace"]):
+            return
         was = read_service(old) if old is not None else None
         now = read_service(new) if new is not None else None
         if was == now:
@@ -161,6 +181,8 @@ class View:
                 self._by_cluster_ip[address] = key
 
     def slice_changed(self, old: Object | None, new: Object | None) -> None:
+        if self._is_hidden((new or old or {})["metadata"]["namespace"]):
+            return
         was = read_slice(old) if old is not None else None
         now = read_slice(new) if new is not None else None
         if was == now:

@@ -157,6 +157,14 @@ def _dns(name: str) -> Image:
     return image
 
 
+def _coredns(name: str) -> Image:
+    """The machine's own CoreDNS; where there is none ours, which reads a cluster's Corefile as well."""
+    for path in ("/usr/local/bin/coredns", "/usr/bin/coredns"):
+        if os.access(path, os.X_OK):
+            return Image(name, [path])
+    return _dns(name)
+
+
 def _ingress(name: str) -> Image:
     image = _component(name, "nsk8s.ingress")
     image.files = {f"/var/{folder}/nginx/.keep": "" for folder in ("log", "lib")}
@@ -200,6 +208,7 @@ def _python(name: str) -> Image:
 _CATALOGUE: dict[str, tuple[Callable[[str], Image], tuple[str, ...], str]] = {
     "nsk8s/echo": (_echo, (), ""),
     "nsk8s/dns": (_dns, (), ""),
+    "coredns/coredns": (_coredns, (), ""),
     "nsk8s/ingress": (_ingress, ("/usr/sbin/nginx",), "nginx-light"),
     "busybox": (_simple(busybox=True, cmd=("sh",)), ("/usr/bin/busybox",), "busybox"),
     "alpine": (_simple(busybox=True), ("/bin/sh",), "dash"),
@@ -216,6 +225,9 @@ _CATALOGUE: dict[str, tuple[Callable[[str], Image], tuple[str, ...], str]] = {
 }
 _ALIASES = {
     "k8s.gcr.io/pause": "registry.k8s.io/pause",
+    "registry.k8s.io/coredns/coredns": "coredns/coredns",
+    "k8s.gcr.io/coredns/coredns": "coredns/coredns",
+    "registry.k8s.io/coredns": "coredns/coredns",
     "busybox/busybox": "busybox",
     "netshoot": "nicolaka/netshoot",
     "curl": "curlimages/curl",

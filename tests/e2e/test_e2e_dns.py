@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,3 +161,31 @@ def test_the_dns_pod_killed_answers_again_on_the_same_address(cluster: None) -> 
     for each in pods("app=agent"):
         name = each["metadata"]["name"]
         until("an answer", lambda name=name: "10.96.0.1" in nsk8s("exec", name, "--", "getent", "ahostsv4", "kubernetes.default", ok=False).stdout)
+
+
+def test_kubeadms_coredns_takes_its_place(cluster: None) -> None:
+    """The image's name as kubeadm writes it, and a Corefile with other settings and somebody to ask about the world outside."""
+    config = get("configmap", "coredns", "-n", "kube-system")
+    config["data"]["Corefile"] = config["data"]["Corefile"].replace("insecure", "disabled").replace("loop\n", "forward . 203.0.113.10\n    loop\n")
+    deployment = get("deployment", "coredns", "-n", "kube-system")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    container["image"] = "registry.k8s.io/coredns/coredns:v1.12.0"
+    container["args"] = ["-conf", "/etc/coredns/Corefile"]
+    for obj in (config, deployment):
+        obj["metadata"] = {k: v for k, v in obj["metadata"].items() if k in ("name", "namespace", "labels")}
+        obj.pop("status", None)
+        nsk8s("apply", "-f", "-", text=json.dumps(obj))
+    image = container["image"]
+
+    def replaced() -> bool:
+        found = get("pods", "-n", "kube-system", "-l", "k8s-app=kube-dns")["items"]
+        return [p["spec"]["containers"][0]["image"] for p in found if p["status"]["phase"] == "Running"] == [image]
+
+    until("kubeadm's", replaced)
+    until("an answer", lambda: looked("kubernetes.default.svc.cluster.local").returncode == 0)
+    assert "NXDOMAIN" in looked("10-1-2-3.default.pod.cluster.local").stdout
+    assert "SERVFAIL" in looked("www.example.com").stdout, "asked outside, where nobody answers"
+
+
+def looked(name: str) -> subprocess.CompletedProcess[str]:
+    return nsk8s("exec", "debug", "--", "nslookup", "-type=a", name, ok=False)

@@ -412,6 +412,62 @@ async def test_forward(start: Start) -> None:
         transport.close()
 
 
+COREFILE = """\
+corp.test:{port} {{
+    forward . 127.0.0.1:{upstream}
+}}
+.:{port} {{
+    kubernetes cluster.local in-addr.arpa ip6.arpa {{
+        pods {pods}
+        ttl 7
+        fallthrough in-addr.arpa
+    }}
+    forward in-addr.arpa 127.0.0.1:{upstream}
+    reload
+}}
+"""
+
+
+async def test_a_corefile_says_what_is_answered_and_is_read_again(start: Start, tmp_path: Path) -> None:
+    class Upstream(asyncio.DatagramProtocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = transport
+
+        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+            query = DNSRecord.parse(data)
+            kind = "PTR host.test." if query.q.qtype == QTYPE.PTR else "A 192.0.2.80"
+            self.transport.sendto(query.replyZone(f"{query.q.qname} 60 {kind}").pack(), addr)  # type: ignore[attr-defined]
+
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Upstream, local_addr=("127.0.0.1", 0))
+    upstream = transport.get_extra_info("sockname")[1]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    conf = tmp_path / "Corefile"
+    conf.write_text(COREFILE.format(port=port, upstream=upstream, pods="disabled"))
+    pod = "10-1-2-3.default.pod.cluster.local"
+    try:
+        server = await start("-conf", str(conf), wait=False)
+
+        async def answers(name: str, kind: str = "A") -> list[str]:
+            return [str(rr.rdata) for rr in (await server.dig(name, kind)).rr]
+
+        await server.until(WEB, {"10.96.0.7"})
+        assert [rr.ttl for rr in (await server.dig(WEB)).rr] == [7]
+        assert (await server.dig(pod)).header.rcode == RCODE.NXDOMAIN
+        assert await answers("www.corp.test") == ["192.0.2.80"], "a stub domain"
+        assert (await server.dig("example.com")).header.rcode == RCODE.REFUSED, "and nothing else leaves"
+        assert await answers("7.0.96.10.in-addr.arpa", "PTR") == [WEB + "."]
+        assert await answers("9.9.9.10.in-addr.arpa", "PTR") == ["host.test."], "fallthrough"
+        conf.write_text("nonsense")
+        await asyncio.sleep(0)
+        conf.write_text(COREFILE.format(port=port, upstream=upstream, pods="insecure"))
+        await server.until(pod, {"10.1.2.3"})
+        assert await answers("www.corp.test") == ["192.0.2.80"]
+    finally:
+        transport.close()
+
+
 RESOLV_CONF = """\
 search default.svc.cluster.local svc.cluster.local cluster.local
 nameserver {address}

@@ -1,6 +1,8 @@
 """The objects of the DNS add-on fit together, and are what kubeadm's are called."""
 
-from nsk8s.dns import manifest
+from typing import Any
+
+from nsk8s.dns import corefile, manifest
 from nsk8s.dns.main import parse
 
 
@@ -10,12 +12,13 @@ def test_kinds_and_names() -> None:
         ("ClusterRole", "system:coredns"),
         ("ClusterRoleBinding", "system:coredns"),
         ("Service", "kube-dns"),
+        ("ConfigMap", "coredns"),
         ("Deployment", "coredns"),
     ]
 
 
 def test_the_service_finds_the_pods() -> None:
-    *_, service, deployment = manifest.objects("10.97.0.10")
+    *_, service, _, deployment = manifest.objects("10.97.0.10")
     template = deployment["spec"]["template"]
     assert service["spec"]["clusterIP"] == "10.97.0.10"
     assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
@@ -26,13 +29,22 @@ def test_the_service_finds_the_pods() -> None:
 
 
 def test_the_probes_and_ports_are_those_the_program_listens_on() -> None:
-    *_, deployment = manifest.objects(domain="cluster.example", forward=("192.0.2.1",))
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    options = parse(container["args"])
-    assert (options.cluster_domain, options.forward) == ("cluster.example", (("192.0.2.1", 53),))
-    assert container["readinessProbe"]["httpGet"]["port"] == options.ready_port
-    assert container["livenessProbe"]["httpGet"]["port"] == options.health_port
-    assert {p["containerPort"] for p in container["ports"]} == {options.port, options.metrics_port}
+    *_, config, deployment = manifest.objects(domain="cluster.example", forward=("192.0.2.1",))
+    spec = deployment["spec"]["template"]["spec"]
+    (container,), (volume,), (mount,) = spec["containers"], spec["volumes"], container_mounts(spec)
+    (item,) = volume["configMap"]["items"]
+    assert (volume["configMap"]["name"], volume["name"]) == (config["metadata"]["name"], mount["name"])
+    assert parse(container["args"]).conf == f"{mount['mountPath']}/{item['path']}"
+    settings = corefile.parse(config["data"][item["key"]])
+    assert (settings.domain, settings.forward) == ("cluster.example", (("", (("192.0.2.1", 53),)),))
+    assert container["readinessProbe"]["httpGet"]["port"] == settings.ready_port
+    assert container["livenessProbe"]["httpGet"]["port"] == settings.health_port
+    assert {p["containerPort"] for p in container["ports"]} == {settings.port, settings.metrics_port}
+
+
+def container_mounts(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    mounts: list[dict[str, Any]] = spec["containers"][0]["volumeMounts"]
+    return mounts
 
 
 def test_each_call_gives_objects_of_its_own() -> None:
