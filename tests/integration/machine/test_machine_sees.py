@@ -29,7 +29,7 @@ for folder in ("/run", "/var/lib", "/sys/fs/cgroup", "/etc/cni"):
 os.environ["HOME"] = "/run/home"
 sh("mkdir -p /run/netns /run/home/.kube && echo old > /run/home/.kube/config")
 before = machine_state.snapshot()
-assert changes() == []
+assert not (found := changes()), found
 for line in sys.argv[2:]:
     sh(line)
 print(json.dumps(changes()))
