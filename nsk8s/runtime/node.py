@@ -13,6 +13,7 @@ from nsk8s.kernel import mounts, process
 from nsk8s.kernel.cgroup import Cgroups
 from nsk8s.runtime import store, wire
 from nsk8s.runtime.errors import CriError, InvalidArgument, NotFound
+from nsk8s.runtime.helpers import Helpers
 from nsk8s.runtime.loop import Loop
 from nsk8s.runtime.network import Network
 from nsk8s.runtime.workers import Workers
@@ -150,6 +151,7 @@ class Node:
         self.network = network
         self.pod_workers = Workers(loop, 2)
         self.plugin_workers = Workers(loop, 64)
+        self.plugin_helpers = Helpers(loop, 2, {"set_up": network.set_up, "tear_down": network.tear_down})
         self.exec_workers = Workers(loop, 256)
         self.sandboxes: dict[str, Sandbox] = {}
         self.containers: dict[str, Container] = {}

@@ -14,7 +14,7 @@ from nsk8s.runtime.loop import Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     Done = Callable[[Any, CriError | None], None]
@@ -89,37 +89,51 @@ def decode(raw: bytes) -> tuple[Any, CriError | None]:
         answer = json.loads(raw)
     except ValueError:
         return None, CriError("a helper process of the runtime was killed")
+    return answer_of(answer)
+
+
+def answer_of(answer: dict[str, Any]) -> tuple[Any, CriError | None]:
+    """What `outcome_of` said in the other process."""
     if "error" in answer:
         return None, CriError(answer["error"]["message"], answer["error"]["code"])
     return answer["result"], None
 
 
+def outcome_of(work: Callable[[], Any]) -> dict[str, Any]:
+    """`{"result": …}` or `{"error": …}`, never raising."""
+    try:
+        return {"result": work()}
+    except CriError as e:
+        return {"error": e.body()}
+    except Exception as e:
+        if not isinstance(e, OSError):
+            import traceback
+
+            sys.stderr.write(traceback.format_exc())
+        return {"error": {"code": "Unknown", "message": describe(e)}}
+
+
+def become_helper(keep: Iterable[int], parent: int) -> None:
+    """In a fork: forget the runtime's signals and descriptors, except `keep` and 0-2. With a `parent` it dies with that one."""
+    if parent:
+        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    below = 3
+    for fd in sorted(set(keep)):
+        os.closerange(below, fd)
+        below = fd + 1
+    os.closerange(below, 1 << 20)
+
+
 def _child(work: Callable[[], Any], write: int, keep: tuple[int, ...], parent: int) -> None:
     try:
         gc.disable()  # a collection would touch, and so copy, every page this child shares
-        if parent:
-            sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        below = 3
-        for fd in sorted({write, *keep}):
-            os.closerange(below, fd)
-            below = fd + 1
-        os.closerange(below, 1 << 20)
-        try:
-            answer: dict[str, Any] = {"result": work()}
-        except CriError as e:
-            answer = {"error": e.body()}
-        except Exception as e:
-            if not isinstance(e, OSError):
-                import traceback
-
-                sys.stderr.write(traceback.format_exc())
-            answer = {"error": {"code": "Unknown", "message": describe(e)}}
-        raw = json.dumps(answer).encode()
+        become_helper((write, *keep), parent)
+        raw = json.dumps(outcome_of(work)).encode()
         while raw:
             raw = raw[os.write(write, raw) :]
     finally:

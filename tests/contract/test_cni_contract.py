@@ -20,6 +20,8 @@ import cni
 from cni import invoke, libcni
 from nsk8s.kernel import syscalls, tcmsg
 from nsk8s.kernel.rtnl import Rtnl
+from nsk8s.runtime.helpers import Helpers
+from nsk8s.runtime.loop import Loop
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
@@ -40,8 +42,36 @@ class World:
         self.dir.mkdir()
         self.seen: list[Any] = []
         self.with_rules = False
+        self.node_path = f"/proc/{os.getpid()}/fd/{self.node}"
+        self.loop = Loop()
+        self.helpers = Helpers(self.loop, 1, {"call": self.in_helper}) if how == "kept" else None
+
+    def in_helper(self, asked: list[Any]) -> list[Any]:
+        """What the runtime's helper does: the same process for every call, in the node from the first one on."""
+        path, env, stdin = asked
+        fd = os.open(self.node_path, os.O_RDONLY)  # a helper has none of its maker's descriptors
+        syscalls.setns(fd, syscalls.CLONE_NEWNET)
+        os.close(fd)
+        code, stdout = invoke.run_here(path, env, bytes.fromhex(stdin))
+        return [code, stdout.decode()]
+
+    def ask_helper(self, path: str, env: dict[str, str], stdin: bytes) -> list[Any]:
+        assert self.helpers is not None
+        found: list[Any] = []
+
+        def done(result: Any, error: Any) -> None:
+            found.append(result if error is None else error)
+            self.loop.stop()
+
+        self.helpers.run("call", [path, env, stdin.hex()], done)
+        self.loop.running = True
+        self.loop.run()
+        assert isinstance(found[0], list), found[0]
+        return found[0]
 
     def close(self) -> None:
+        if self.helpers is not None:
+            self.helpers.close()
         os.close(self.node)
         os.close(self.pod)
 
@@ -57,11 +87,13 @@ class World:
         full = {"PATH": PATH, "XTABLES_LOCKFILE": f"{self.dir}.lock", "CNI_PATH": cni.BIN_DIR, **NO_BUS, **env}
         full = {k: v.replace("POD", f"/proc/{os.getpid()}/fd/{self.pod}") for k, v in full.items()}
 
+        stdin = stdin.replace(b"DIR", str(self.dir).encode())
+
         def run() -> list[Any]:
-            code, stdout = RUNNERS[self.how](path, full, stdin.replace(b"DIR", str(self.dir).encode()))
+            code, stdout = RUNNERS[self.how](path, full, stdin)
             return [code, stdout.decode()]
 
-        code, stdout = self.in_node(run)
+        code, stdout = self.ask_helper(path, full, stdin) if self.helpers is not None else self.in_node(run)
         self.seen.append((plugin, env.get("CNI_COMMAND"), code, self.neutral(stdout), self.state()))
         return code, stdout
 
@@ -197,16 +229,17 @@ def chain(world: World) -> None:
 
 
 @pytest.mark.parametrize("life", [scenario, chain])
-def test_exec_fork_and_call_cannot_be_told_apart(tmp_path: Path, life: Callable[[World], None]) -> None:
+def test_exec_fork_call_and_helper_cannot_be_told_apart(tmp_path: Path, life: Callable[[World], None]) -> None:
     pictures = {}
-    for how in RUNNERS:
+    ways = (*RUNNERS, "kept") if life is chain else tuple(RUNNERS)
+    for how in ways:
         world = World(tmp_path, how)
         try:
             life(world)
         finally:
             world.close()
         pictures[how] = world.seen
-    for how in ("fork", "here"):
+    for how in ways[1:]:
         for executed, other in zip(pictures["exec"], pictures[how], strict=True):
             if executed[1] == "" and executed[2] == 0:
                 continue  # without CNI_COMMAND the executable prints its usage; a runtime always sets it
