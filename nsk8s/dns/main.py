@@ -160,7 +160,7 @@ def local_addresses() -> list[str]:
 
 async def serve(options: Options, settings: Settings, end: asyncio.Event, stop: asyncio.Event) -> None:
     """Bind, then read the API, then be ready; until `end`, which comes with `stop` or with other settings."""
-    from nsk8s.dns import health
+    from nsk8s.client import pages as http
     from nsk8s.dns.metrics import Metrics
     from nsk8s.dns.server import DNSServer
     from nsk8s.dns.view import View
@@ -200,7 +200,7 @@ async def serve(options: Options, settings: Settings, end: asyncio.Event, stop: 
             if port == NO_PAGE:
                 continue
             for address in addresses:
-                pages.append(await health.serve(address, port or options.ports.get(name, 0), f"/{name}", page))
+                pages.append(await http.serve(address, port or options.ports.get(name, 0), {f"/{name}": page}))
                 options.ports[name] = pages[-1].sockets[0].getsockname()[1]
         log.info("listening on %s, ports %s", " ".join(addresses), options.ports)
         await _follow(options, view, synced, end)

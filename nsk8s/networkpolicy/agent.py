@@ -14,6 +14,7 @@ from pathlib import Path
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
 from nsk8s.client import kubeconfig
+from nsk8s.client import pages as http
 from nsk8s.client.component import until
 from nsk8s.client.controller import Controller
 from nsk8s.client.informer import Informer
@@ -24,6 +25,7 @@ from nsk8s.kernel import iptables, nft
 from nsk8s.net import nftset
 from nsk8s.net.nftset import NftTable
 from nsk8s.networkpolicy import render
+from nsk8s.networkpolicy.metrics import Metrics
 from nsk8s.networkpolicy.model import Pod, Policy, World
 
 log = logging.getLogger("network-policy")
@@ -37,12 +39,18 @@ _KEY = "rules"
 class Agent:
     """One node's agent. All work is one key of a work queue, as any change may concern any rule."""
 
-    def __init__(self, node: str, cluster_cidrs: Sequence[str], *, kubeconfig_path: str, pause_s: float = 0.0) -> None:
-        """`pause_s`: between two syncs; what changes meanwhile goes into one. After a quiet time nothing waits."""
+    def __init__(
+        self, node: str, cluster_cidrs: Sequence[str], *, kubeconfig_path: str, pause_s: float = 0.0,
+        pages: tuple[str, int] | None = None,
+    ) -> None:  # fmt: skip
+        """`pause_s`: between two syncs; what changes meanwhile goes into one. After a quiet time nothing waits.
+        `pages`: where /healthz and /metrics are served."""
         self._node = node
         self._cluster_cidrs = cluster_cidrs
         self._kubeconfig = kubeconfig_path
         self._pause_s = pause_s
+        self._pages = pages
+        self._metrics = Metrics()
         self._nft: nft.Nft
         self._written: NftTable | None = None
         self._pods: dict[str, Pod] = {}
@@ -73,9 +81,22 @@ class Agent:
             ):  # fmt: skip
                 self._controller.watch(informer, lambda _: [])  # to wait for its first list; `changed` says what matters
                 informer.add_handler(changed)
-            await until(
-                stop, self._nodes.run(), pods.run(), namespaces.run(), policies.run(), self._controller.run()
-            )
+            served = await self._serve_pages()
+            try:
+                await until(
+                    stop, self._nodes.run(), pods.run(), namespaces.run(), policies.run(), self._controller.run()
+                )
+            finally:
+                if served is not None:
+                    served.close()
+
+    async def _serve_pages(self) -> asyncio.Server | None:
+        """A port that is taken is no reason to leave a node without its policies."""
+        try:
+            return await http.serve(*self._pages, self._metrics.pages()) if self._pages else None
+        except Nsk8sError as e:
+            log.error("%s", e.message)
+            return None
 
     # ── what the informers say ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -115,6 +136,12 @@ class Agent:
 
     async def _reconcile(self, _: str) -> float:
         """Write the table if it is not what it should be; returns when to look again (s)."""
+        with self._metrics.sync(len(self._policies), len(self._pods)):
+            await self._sync()
+        await asyncio.sleep(self._pause_s)
+        return RESYNC_S
+
+    async def _sync(self) -> None:
         show_switched_packets()
         own = self._nodes.get(self._node) or {}
         spec = own.get("spec") or {}
@@ -125,9 +152,8 @@ class Agent:
         wanted = render.table(world, self._node, cidrs)
         if wanted != self._written or not self._is_there(wanted):
             await self._write(wanted)
+            self._metrics.written += 1
             log.info("rules written: %d policies, %d pods", len(self._policies), len(self._pods))
-        await asyncio.sleep(self._pause_s)
-        return RESYNC_S
 
     def _is_there(self, table: NftTable) -> bool:
         """Whether the kernel still holds a table, and rules in every chain that should have some."""

@@ -328,3 +328,9 @@ def test_a_node_that_boots_has_no_moment_without_policies(cluster: dict[str, str
     nsk8s("delete", "pod", "boot-default", ok=False)
     until("the server is back", lambda: reach(cluster | {"pod": get("pod/server")["status"].get("podIP", "")}, "far"), 60)
     cluster["pod"] = get("pod/server")["status"]["podIP"]
+
+
+def test_the_component_tells_how_it_is(cluster: dict[str, str]) -> None:
+    assert netns("node1", "curl", "-s", "-m", "5", "localhost:10262/healthz").stdout == "ok\n"
+    known = netns("node1", "curl", "-s", "-m", "5", "localhost:10262/metrics").stdout
+    assert int(next(line for line in known.splitlines() if line.startswith("network_policy_pods ")).split()[1]) >= len(NODE)

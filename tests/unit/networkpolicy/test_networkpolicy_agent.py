@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nsk8s.client import pages
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel.nft import NftError
 from nsk8s.net import nftset
@@ -120,6 +123,48 @@ async def test_what_failed_is_written_the_next_time(agent: Any, kernel: Kernel) 
     kernel.broken = False
     await agent._reconcile("")
     assert held(kernel) == {"10.244.1.5"}
+
+
+async def page(agent: Any, path: str) -> tuple[str, str]:
+    """(status line, body) over a real connection."""
+    server = await pages.serve("127.0.0.1", 0, agent._metrics.pages())
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+    writer.close()
+    server.close()
+    return head.splitlines()[0], body
+
+
+async def test_it_tells_how_it_is(agent: Any, kernel: Kernel) -> None:
+    assert await page(agent, "/healthz") == (
+        "HTTP/1.1 503 Service Unavailable", "not all policies, pods and namespaces are known yet\n"
+    )
+    agent._pod_changed(None, pod())
+    agent._policy_changed(None, POLICY)
+    await agent._reconcile("")
+    await agent._reconcile("")
+    assert await page(agent, "/healthz") == ("HTTP/1.1 200 OK", "ok\n")
+    kernel.broken, kernel.table = True, None
+    with pytest.raises(NftError):
+        await agent._reconcile("")
+    assert await page(agent, "/healthz?verbose") == ("HTTP/1.1 503 Service Unavailable", "nft: no\n")
+    values = dict(line.rsplit(" ", 1) for line in (await page(agent, "/metrics"))[1].splitlines() if not line.startswith("#"))
+    assert float(values.pop("network_policy_last_sync_timestamp_seconds")) == pytest.approx(time.time(), abs=60)
+    assert float(values.pop("network_policy_sync_seconds_total")) > 0
+    assert values == {
+        'network_policy_synced_total{result="success"}': "2", 'network_policy_synced_total{result="error"}': "1",
+        "network_policy_rules_written_total": "1", "network_policy_policies": "1", "network_policy_pods": "1",
+    }  # fmt: skip
+    assert (await page(agent, "/nothing"))[0] == "HTTP/1.1 404 Not Found"
+
+
+async def test_a_port_that_is_taken_does_not_stop_it(agent: Any, caplog: pytest.LogCaptureFixture) -> None:
+    taken = await pages.serve("127.0.0.1", 0, {})
+    agent._pages = taken.sockets[0].getsockname()
+    assert await agent._serve_pages() is None
+    assert "cannot listen on 127.0.0.1" in caplog.text
+    taken.close()
 
 
 def test_only_what_rules_depend_on_asks_for_a_sync(agent: Any) -> None:
