@@ -15,6 +15,7 @@ from nsk8s.api.meta import Object
 from nsk8s.client.controller import Controller
 from nsk8s.client.resources import ENDPOINTS, ENDPOINTSLICES, NODES, PODS, SERVICES
 from nsk8s.controllers import endpoints as pure
+from nsk8s.controllers import topology
 from nsk8s.controllers.context import SERVICE_NAME_LABEL, Context, utcnow
 from nsk8s.controllers.pods import is_terminal
 from nsk8s.errors import AlreadyExists, Conflict, Forbidden, NotFound
@@ -175,11 +176,18 @@ class EndpointSliceController(_ByService):
         super().__init__(ctx, "endpointslice-controller", SLICE_GAP_S)
         self._nodes = ctx.informer(NODES)
         self._writer = _SliceWriter(ctx, pure.CONTROLLER_NAME)
+        self._recorder = ctx.recorder("endpoint-slice-controller")
+        self._hinted: dict[str, dict[str, str]] = {}
+        """Service with topology aware routing → address type → why it has no hints; empty if it has."""
         self.loop.watch(ctx.informer(ENDPOINTSLICES), _service_keys(pure.CONTROLLER_NAME))
         self._nodes.add_handler(self._on_node)
 
     def _on_node(self, old: Object | None, new: Object | None) -> None:
-        """A zone label that appears, changes or goes concerns every service with a pod there."""
+        """A zone label that appears, changes or goes concerns every service with a pod there; what a zone can, those whose
+        endpoints are shared out to the zones."""
+        if (topology.capacity(old) if old else None) != (topology.capacity(new) if new else None):
+            for key in self._hinted:
+                self.loop.queue.add(key)
         before = meta.labels(old).get(pure.ZONE_LABEL) if old else None
         after = meta.labels(new).get(pure.ZONE_LABEL) if new else None
         if before == after:
@@ -196,6 +204,7 @@ class EndpointSliceController(_ByService):
     async def reconcile(self, key: str) -> bool:
         service = self.services.get(key)
         if service is None or service["spec"].get("type") == "ExternalName" or not service["spec"].get("selector"):
+            self._hinted.pop(key, None)
             # Without a selector the slices are the user's; ours from before are removed.
             return await self._writer.delete_all(key)
         if meta.is_deleting(service):
@@ -205,11 +214,35 @@ class EndpointSliceController(_ByService):
             self.loop.queue.add_after(key, wait)
             return False
         wanted = pure.desired(service, self.selected(service), self._node_labels)
+        self._share_out(key, service, wanted)
         changes = pure.plan_slices(service, self._writer.existing(key), wanted, service)
         try:
             return await self._writer.write(key, changes)
         except Forbidden:  # the namespace is being deleted
             return False
+
+
+    def _share_out(self, key: str, service: Object, wanted: pure.Desired) -> None:
+        """Topology aware routing, and an Event whenever a Service begins or ceases to have it."""
+        if not topology.wants_hints(service):
+            if self._hinted.pop(key, None) is not None:
+                self._recorder.event(service, "Warning", "TopologyAwareHintsDisabled", topology.REMOVED_MESSAGE)
+            return
+        by_type: dict[str, list[Object]] = {}
+        for (address_type, _), held in wanted.items():
+            by_type.setdefault(address_type, []).extend(held)
+        by_zone = topology.shares(self._nodes.items())
+        told, self._hinted[key] = self._hinted.get(key, {}), {}
+        for address_type, held in by_type.items():
+            problem = topology.add_hints(held, by_zone, address_type)
+            self._hinted[key][address_type] = problem
+            if told.get(address_type) == problem:
+                continue
+            if problem:
+                self._recorder.event(service, "Warning", "TopologyAwareHintsDisabled", problem)
+            else:
+                message = f"{topology.ENABLED_MESSAGE}, addressType: {address_type}"
+                self._recorder.event(service, "Normal", "TopologyAwareHintsEnabled", message)
 
 
 class EndpointsController(_ByService):

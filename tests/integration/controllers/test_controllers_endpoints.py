@@ -64,3 +64,30 @@ def test_hand_made_endpoints_are_mirrored(cluster: Cluster, namespace: str) -> N
     assert [e["addresses"] for e in s["endpoints"]] == [["203.0.113.10"]]
     cluster.kubectl("-n", namespace, "delete", "endpoints", "outside")
     cluster.eventually(lambda: not _slices(cluster, namespace, "outside"))
+
+
+def test_endpoints_are_shared_out_to_zones_where_that_is_asked_for(cluster: Cluster, namespace: str) -> None:
+    """service.kubernetes.io/topology-mode: Auto."""
+
+    def hints() -> list[str]:
+        (found,) = _slices(cluster, namespace, "near")
+        return sorted(z["name"] for e in found["endpoints"] or [] for z in (e.get("hints") or {}).get("forZones") or [])
+
+    def events() -> list[tuple[str, str]]:
+        found = cluster.get("-n", namespace, "events")["items"]
+        return [(e["reason"], e["message"]) for e in found if e["involvedObject"]["name"] == "near"]
+
+    wanted = service("near", namespace)
+    wanted["metadata"].setdefault("annotations", {})["service.kubernetes.io/topology-mode"] = "Auto"
+    cluster.apply(deployment("near", 4, namespace=namespace), wanted)
+    cluster.eventually(lambda: _ready(cluster, namespace, "near") == 4)
+    cluster.eventually(lambda: [r for r, m in events() if "zone not specified" in m] == ["TopologyAwareHintsDisabled"])
+    try:
+        for i, zone in enumerate(("z1", "z1", "z2", "z3")):
+            cluster.kubectl("label", "node", f"node{i}", f"topology.kubernetes.io/zone={zone}")
+        cluster.eventually(lambda: hints() == ["z1", "z1", "z2", "z3"])
+        cluster.eventually(lambda: ("TopologyAwareHintsEnabled", "Topology Aware Hints has been enabled, addressType: IPv4") in events())
+        cluster.kubectl("-n", namespace, "annotate", "service", "near", "service.kubernetes.io/topology-mode-")
+        cluster.eventually(lambda: not hints())
+    finally:
+        cluster.kubectl("label", "node", "node0", "node1", "node2", "node3", "topology.kubernetes.io/zone-")

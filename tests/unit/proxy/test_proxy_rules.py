@@ -11,6 +11,7 @@ from proxy_rules_kit import CONTEXT, HOST, NODE_IP, Kit, ep, service, slice_of
 from nsk8s.net import chainset
 from nsk8s.net.trace import ACCEPT, DROP, REJECT, Host, Packet, Verdict, outcomes, trace
 from nsk8s.proxy import rules
+from nsk8s.proxy.metrics import Metrics
 from nsk8s.proxy.rules import LocalDetector
 
 OUTSIDE, POD, NODE2 = "203.0.113.10", "10.244.1.5", "192.168.56.12"
@@ -291,3 +292,30 @@ def test_on_older_kernels_a_chain_lies_empty_for_a_second_before_it_goes(monkeyp
     kit.sync()
     assert gone not in kit.table.chains
     assert kit.proxier.wants_another_s == 0
+
+
+_EVERY_MODE = {
+    "sync_proxy_rules_duration_seconds", "sync_full_proxy_rules_duration_seconds", "sync_partial_proxy_rules_duration_seconds",
+    "network_programming_duration_seconds", "sync_proxy_rules_last_timestamp_seconds",
+    "sync_proxy_rules_last_queued_timestamp_seconds", "sync_proxy_rules_endpoint_changes_pending",
+    "sync_proxy_rules_endpoint_changes_total", "sync_proxy_rules_service_changes_pending",
+    "sync_proxy_rules_service_changes_total", "proxy_healthz_total", "proxy_livez_total",
+    "conntrack_reconciler_sync_duration_seconds", "conntrack_reconciler_deleted_entries_total",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "own"), [
+    ("iptables", {
+        "sync_proxy_rules_no_local_endpoints_total", "sync_proxy_rules_iptables_total", "sync_proxy_rules_iptables_last",
+        "sync_proxy_rules_iptables_restore_failures_total", "sync_proxy_rules_iptables_partial_restore_failures_total",
+    }),
+    ("nftables", {
+        "sync_proxy_rules_no_local_endpoints_total", "sync_proxy_rules_nftables_sync_failures_total",
+        "sync_proxy_rules_nftables_cleanup_failures_total",
+    }),
+    ("userspace", set()),
+])  # fmt: skip
+def test_metrics_are_called_as_upstreams(mode: str, own: set[str]) -> None:
+    """All of upstream's (pkg/proxy/metrics) but those of nfacct's counters, in each mode those that it has."""
+    named = {line.split()[2].removeprefix("kubeproxy_") for line in Metrics(mode).render().splitlines() if line.startswith("# TYPE")}
+    assert named == _EVERY_MODE | own
