@@ -25,18 +25,19 @@ def run(words: Sequence[str], cluster: str, text: str | None, timeout: float) ->
         pid = os.fork()
         if pid == 0:
             _child(words, cluster, [stdin.fileno(), stdout.fileno(), stderr.fileno()])
-        child = os.pidfd_open(pid)
+        child, ended = os.pidfd_open(pid), False
         try:
-            if not select.select([child], [], [], timeout)[0]:
-                os.kill(pid, 9)
+            ended = bool(select.select([child], [], [], timeout)[0])
         finally:
             os.close(child)
+            if not ended:  # also when the test's own time is over
+                os.kill(pid, 9)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         said = []
         for file in (stdout, stderr):
             file.seek(0)
             said.append(file.read().decode())
-        if code == -9:
+        if not ended:
             raise subprocess.TimeoutExpired(["nsk8s", *words], timeout, said[0], said[1])
         return subprocess.CompletedProcess(["nsk8s", *words], code, *said)
 

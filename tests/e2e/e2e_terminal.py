@@ -93,8 +93,8 @@ def is_a_real_terminal(argv: list[str], environment: dict[str, str], pod: str) -
         shell.expect("sleeping-2")
         shell.type("\x03")
         shell.expect("left-3")
-        shell.type("cat\n")
-        shell.expect("cat\r\n")
+        shell.type("echo cat-$((1+1)); cat\n")
+        shell.expect("cat-2\r\n")  # the line is read, and the terminal echoes again
         shell.type("there\n")
         shell.expect("there\r\nthere\r\n")
         shell.type("\x1a")
@@ -113,7 +113,9 @@ def is_a_real_terminal(argv: list[str], environment: dict[str, str], pod: str) -
 def attaches_to_its_terminal(argv: list[str], environment: dict[str, str], pod: str) -> None:
     """`argv` followed by a pod attaches to its container, a bash on a terminal."""
     with on_terminal([*argv, pod], environment, 30, 90) as shell:
-        shell.type("tty; stty size; test /dev/console -ef $(tty) && echo console-$((1+1))\n")
+        # kubectl sends the size beside what is typed, and for attach first one that is larger by one.
+        shell.type("until [ \"$(stty size)\" = '30 90' ]; do sleep 0.05; done; tty; stty size; "
+                   "test /dev/console -ef $(tty) && echo console-$((1+1))\n")  # fmt: skip
         said = shell.expect("console-2")
         assert "/dev/pts/0\r\n30 90\r\n" in said, said
         shell.type("trap 'echo new-size: $(stty size)' WINCH; echo set-$((1+1))\n")

@@ -38,24 +38,26 @@ def several_containers() -> dict[str, Any]:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     file = tmp_path_factory.mktemp("podsettings") / "cluster.yaml"
     file.write_text("nodes: 2\nkubelet: {config: {allowedUnsafeSysctls: [net.core.somaxconn, 'kernel.msg*']}}\n")
-    nsk8s("up", "-q", "-f", str(file))
-    headless = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "sub"},
-                "spec": {"clusterIP": "None", "selector": {"app": "named"}, "ports": [{"port": 80}]}}  # fmt: skip
-    apply(
-        headless,
-        with_ports("host", {"containerPort": 8080}, hostNetwork=True, **HERE),
-        with_ports("tcp", {"containerPort": 8080, "hostPort": 7001, "hostIP": "127.0.0.1"}, **HERE),
-        with_ports("udp-1", {"containerPort": 9, "hostPort": 7002, "protocol": "UDP"}, image="busybox", **HERE),
-        pod("named", hostname="one", subdomain="sub", hostAliases=[{"ip": "10.9.8.7", "hostnames": ["old", "old.example"]}], **HERE),
-        pod("full", hostname="two", subdomain="sub", setHostnameAsFQDN=True, **HERE),
-        pod("toolong", hostname=LONG, subdomain="sub", setHostnameAsFQDN=True, **HERE),
-        pod("safe", **sysctls(net__ipv4__ip_local_port_range="20000 20100", kernel__shm_rmid_forced="1"), **HERE),
-        pod("allowed", **sysctls(net__core__somaxconn="321", kernel__msgmax="7777"), **HERE),
-        pod("unsafe", **sysctls(net__ipv4__tcp_syn_retries="2"), **HERE),
-        several_containers(),
-    )
-    yield
-    nsk8s("down", "-q")
+    try:
+        nsk8s("up", "-q", "-f", str(file))
+        headless = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "sub"},
+                    "spec": {"clusterIP": "None", "selector": {"app": "named"}, "ports": [{"port": 80}]}}  # fmt: skip
+        apply(
+            headless,
+            with_ports("host", {"containerPort": 8080}, hostNetwork=True, **HERE),
+            with_ports("tcp", {"containerPort": 8080, "hostPort": 7001, "hostIP": "127.0.0.1"}, **HERE),
+            with_ports("udp-1", {"containerPort": 9, "hostPort": 7002, "protocol": "UDP"}, image="busybox", **HERE),
+            pod("named", hostname="one", subdomain="sub", hostAliases=[{"ip": "10.9.8.7", "hostnames": ["old", "old.example"]}], **HERE),
+            pod("full", hostname="two", subdomain="sub", setHostnameAsFQDN=True, **HERE),
+            pod("toolong", hostname=LONG, subdomain="sub", setHostnameAsFQDN=True, **HERE),
+            pod("safe", **sysctls(net__ipv4__ip_local_port_range="20000 20100", kernel__shm_rmid_forced="1"), **HERE),
+            pod("allowed", **sysctls(net__core__somaxconn="321", kernel__msgmax="7777"), **HERE),
+            pod("unsafe", **sysctls(net__ipv4__tcp_syn_retries="2"), **HERE),
+            several_containers(),
+        )
+        yield
+    finally:
+        nsk8s("down", "-q", ok=False)
 
 
 def running(name: str) -> dict[str, Any]:
