@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,12 +138,17 @@ def iter_all(s: socket.socket) -> bytes:
 def test_a_udp_client_keeps_its_endpoint_until_it_was_idle(world: World, api: FakeApi, tmp_path: Path) -> None:
     api.put(service("dns", "10.96.0.53", port=53, protocol="UDP"),
             endpoint_slice("dns", (A, "node1"), (B, "node1"), protocol="UDP"))  # fmt: skip
-    process = world.proxy(api, tmp_path, *USERSPACE, "--udp-timeout", "300ms", "--proxy-port-range", "40100-40110")
+    process = world.proxy(api, tmp_path, *USERSPACE, "--udp-timeout", "800ms", "--proxy-port-range", "40100-40110")
     eventually(lambda: "10.96.0.53" in world.sh("node", "iptables-save -t nat"))
-    first, *more = asked(world, [0.1] * 4)
-    assert first in (f"a {GATEWAY}", f"b {GATEWAY}")
-    assert set(more) == {first}, "not idle for 0.3 s"
-    turns = asked(world, [0.5] * 3)
+
+    def turn(questions: int) -> str:
+        """Who answers all of these questions; then its socket in kube-proxy is waited out."""
+        (who,) = set(asked(world, questions))
+        eventually(lambda: not world.sh("node", "ss -Hun state established dport = 8080"))
+        return who
+
+    turns = [turn(4), turn(1), turn(1)]
+    assert set(turns) == {f"a {GATEWAY}", f"b {GATEWAY}"}
     assert turns[0] == turns[2] != turns[1], "idle, so it is the other's turn each time"
     text = world.sh("node", "iptables-save -t nat")
     port = int(text.split("--to-ports ")[1].split()[0])
@@ -153,17 +157,17 @@ def test_a_udp_client_keeps_its_endpoint_until_it_was_idle(world: World, api: Fa
     world.stop(process)
     world.proxy(api, tmp_path, *USERSPACE, "--proxy-port-range", "40120-40130")
     eventually(lambda: "--to-ports 4012" in world.sh("node", "iptables-save -t nat") or "--to-ports 40130" in saved(world))
-    eventually(lambda: asked(world, [0.0])[0].endswith(GATEWAY))
+    eventually(lambda: asked(world, 1)[0].endswith(GATEWAY))
 
 
-def asked(world: World, pauses: list[float]) -> list[str]:
-    """What one socket in pod b hears from 10.96.0.53, with these pauses after its questions."""
+def asked(world: World, questions: int) -> list[str]:
+    """What one socket in pod b, always of the same port, hears from 10.96.0.53."""
     code = (
-        "import socket, sys, time\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('', 4100))\ns.settimeout(1)\n"
-        "for pause in sys.argv[1:]:\n s.sendto(b'x', ('10.96.0.53', 53))\n"
-        " try: print(s.recv(100).decode())\n except TimeoutError: print('timeout')\n time.sleep(float(pause))\n"
+        "import socket, sys\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('', 4100))\ns.settimeout(1)\n"
+        "for _ in range(int(sys.argv[1])):\n s.sendto(b'x', ('10.96.0.53', 53))\n"
+        " try: print(s.recv(100).decode())\n except TimeoutError: print('timeout')\n"
     )
-    argv = ["ip", "netns", "exec", world.names["b"], sys.executable, "-S", "-c", code, *map(str, pauses)]
+    argv = ["ip", "netns", "exec", world.names["b"], sys.executable, "-S", "-c", code, str(questions)]
     return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()
 
 
@@ -181,8 +185,6 @@ def test_damage_is_repaired_and_the_lesson_is_learnt(world: World, api: FakeApi,
     metrics = world.sh("node", "curl -s 127.0.0.1:10249/metrics")
     assert "kubeproxy_sync_proxy_rules_duration_seconds_count" in metrics
     assert "no_local_endpoints" not in metrics
-    started = time.monotonic()
     process.kill()
     process.wait()
     assert world.ask("b", "10.96.0.50", 80) == "refused"
-    assert time.monotonic() - started < 10
