@@ -111,7 +111,8 @@ class TcpProxy:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         onward = None
         try:
-            onward = await self._dial(writer.get_extra_info("peername")[0])
+            client = writer.get_extra_info("peername")  # none of one that has reset the connection already
+            onward = await self._dial(client[0]) if client else None
             if onward is None:
                 return  # the client sees a connection that closes at once: upstream's way of saying that nobody serves
             copies = [asyncio.ensure_future(_copy(reader, onward[1])), asyncio.ensure_future(_copy(onward[0], writer))]

@@ -13,7 +13,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from nsk8s.errors import Nsk8sError
@@ -64,7 +64,9 @@ class UserspaceProxier(Proxier):
         self._host_ip = ""
 
     async def _write(self, full: bool, changed: set[str]) -> None:
-        keys = {*self._services, *(n.service for n in self._held)} if full else changed
+        refused = (n.service for n, h in self._held.items() if h.claim is None and h.service.node_port)
+        keys = {*self._services, *(n.service for n in self._held)} if full else {*changed, *refused}
+        self._give_back(keys)
         for key in sorted(keys):
             await self._adopt(key)
         self._balancer.forget_idle_clients(time.monotonic())
@@ -95,11 +97,21 @@ class UserspaceProxier(Proxier):
 
     # ── sockets ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _give_back(self, keys: Collection[str]) -> None:
+        """What these Services have no more, before any of them takes something: it may be another one's node port now."""
+        for name, held in list(self._held.items()):
+            if name.service not in keys:
+                continue
+            port = self._services.get(name.service, {}).get(name)
+            if port is None:
+                self._stop(name)
+            elif held.claim is not None and port.node_port != held.service.node_port:
+                held.claim.close()
+                held.claim = None
+
     async def _adopt(self, key: str) -> None:
-        """Listen for the ports that a Service has, and for those it has no more, no longer. A port keeps its socket."""
+        """Listen for the ports that a Service has. A port keeps its socket."""
         ports = self._services.get(key, {})
-        for name in [n for n in self._held if n.service == key and n not in ports]:
-            self._stop(name)
         found = self._endpoints.get(key, {})
         for name, port in ports.items():
             self._balancer.set(name, ready_anywhere(found.get(name, ())), port.affinity_s)
@@ -112,9 +124,7 @@ class UserspaceProxier(Proxier):
                 if held is None:
                     continue
                 self._held[name] = held
-            if held.claim is None or port.node_port != held.service.node_port:
-                if held.claim is not None:
-                    held.claim.close()
+            if held.claim is None:
                 held.claim = self._claim(port)
             self._gone |= _udp_addresses(held.service) - _udp_addresses(port)
             held.service = port
@@ -152,11 +162,6 @@ class UserspaceProxier(Proxier):
             held.claim.close()
         self._balancer.forget(name)
         self._gone |= _udp_addresses(held.service)
-
-    def close(self) -> None:
-        """Listen for nobody any more."""
-        for name in list(self._held):
-            self._stop(name)
 
     # ── the rest ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

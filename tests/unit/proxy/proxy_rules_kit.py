@@ -100,7 +100,7 @@ class FakeSockets:
         return SimpleNamespace(port=port, close=lambda: self.open.pop(port), next_endpoint=next_endpoint)
 
     def claim(self, protocol: str, port: int) -> Any:
-        if port in self.taken:
+        if port in self.taken or (protocol, port) in self.claimed:
             raise OSError(98, "Address already in use")
         self.claimed.add((protocol, port))
         return SimpleNamespace(close=lambda: self.claimed.discard((protocol, port)))

@@ -74,6 +74,21 @@ def test_a_port_keeps_its_socket_and_one_that_goes_gives_it_back() -> None:
     assert kit.held.rules("nat", "KUBE-PORTALS-CONTAINER") == ()
 
 
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_a_node_port_that_goes_over_to_another_service_is_let_go_first(names: str) -> None:
+    old, new = names
+    kit = Kit(mode="userspace").put(service(old, "10.96.0.9", type="NodePort", node_port=30080))
+    kit.sync()
+    kit.put(service(new, "10.96.0.10", type="NodePort", node_port=30080))
+    kit.put(service(old, "10.96.0.9", type="NodePort", node_port=30081)).sync()
+    assert kit.sockets.claimed == {("tcp", 30080), ("tcp", 30081)}
+    (to,) = [r for r in kit.held.rules("nat", "KUBE-NODEPORT-CONTAINER") if "--dport 30080" in r]
+    assert f"ns/{new}:" in to
+    kit.delete("Service", old)
+    kit.put(service(new, "10.96.0.10", type="NodePort", node_port=30081)).sync()
+    assert kit.sockets.claimed == {("tcp", 30081)}
+
+
 def test_a_node_port_that_is_taken_is_tried_again_at_the_next_sync(caplog: pytest.LogCaptureFixture) -> None:
     kit = Kit(mode="userspace")
     kit.sockets.taken.add(30080)
@@ -81,8 +96,7 @@ def test_a_node_port_that_is_taken_is_tried_again_at_the_next_sync(caplog: pytes
     assert "cannot open node port 30080: Address already in use" in caplog.text
     assert kit.held.rules("nat", "KUBE-NODEPORT-HOST") == ()
     kit.sockets.taken.clear()
-    kit.proxier.force_full_sync()
-    kit.sync()
+    kit.put(service("another", "10.96.0.10")).sync()
     assert len(kit.held.rules("nat", "KUBE-NODEPORT-HOST")) == 1
 
 
