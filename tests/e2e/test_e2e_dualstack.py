@@ -254,9 +254,10 @@ def test_racks_by_ipv6(tmp_path: Path) -> None:
     with cluster_of_peers("-f", str(file), families=("6",)):
         found = {p: get(f"pod/{p}")["status"]["podIPs"][1]["ip"] for p in PODS}
         found |= {"node1": NODES6["node1"], "node2": "fd00:192:168:57::12"}
-        for mode in ("routes", "vxlan", "router"):
+        for mode in ("routes", "vxlan", "router", "bgp"):
             switch(mode)
             until(mode, lambda mode=mode: ("flannel-v6.1" in netns("node1", "ip", "-6", "route").stdout) == (mode == "vxlan"))
+            until("BIRD's", lambda mode=mode: ("proto bird" in netns("node1", "ip", "-6", "route").stdout) == (mode == "bgp"))
             until("both ways", lambda: answers("pod/a1", found["b"]) and answers("pod/b", found["a1"]))
             check(found, mode)
 
