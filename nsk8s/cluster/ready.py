@@ -24,7 +24,7 @@ from nsk8s.cluster.state import ClusterState, Paths
 from nsk8s.config import ClusterConfig
 from nsk8s.errors import AlreadyExists, Gone, NotFound, Nsk8sError, StatusError
 from nsk8s.kernel import machine
-from nsk8s.net.topology import netns_name
+from nsk8s.net.topology import CONTROL_PLANE, netns_name
 
 A, AAAA = 1, 28
 RESEND_S = 0.02
@@ -46,10 +46,15 @@ def wait(paths: Paths, state: ClusterState, timeout_s: float, say: Callable[[str
 def _wait(paths: Paths, state: ClusterState, timeout_s: float, say: Callable[[str], None]) -> None:
     deadline = time.monotonic() + timeout_s
     config = state.cluster_config()
+    cut = [name for name, link in state.links.items() if link.get("down")]
+    if CONTROL_PLANE in cut:
+        raise Nsk8sError("the control plane's link is down: no other node reaches it", f"nsk8s link up {CONTROL_PLANE}")
     born = _born(paths)
     asyncio.run(_unless_gone(paths, born, _wait_api(paths, state, config, deadline, say)))
     if config.without and {"dns", "kube-proxy", "kubelet", "node-network", "kube-scheduler"} & set(config.without):
         return  # without these nobody can ask the cluster DNS
+    if cut:
+        return  # it may be the DNS that is cut off
     say("DNS on every node")
     try:
         wait_dns(config, state.expected(), deadline, lambda: _require(paths, born))

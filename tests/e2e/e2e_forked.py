@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 # What the commands import when they run.
-from nsk8s.cli import apply, delete, get, main, status  # noqa: F401
+from nsk8s.cli import apply, delete, get, link, main, status  # noqa: F401
 from nsk8s.client import rest  # noqa: F401
+from nsk8s.cluster import lifecycle, links  # noqa: F401
 
-COMMANDS = frozenset({"apply", "delete", "get", "scale", "status"})
+COMMANDS = frozenset({"apply", "delete", "get", "link", "scale", "status"})
 
 
 def run(words: Sequence[str], cluster: str, text: str | None, timeout: float) -> subprocess.CompletedProcess[str]:

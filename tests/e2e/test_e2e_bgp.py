@@ -44,7 +44,8 @@ def others(node: str) -> dict[str, str]:
 
 def sessions(node: str) -> dict[str, str]:
     """neighbour → state, as birdc shows them."""
-    lines = nsk8s("enter", node, "--", "birdc", "show", "protocols", ok=False).stdout.splitlines()
+    enter = ["nsenter", "--target", str(bird(node)), "--mount", "birdc"]
+    lines = subprocess.run([*enter, "show", "protocols"], capture_output=True, text=True, check=False).stdout.splitlines()
     return {words[0]: words[-1] for words in map(str.split, lines) if len(words) > 1 and words[1] == "BGP"}
 
 
@@ -57,6 +58,7 @@ def bird(machine: str) -> int:
 
 
 def test_everybody_speaks_with_everybody(cluster: dict[str, str]) -> None:
+    assert re.search(r"mesh_node2 +BGP .* Established", nsk8s("enter", "node1", "--", "birdc", "show", "protocols").stdout)
     assert sessions("node1") == {"mesh_control_plane": "Established", "mesh_node2": "Established"}
     assert netns("node1", "ip", "route", "show", "proto", "118").stdout == "", "BIRD's are the only ones"
     assert "unreachable 10.244.1.0/24 metric 32" in netns("node1", "ip", "route", "show", "proto", "bird").stdout

@@ -75,16 +75,16 @@ def test_a_rate_holds_in_both_directions(cluster: dict[str, str]) -> None:
     assert cable("node2")["settings"] == {}
 
 
-def test_the_router_and_the_client_have_cables_too(cluster: dict[str, str]) -> None:
+@pytest.mark.parametrize("machine", ["client", pytest.param("router", marks=pytest.mark.slow)])
+def test_the_router_and_the_client_have_cables_too(cluster: dict[str, str], machine: str) -> None:
     ping = ("ping", "-c", "1", "-W", "1", "203.0.113.10")
     assert netns("node1", *ping).returncode == 0
-    for machine in ("client", "router"):
-        assert nsk8s("link", "down", machine).stdout == f"link/{machine} is down\n"
-        assert cable(machine)["state"] == "down"
-        assert netns("node1", *ping).returncode != 0
-        nsk8s("link", "up", machine)
-        assert cable(machine)["state"] == "up"
-        until(f"{machine} is back", lambda: netns("node1", *ping).returncode == 0, 5)
+    assert nsk8s("link", "down", machine).stdout == f"link/{machine} is down\n"
+    assert cable(machine)["state"] == "down"
+    assert netns("node1", *ping).returncode != 0
+    nsk8s("link", "up", machine)
+    assert cable(machine)["state"] == "up"
+    until(f"{machine} is back", lambda: netns("node1", *ping).returncode == 0, 5)
     assert netns("node1", "ping", "-c", "1", "-W", "1", "192.168.56.12").returncode == 0
 
 
@@ -183,6 +183,15 @@ def test_a_cut_cable_stays_cut_while_its_node_reboots(cluster: dict[str, str]) -
     assert [e["message"] for e in events("LinkUp") if e["involvedObject"]["name"] == "node2"] == [
         "Link of node2: its port on switch was switched on"
     ]
+
+
+def test_up_says_that_the_control_plane_is_cut_off(cluster: dict[str, str]) -> None:
+    nsk8s("link", "down", "control-plane")
+    done = nsk8s("up", "-q", ok=False)
+    assert done.stderr == (
+        "error: the control plane's link is down: no other node reaches it → nsk8s link up control-plane\n"
+    )
+    nsk8s("link", "up", "control-plane")
 
 
 def test_no_event_without_an_api(cluster: dict[str, str]) -> None:
