@@ -61,6 +61,9 @@ class _PaperSockets:
         self.port += 1
         return SimpleNamespace(port=self.port, close=lambda: None)
 
+    def outward_address(self) -> str:
+        return ""
+
     def claim(self, protocol: str, port: int) -> Any:
         return SimpleNamespace(close=lambda: None)
 

@@ -75,6 +75,15 @@ class Sockets:
         """Take a node port, so that nobody else on the node does; rules keep everything from it. Raises OSError."""
         return bind(protocol, port, ipv6=self._ipv6)
 
+    def outward_address(self) -> str:
+        """The node's address on its way out; empty if there is no way. Nothing is sent."""
+        with socket.socket(socket.AF_INET6 if self._ipv6 else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            try:
+                sock.connect(("2001:db8::1" if self._ipv6 else "192.0.2.1", 9))
+            except OSError:
+                return ""
+            return str(sock.getsockname()[0])
+
     def _bind_any(self, protocol: str) -> socket.socket:
         if not self._ports:
             return bind(protocol, ipv6=self._ipv6)

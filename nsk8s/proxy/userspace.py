@@ -36,8 +36,6 @@ from nsk8s.proxy.sync import Proxier
 
 log = logging.getLogger("proxier")
 
-_OUTSIDE = {False: "192.0.2.1", True: "2001:db8::1"}
-
 
 @dataclass(slots=True)
 class _Held:
@@ -71,7 +69,7 @@ class UserspaceProxier(Proxier):
             await self._adopt(key)
         self._balancer.forget_idle_clients(time.monotonic())
         if full:
-            self._host_ip = self._context.node_ip or outward_address(self._context.ipv6)
+            self._host_ip = self._sockets.outward_address() or self._context.node_ip
         wanted = [Portal(h.service, h.proxy.port, h.claim is not None) for _, h in sorted(self._held.items())]
         filters, nat = portals.tables(wanted, self._host_ip)
         text = await self._full_text(filters, nat) if full else self._partial_text(filters, nat)
@@ -219,13 +217,3 @@ def _udp_addresses(service: ServicePort) -> set[tuple[str, int]]:
         return set()
     found: Iterable[str] = (service.cluster_ip, *service.external_ips, *service.vips)
     return {(ip, service.port) for ip in found} | ({("", service.node_port)} if service.node_port else set())
-
-
-def outward_address(ipv6: bool) -> str:
-    """The node's address on its way out; empty if there is no way. Nothing is sent."""
-    with socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.connect((_OUTSIDE[ipv6], 9))
-        except OSError:
-            return ""
-        return str(sock.getsockname()[0])

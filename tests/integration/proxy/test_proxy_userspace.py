@@ -37,7 +37,8 @@ def api(world: World) -> Iterator[FakeApi]:
         yield api
         for process in [p for p in world.processes if "nsk8s.proxy.main" in str(p.args)]:
             world.stop(process)
-        assert world.component("node", "nsk8s.proxy.main", "--cleanup").wait(20) == 0
+        world.sh("node", "nft flush ruleset; for f in ip ip6; do for t in $(cat /proc/net/${f}_tables_names 2>/dev/null); do "
+                 "${f}tables-legacy -t $t -F; ${f}tables-legacy -t $t -X; done; done")  # fmt: skip
 
 
 def inside(world: World, where: str) -> socket.socket:
@@ -73,7 +74,7 @@ def test_switching_modes_leaves_nothing_of_the_old_one(world: World, api: FakeAp
         "userspace": ((*USERSPACE, "--iptables", variant), ("KUBE-PORTALS-", "KUBE-NODEPORT-")),
         "nftables": (("--proxy-mode", "nftables"), ("kube-proxy",)),
     }
-    for mode in ("iptables", "userspace", "nftables", "userspace", "iptables"):
+    for mode in ("iptables", "userspace", *(("nftables", "userspace") if variant == "nft" else ()), "iptables"):
         process = world.proxy(api, tmp_path, *modes[mode][0])
 
         def only_this(mode: str = mode) -> bool:
@@ -188,3 +189,5 @@ def test_damage_is_repaired_and_the_lesson_is_learnt(world: World, api: FakeApi,
     process.kill()
     process.wait()
     assert world.ask("b", "10.96.0.50", 80) == "refused"
+    assert world.component("node", "nsk8s.proxy.main", "--cleanup").wait(20) == 0
+    assert "KUBE-" not in saved(world)

@@ -111,7 +111,10 @@ def test_doctor_prints_the_fix_and_fails(able: None, monkeypatch: pytest.MonkeyP
     assert "✗ ip: missing → apt-get install iproute2\n" in done.output
     assert "! curl: missing → apt-get install curl\n" in done.output
     monkeypatch.setattr(probe, "which", lambda program: None if program == "curl" else f"/sbin/{program}")
-    assert CliRunner().invoke(cli, ["doctor"]).exit_code == 0, "what is only useful does not count"
+    monkeypatch.setattr(probe, "iptables_version", lambda: "iptables v1.8.9 (legacy)")
+    done = CliRunner().invoke(cli, ["doctor"])
+    assert done.exit_code == 0, "what is only useful does not count"
+    assert "✓ iptables variant: iptables v1.8.9 (legacy)\n" in done.output
 
 
 def test_doctor_knows_the_limits_of_a_big_cluster(able: None) -> None:

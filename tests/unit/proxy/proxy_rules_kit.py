@@ -99,6 +99,9 @@ class FakeSockets:
         self.open[port] = protocol
         return SimpleNamespace(port=port, close=lambda: self.open.pop(port), next_endpoint=next_endpoint)
 
+    def outward_address(self) -> str:
+        return ""
+
     def claim(self, protocol: str, port: int) -> Any:
         if port in self.taken or (protocol, port) in self.claimed:
             raise OSError(98, "Address already in use")
