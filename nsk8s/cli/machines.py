@@ -58,7 +58,8 @@ def find(cluster: str, text: str) -> Target:
             raise Nsk8sError(f"node {name} is switched off", f"nsk8s node start {name}")
         return Target(name, str(machine.netns_path(f"{cluster}-{name}")), str(paths.pin(name)))
     nodes = ", ".join(f"node/{n.name}" for n in state.nodes)
-    raise Nsk8sError(f"there is no machine {text!r}", f"there are {nodes}, router, client, switch, and pod/[NAMESPACE/]NAME")
+    others = ", ".join(sorted(infrastructure, key=lambda name: name.startswith(SWITCH)))
+    raise Nsk8sError(f"there is no machine {text!r}", f"there are {nodes}, {others}, and pod/[NAMESPACE/]NAME")
 
 
 def _switch_of(state: ClusterState, rack: str) -> str:

@@ -119,6 +119,17 @@ def _forwarder_lives(paths: Paths) -> bool:
     return launch.read_identity(str(paths.run), f"{CONTROL_PLANE}/apiserver-forwarder") is not None
 
 
+def _require_placed(config: ClusterConfig, have: ClusterConfig, state: ClusterState) -> None:
+    """Raise Nsk8sError when a node should have another rack or cable than it was made with."""
+    cables = {n.name: n.link for n in have.nodes}
+    for n in config.nodes:
+        if config.rack(n.rack).name != state.node(n.name).rack:
+            remedy = f"`nsk8s node remove {n.name}`, then `nsk8s node add {n.name} --rack`"
+            raise Nsk8sError(f"node {n.name} of cluster {config.name} stands in another rack", remedy)
+        if n.link != cables.get(n.name, n.link):
+            raise Nsk8sError(f"node {n.name} of cluster {config.name} was made with another cable", f"nsk8s link set {n.name}")
+
+
 def _require_same(config: ClusterConfig, state: ClusterState) -> None:
     """A cluster keeps what it was made with: asking for something else is refused instead of ignored."""
     have = state.cluster_config()
@@ -126,10 +137,12 @@ def _require_same(config: ClusterConfig, state: ClusterState) -> None:
     differing = sorted(f for f in asked if getattr(config, f) != getattr(have, f))
     if "nodes" in config.model_fields_set and {n.name for n in config.nodes} != {n.name for n in state.nodes} - {CONTROL_PLANE}:
         differing.append("nodes")
+    elif "nodes" in config.model_fields_set:
+        _require_placed(config, have, state)
     if differing:
         names = ", ".join(str(ClusterConfig.model_fields[f].alias) for f in differing)
         remedy = f"nsk8s down --name {config.name} first, or `nsk8s node add|remove`"
-        switched = {k: getattr(have.network, k) for k in ("mode", "expose")}
+        switched = {k: getattr(have.network, k) for k in ("mode", "expose", "bgp")}
         if differing == ["network"] and config.network.model_copy(update=switched) == have.network:
             remedy = "the ConfigMap kube-system/node-network switches it while the cluster runs (docs/routing.md)"
         raise Nsk8sError(f"cluster {config.name} exists with other settings ({names})", remedy)

@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 CONFIG = """
 racks: [{name: a, subnet: 192.168.56.0/24}, {name: b, subnet: 192.168.57.0/24}]
 nodes: [{name: node1}, {name: node2, rack: a}, {name: node3, rack: b, link: {rate: 800mbit}}]
+network: {offload: false}
 """
 PODS = {"a": "node1", "b": "node2", "c": "node3"}
 
@@ -64,6 +65,9 @@ def test_machines_are_where_they_should_be(cluster: dict[str, str]) -> None:
     assert "node3" in netns("switch-b", "ip", "-br", "link").stdout
     assert "rate 800Mbit" in netns("switch-b", "tc", "qdisc", "show", "dev", "node3").stdout
     ports = {c["machine"]: c["port"] for c in json.loads(nsk8s("link", "show", "-o", "json").stdout) if c["machine"] != "router"}
+    for machine, interface in (("client", "eth0"), ("router", "eth2"), ("switch-b", "node3"), ("node3", "eth0"), ("node3", "cni0")):
+        assert "tx-checksumming: off" in netns(machine, "ethtool", "-k", interface).stdout, (machine, interface)
+    assert "tx-checksumming: off" in nsk8s("enter", "pod/c", "--", "ethtool", "-k", "eth0").stdout
     assert (ports["node2"], ports["node3"], ports["client"]) == ("switch/node2", "switch-b/node3", "router/eth1")
 
 

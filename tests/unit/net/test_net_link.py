@@ -121,3 +121,23 @@ def test_racks_that_make_no_sense_are_refused(document: dict[str, object], says:
 
     with pytest.raises(Nsk8sError, match=says):
         config.parse(document, "cluster.yaml")
+
+
+def test_a_running_cluster_does_not_overlook_another_rack_or_cable() -> None:
+    from nsk8s import config
+    from nsk8s.cluster import lifecycle
+    from nsk8s.cluster.state import new_state
+
+    racks = [{"name": "a", "subnet": "10.1.0.0/24"}, {"name": "b", "subnet": "10.2.0.0/24"}]
+
+    def asked(*nodes: dict[str, object]) -> ClusterConfig:
+        return config.parse({"racks": racks, "nodes": list(nodes)}, "cluster.yaml")
+
+    made = asked({"name": "n1"}, {"name": "n2", "rack": "b", "link": {"rate": "1gbit"}})
+    state = new_state(made, 6443)
+    lifecycle._require_same(made, state)
+    lifecycle._require_same(asked({"name": "n1", "rack": "a"}, {"name": "n2", "rack": "b", "link": {"rate": "1gbit"}}), state)
+    with pytest.raises(Nsk8sError, match="node n1 of cluster nsk8s stands in another rack"):
+        lifecycle._require_same(asked({"name": "n1", "rack": "b"}, {"name": "n2", "rack": "b"}), state)
+    with pytest.raises(Nsk8sError, match="node n2 of cluster nsk8s was made with another cable"):
+        lifecycle._require_same(asked({"name": "n1"}, {"name": "n2", "rack": "b", "link": {"rate": "2gbit"}}), state)
