@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 from nsk8s.api import names
@@ -287,6 +288,9 @@ def _check_spread(causes: Causes, path: str, constraints: list[Object]) -> None:
         check_selector(causes, f"{at}.labelSelector", constraint.get("labelSelector"))
 
 
+_SYSCTL = re.compile(r"([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?")
+
+
 def _check_security(causes: Causes, path: str, spec: Object) -> None:
     context: dict[str, Any] = spec.get("securityContext") or {}
     at = f"{path}.securityContext"
@@ -299,10 +303,16 @@ def _check_security(causes: Causes, path: str, spec: Object) -> None:
         name = sysctl.get("name", "")
         if not name:
             causes.required(f"{at}.sysctls[{i}].name")
+        elif len(name) > 253 or not _SYSCTL.fullmatch(name):
+            wanted = f"must have at most 253 characters and match regex ^{_SYSCTL.pattern}$"
+            causes.invalid(f"{at}.sysctls[{i}].name", name, wanted)
         elif name in seen:
             causes.duplicate(f"{at}.sysctls[{i}].name", name)
-        elif spec.get("hostNetwork") and name.startswith("net."):
+        dotted = name.replace("/", ".")
+        if spec.get("hostNetwork") and dotted.startswith("net."):
             causes.invalid(f"{at}.sysctls[{i}].name", name, "may not be specified when 'hostNetwork' is true")
+        elif spec.get("hostIPC") and (dotted.startswith(("kernel.shm", "kernel.msg", "fs.mqueue.")) or dotted == "kernel.sem"):
+            causes.invalid(f"{at}.sysctls[{i}].name", name, "may not be specified when 'hostIPC' is true")
         seen.add(name)
     if spec.get("shareProcessNamespace") and spec.get("hostPID"):
         causes.invalid(f"{path}.shareProcessNamespace", True, "ShareProcessNamespace and HostPID cannot both be enabled")

@@ -256,6 +256,18 @@ def test_job_gets_its_selector_and_secret_its_data() -> None:
          ['spec.containers[0].env[0].valueFrom: Invalid value: "": may not be specified when `value` is not empty']),
         (pod(restartPolicy="Sometimes"),
          ['spec.restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "Never", "OnFailure"']),
+        (pod(securityContext={"sysctls": [{"name": n, "value": "1"} for n in ("net/ipv4/tcp_rmem", "vm.x_y-z", "", "Net.x", "a..b", "vm.x_y-z")]}), [
+            "spec.securityContext.sysctls[2].name: Required value",
+            'spec.securityContext.sysctls[3].name: Invalid value: "Net.x": must have at most 253 characters and match regex '
+            r"^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$",
+            'spec.securityContext.sysctls[4].name: Invalid value: "a..b": must have at most 253 characters and match regex '
+            r"^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$",
+            'spec.securityContext.sysctls[5].name: Duplicate value: "vm.x_y-z"',
+        ]),
+        (pod(hostNetwork=True, hostIPC=True, securityContext={"sysctls": [{"name": n, "value": "1"} for n in ("net/core/x", "kernel.sem")]}), [
+            "spec.securityContext.sysctls[0].name: Invalid value: \"net/core/x\": may not be specified when 'hostNetwork' is true",
+            "spec.securityContext.sysctls[1].name: Invalid value: \"kernel.sem\": may not be specified when 'hostIPC' is true",
+        ]),
         (pod(dnsPolicy="None"), ["spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"]),
         (pod(volumes=[{"name": "v", "emptyDir": {}, "hostPath": {"path": "/x"}}]),
          ["spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type"]),
