@@ -221,8 +221,9 @@ def _runtime(paths: Paths, config: ClusterConfig, node: str) -> list[str]:
     if timeout:
         from nsk8s.kubelet.config import parse_duration
 
-        # The plugin's end comes before the call's: or no Event could name the plugin
-        argv.append(f"--cni-timeout={max(1, int(parse_duration(str(timeout)) * 0.9))}")
+        timeout_s = parse_duration(str(timeout))
+        if timeout_s:  # The plugin's end comes before the call's: or no Event could name the plugin
+            argv.append(f"--cni-timeout={max(1, int(timeout_s * 0.9))}")
     return argv
 
 

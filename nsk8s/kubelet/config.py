@@ -180,9 +180,11 @@ def from_document(document: Any, where: str, base: Config | None = None) -> tupl
         if key in _FIELDS:
             name, convert = _FIELDS[key]
             try:
-                changes[name] = convert(value)
+                found = convert(value)
             except (TypeError, ValueError, AttributeError) as e:
                 raise Nsk8sError(f"{where}: {key}: {e}") from e
+            if convert is not parse_duration or found:  # a duration of zero is "not set", as in the file that kubeadm writes
+                changes[name] = found
         elif key in _WITHOUT_EFFECT:
             ignored.append(key)
         else:

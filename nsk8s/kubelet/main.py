@@ -50,7 +50,7 @@ def build_config(flags: dict[str, Any]) -> tuple[Config, list[str]]:
             ("runtime_request_timeout", "runtime_timeout_s"),
         ):  # fmt: skip
             if flags.get(flag):
-                changes[name] = settings.parse_duration(flags[flag])
+                changes[name] = settings.parse_duration(flags[flag]) or getattr(config, name)
     except ValueError as e:
         raise Nsk8sError(str(e)) from e
     if flags.get("node_ip"):

@@ -33,6 +33,14 @@ MACHINE = Machine(2, 4 << 30, 10 << 30, "amd64", "6.1", "Debian", "m" * 32, "uui
 CONFIG = Config(node_name="node1", node_ips=("192.168.56.11",))
 
 
+def test_a_duration_of_zero_is_not_set():
+    """As in the KubeletConfiguration that kubeadm writes."""
+    durations = ("runtimeRequestTimeout", "syncFrequency", "nodeStatusUpdateFrequency", "nodeStatusReportFrequency")
+    assert from_document({**HEAD, **dict.fromkeys(durations, "0s")}, "f") == (Config(), [])
+    config, _ = build_config({"runtime_request_timeout": "0", "hostname_override": "node1"})
+    assert config.runtime_timeout_s == Config().runtime_timeout_s
+
+
 def test_the_configuration_file():
     config, ignored = from_document(
         {**HEAD, "clusterDNS": ["10.96.0.10"], "maxPods": 50, "nodeStatusUpdateFrequency": "1m30s", "evictionHard": {"x": "1"},
