@@ -64,6 +64,8 @@ class Agent:
         self._settings: Settings | None = None
         """What is in force; None until the API has been asked."""
         self._changed_at = -math.inf
+        self._lacks_bird = False
+        """Whether BGP is asked for and cannot be had."""
         self._waits_for_bgp = False
         """Whether routes of the mode before are still there, because BGP has not told the way yet."""
 
@@ -110,10 +112,12 @@ class Agent:
 
     def _in_force(self) -> Settings:
         before, now = self._settings, self._config.in_force()
-        if now.mode == "bgp" and bird.program() is None:
-            if before is None or before.mode != "routes":
+        lacks_bird = now.mode == "bgp" and bird.program() is None
+        if lacks_bird:
+            if not self._lacks_bird:
                 log.error("mode bgp: bird is missing: other nodes' pods are reached by plain routes (%s)", bird.REMEDY)
             now = replace(now, mode="routes")
+        self._lacks_bird = lacks_bird
         if before is not None and (now.mode != before.mode or (now.mode == "bgp" and now.bgp != before.bgp)):
             log.info("mode is %s now, was %s", now.mode, before.mode)
             self._changed_at = asyncio.get_running_loop().time()

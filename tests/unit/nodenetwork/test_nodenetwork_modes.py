@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -12,10 +14,13 @@ from nsk8s.client import podnetconfig
 from nsk8s.cluster import lifecycle, preflight, specs
 from nsk8s.cluster.state import ClusterState, Paths
 from nsk8s.errors import Nsk8sError
+from nsk8s.kernel import bird
 from nsk8s.kernel.routes import Via, changes
 from nsk8s.net import podnet
 from nsk8s.net.podnet import Settings
 from nsk8s.nodenetwork import plan
+from nsk8s.nodenetwork.agent import Agent
+from nsk8s.nodenetwork.cnifiles import CniFiles
 from nsk8s.nodenetwork.plan import Peer
 
 if TYPE_CHECKING:
@@ -170,3 +175,14 @@ def test_a_config_map_comes_changes_and_goes(caplog: pytest.LogCaptureFixture) -
     assert [r.getMessage() for r in caplog.records if r.name == "podnetconfig"] == [
         "ConfigMap kube-system/node-network: mode: 'ospf' is none of routes, vxlan, router, bgp; still vxlan"
     ], "said once"
+
+
+async def test_bgp_without_bird_is_told_whatever_was_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = Settings()
+    agent = Agent("node1", (), (), cni=CniFiles(tmp_path, None, (), ()), kubeconfig_path="")
+    agent._config = SimpleNamespace(in_force=lambda: asked)  # type: ignore[assignment]
+    monkeypatch.setattr(bird, "program", lambda: None)
+    for mode in ("routes", "bgp", "bgp", "vxlan", "bgp"):
+        asked = Settings(mode)
+        assert agent._in_force().mode == mode.replace("bgp", "routes")
+    assert [r.getMessage().partition(":")[0] for r in caplog.records if r.levelname == "ERROR"] == ["mode bgp"] * 2
