@@ -93,7 +93,7 @@ def up(
     if cni_conf_dir is not None:
         own["confDir"] = os.path.abspath(cni_conf_dir)
     if own:
-        document["cni"] = {**document.get("cni", {}), **own}
+        document["cni"] = {**(document.get("cni") or {}), **own}
     config = config_module.parse(document, path or "command line")
     if config.cni.model_fields_set:
         from nsk8s.cluster import cniconf
