@@ -391,6 +391,9 @@ class ClusterConfig(_Model):
             raise ValueError("loadBalancer.mode l2 answers ARP, and there is no IPv4 in network.ipFamilies; use ecmp or off")
         if FIRST_NODE + len(names) >= self.subnets.nodes.num_addresses - 1:
             raise ValueError(f"subnets.nodes ({self.subnets.nodes}) is too small for {len(names) + 1} nodes")
+        for n in self.nodes:
+            if self.has_ipv6 and 0 < n.link.mtu < IPV6_MIN_MTU:
+                raise ValueError(f"nodes: {n.name}: link.mtu ({n.link.mtu}) must be {IPV6_MIN_MTU} or more with IPv6")
         pool = self.load_balancer.pool
         for name in ("nodes", "pods", "services", "outside"):
             subnet = getattr(self.subnets, name)

@@ -26,6 +26,8 @@ BURST_S = 0.01
 """At once go 10 ms of the rate, unless told otherwise: a kernel with 100 timer ticks a second reaches any rate with that."""
 LATENCY = "50ms"
 MIN_MTU, MAX_MTU = 68, 65535
+MAX_DIGITS = 30
+"""More is no figure of a link, and far more would be no number that can be counted with."""
 TEXTS = ("rate", "burst", "latency", "delay", "jitter", "loss")
 
 
@@ -97,7 +99,7 @@ def from_document(document: Mapping[str, Any]) -> LinkSettings:
 
 def _measure(text: str, units: Mapping[str, float], example: str) -> float:
     found = _NUMBER.fullmatch(str(text).strip())
-    if found is None or found[2].lower() not in units:
+    if found is None or found[2].lower() not in units or len(found[1]) > MAX_DIGITS:
         raise ValueError(f"{text!r} is not like {example}")
     return float(found[1]) * units[found[2].lower()]
 

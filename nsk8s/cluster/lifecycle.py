@@ -30,7 +30,7 @@ from nsk8s.cluster.state import (
     save_record,
     save_state,
 )  # fmt: skip
-from nsk8s.config import ClusterConfig, Node
+from nsk8s.config import IPV6_MIN_MTU, ClusterConfig, Node
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel import machine, modules, mounts
 from nsk8s.kernel.cgroup import Cgroups
@@ -351,6 +351,8 @@ def set_link(name: str, machine_name: str, changes: dict[str, object]) -> tuple[
             wanted = link.from_document(state.links.get(machine_name, {})).changed(**changes)
         except ValueError as e:
             raise Nsk8sError(str(e), "nsk8s link set --help") from e
+        if config.has_ipv6 and 0 < wanted.mtu < IPV6_MIN_MTU:  # the kernel would take its IPv6 addresses away for good
+            raise Nsk8sError(f"mtu: {wanted.mtu} is too small for IPv6, which this cluster has", f"{IPV6_MIN_MTU} or more")
         links.require(wanted)
         state.links[machine_name] = wanted.document()
         if not state.links[machine_name]:

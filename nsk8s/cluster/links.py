@@ -155,8 +155,12 @@ def _in_node(netns: str, mnt: str, on: bool) -> None:
             machine.enter(netns, mnt)
             _everything_here(on)
             for pod in os.scandir("/run/netns"):
-                with machine.inside(pod.path):
-                    _everything_here(on)
+                try:
+                    with machine.inside(pod.path):
+                        _everything_here(on)
+                except OSError as e:
+                    if e.errno not in (errno.ENOENT, errno.EINVAL):  # it has just ended, or begins and will do as its node does
+                        raise
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -170,7 +174,11 @@ def _everything_here(on: bool) -> None:
     with Rtnl() as netlink, Ethtool() as ethtool:
         for found in netlink.links():
             if found.kind in ("veth", "bridge", "vxlan"):
-                ethtool.set_offloading(found.name, on, gro=found.kind == "vxlan")
+                try:
+                    ethtool.set_offloading(found.name, on, gro=found.kind == "vxlan")
+                except OSError as e:
+                    if e.errno != errno.ENODEV:  # it went with its pod
+                        raise
 
 
 def show(config: ClusterConfig, state: ClusterState) -> list[dict[str, Any]]:

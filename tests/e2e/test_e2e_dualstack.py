@@ -69,6 +69,8 @@ def test_everything_has_both_addresses(addresses: dict[str, str]) -> None:
     told = json.loads(nsk8s("status", "-o", "json").stdout)["machines"]
     assert [m["addresses"] for m in told if m["name"] == "node1"] == [[NODES["node1"], NODES6["node1"]]]
     assert nodes["node2"]["spec"]["podCIDRs"][1] in nsk8s("describe", "node", "node2").stdout
+    done = nsk8s("link", "set", "node2", "--mtu", "1279", ok=False)
+    assert done.stderr == "error: mtu: 1279 is too small for IPv6, which this cluster has → 1280 or more\n"
 
 
 def test_a_pod_knows_its_addresses(addresses: dict[str, str]) -> None:

@@ -115,6 +115,7 @@ def test_the_example_has_every_setting_and_the_defaults_it_claims() -> None:
         ("subnets: {pods: 192.168.0.0/16}", "subnets.nodes (192.168.56.0/24) and subnets.pods (192.168.0.0/16) overlap"),
         ("subnets: {pods: 10.0.0.0/24}", "subnets.nodeMask (/24) must be longer than subnets.pods' /24"),
         ("subnets: {services: 10.96.0.0/30}", "subnets.services needs at least a /28"),
+        ("network: {ipFamilies: [IPv6]}\nnodes: [{name: a, link: {mtu: 1000}}]", "nodes: a: link.mtu (1000) must be 1280 or more"),
         ("subnets: {nodes: 192.168.56.0/27}\nnodes: 30", "subnets.nodes (192.168.56.0/27) is too small for 31 nodes"),
         ("proxy: {mode: ipvs}", "proxy.mode: nsk8s does not have the mode ipvs, whatever the kernel has (upstream has deprecated it)"),
         ("iptables: ipvs", "iptables: Input should be 'auto', 'nft' or 'legacy', not 'ipvs'"),
