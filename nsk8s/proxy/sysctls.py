@@ -38,7 +38,7 @@ def ensure(name: str, value: int) -> bool:
 
 
 def apply_conntrack(config: Config) -> None:
-    """Time-outs as configured; 0 leaves the kernel's. A larger TCP established time-out is never lowered, as upstream."""
+    """Time-outs as configured; 0 leaves the kernel's."""
     wanted = {
         "tcp_timeout_established": config.tcp_established_timeout_s,
         "tcp_timeout_close_wait": config.tcp_close_wait_timeout_s,

@@ -254,3 +254,26 @@ def test_a_real_witness_reads_the_legacy_rules(world: World, api: FakeApi, tmp_p
     assert float(chains[svc][1]["statistic"]["probability"]) == pytest.approx(0.5)
     assert [chains[r["target"]][1]["target"]["DNAT"]["to-destination"] for r in chains[svc][1:]] == [f"{A}:8080", f"{B}:8080"]
     assert "KUBE" not in world.sh("node", "iptables-nft-save 2>/dev/null"), "never mixed"
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_settings_that_the_kernel_sees(world: World, api: FakeApi, tmp_path: Path, mode: str) -> None:
+    """Local traffic told by the bridge it comes from, another mark, conntrack's times and its tolerance."""
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+        f"mode: {mode}\n{mode}: {{masqueradeBit: 15}}\ndetectLocalMode: BridgeInterface\ndetectLocal: {{bridgeInterface: cni0}}\n"
+        "conntrack: {tcpEstablishedTimeout: 2h, tcpCloseWaitTimeout: 30m, udpTimeout: 44s, udpStreamTimeout: 55s, tcpBeLiberal: true}\n"
+    )
+    world.sh("node2", f"ip route add 10.96.0.0/16 via {World.NODE}")
+    api.put(service("web", "10.96.0.50"), endpoint_slice("web", (A, "node1")))
+    world.proxy(api, tmp_path, "--config", str(config))
+    eventually(lambda: world.ask("b", "10.96.0.50", 80, timeout_s=0.3) == f"a {B}")
+    assert world.ask("r", "10.96.0.50", 80) == "a 10.244.1.1", "another node's pod is not this bridge's"
+    rules = world.sh("node", "iptables-save" if mode == "iptables" else "nft list table ip kube-proxy")
+    assert ("0x8000" if mode == "iptables" else "0x00008000") in rules
+    assert "INVALID" not in rules
+    assert ("-i cni0" if mode == "iptables" else 'iifname != "cni0"') in rules
+    values = world.sh("node", "cd /proc/sys/net/netfilter; cat nf_conntrack_tcp_timeout_established nf_conntrack_tcp_timeout_close_wait "
+                      "nf_conntrack_udp_timeout nf_conntrack_udp_timeout_stream nf_conntrack_tcp_be_liberal")  # fmt: skip
+    assert values.split() == ["7200", "1800", "44", "55", "1"]
