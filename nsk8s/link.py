@@ -26,6 +26,7 @@ BURST_S = 0.01
 """At once go 10 ms of the rate, unless told otherwise: a kernel with 100 timer ticks a second reaches any rate with that."""
 LATENCY = "50ms"
 MIN_MTU, MAX_MTU = 68, 65535
+DEFAULT_MTU, ETHERNET_HEADER = 1500, 14
 MAX_DIGITS = 30
 """More is no figure of a link, and far more would be no number that can be counted with."""
 TEXTS = ("rate", "burst", "latency", "delay", "jitter", "loss")
@@ -92,6 +93,8 @@ def from_document(document: Mapping[str, Any]) -> LinkSettings:
         raise ValueError("jitter makes no sense without a delay")
     if settings.mtu and not MIN_MTU <= settings.mtu <= MAX_MTU:
         raise ValueError(f"mtu: {settings.mtu} is not between {MIN_MTU} and {MAX_MTU}")
+    if settings.burst and burst_bytes(settings) < (settings.mtu or DEFAULT_MTU) + ETHERNET_HEADER:
+        raise ValueError(f"burst: {settings.burst} never lets a packet of {settings.mtu or DEFAULT_MTU} bytes through")
     if settings.rate and burst_bytes(settings) * 8 > 2**34:
         raise ValueError(f"burst: {settings.burst} is more than a bucket holds (2 GB)")
     return settings

@@ -23,7 +23,6 @@ INGRESS_HANDLE = 0xFFFF0000
 TBF_HANDLE, NETEM_HANDLE, NETEM_CLASS = 0x10000, 0x20000, 0x20001
 TCA_KIND, TCA_OPTIONS, TCA_STATS2 = 1, 2, 7
 TCA_STATS_QUEUE = 3
-TCA_NETEM_LATENCY64, TCA_NETEM_JITTER64 = 10, 11
 TCA_TBF_PARMS, TCA_TBF_RTAB, TCA_TBF_RATE64, TCA_TBF_BURST = 1, 2, 4, 6
 TCA_U32_CLASSID, TCA_U32_SEL, TCA_U32_ACT = 1, 5, 7
 TCA_ACT_KIND, TCA_ACT_OPTIONS = 1, 2
@@ -80,7 +79,7 @@ def _tcmsg(index: int, handle: int = 0, parent: int = 0, info: int = 0) -> bytes
 
 
 class Netem:
-    """Delay and its variation in µs, loss in percent, and how many packets may be on their way at once."""
+    """Delay and its variation in µs (below four minutes), loss in percent, and how many packets may be on their way at once."""
 
     __slots__ = ("delay_us", "jitter_us", "limit", "loss_percent")
 
@@ -94,12 +93,8 @@ class Netem:
 def netem_set(index: int, netem: Netem) -> Request:
     """`tc qdisc replace dev #index root handle 2: netem limit … delay … … loss …`"""
     loss = round(netem.loss_percent / 100 * 0xFFFFFFFF)
-    # The 32-bit times count ticks and are for kernels before 4.16; newer ones take the nanoseconds behind them.
-    ticks = (min(0xFFFFFFFF, int(us * TICKS_PER_US)) for us in (netem.delay_us, netem.jitter_us))
-    latency, jitter = ticks
+    latency, jitter = (int(us * TICKS_PER_US) for us in (netem.delay_us, netem.jitter_us))
     options = _NETEM.pack(latency, netem.limit, loss, 0, 0, jitter)
-    options += attr(TCA_NETEM_LATENCY64, struct.pack("=q", netem.delay_us * 1000))
-    options += attr(TCA_NETEM_JITTER64, struct.pack("=q", netem.jitter_us * 1000))
     body = _tcmsg(index, NETEM_HANDLE, TC_H_ROOT) + attr_text(TCA_KIND, "netem") + attr(TCA_OPTIONS, options)
     return RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE, body
 

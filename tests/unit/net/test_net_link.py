@@ -45,6 +45,7 @@ def test_units_are_those_of_tc(read: object, text: str, value: float) -> None:
         ({"burst": "32kb"}, "burst makes no sense without a rate"),
         ({"jitter": "1ms"}, "jitter makes no sense without a delay"),
         ({"mtu": 60}, "mtu: 60 is not between 68 and 65535"),
+        ({"rate": "1gbit", "burst": "1kb"}, "burst: 1kb never lets a packet of 1500 bytes through"),
         ({"rate": "1gbit", "burst": "100gb"}, "burst: 100gb is more than a bucket holds"),
     ],
 )
@@ -68,12 +69,14 @@ def test_a_bucket_lets_ten_milliseconds_through_at_once() -> None:
 
 
 def test_requests_are_those_of_tc() -> None:
-    """As `strace tc qdisc add dev veth0 root handle 2: netem limit 10000 delay 20ms 5ms loss 1%` shows them."""
-    _, _, body = tcmsg.netem_set(7, tcmsg.Netem(20_000, 5_000, 1.0))
-    assert tcmsg.place(body) == (7, 0x20000, tcmsg.TC_H_ROOT)
-    options = body[body.index(b"netem\0") + 8 + 4 :]
-    latency, limit, loss, gap, duplicate, jitter = __import__("struct").unpack_from("=6I", options)
-    assert (latency, limit, loss, gap, duplicate, jitter) == (312_500, 10_000, 42_949_673, 0, 0, 78_125)
+    """`strace -xx tc qdisc replace dev lo root handle 2: netem limit 10000 delay 20ms 5ms loss 1%` sends this."""
+    kind, flags, body = tcmsg.netem_set(1, tcmsg.Netem(20_000, 5_000, 1.0))
+    assert (kind, flags) == (tcmsg.RTM_NEWQDISC, 0x500)
+    assert body.hex() == (
+        "00000000" "01000000" "00000200" "ffffffff" "00000000"
+        "0a000100" "6e6574656d000000"
+        "1c000200" "b4c40400" "10270000" "295c8f02" "00000000" "00000000" "2d310100"
+    )  # fmt: skip
     assert tcmsg.place(tcmsg.tbf_set(7, tcmsg.tbf(8_000_000, 131_072), below_netem=True)[2]) == (7, 0x10000, 0x20001)
 
 
