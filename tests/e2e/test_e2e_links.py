@@ -143,7 +143,7 @@ def test_without_offloads_a_capture_shows_what_a_wire_would_carry(cluster: dict[
     without = captured("off")
     assert largest(without) == 1500
     assert not [line for line in without if "incorrect" in line]
-    assert sum("(correct)" in line for line in without) > 400
+    assert sum("(correct)" in line for line in without) > 300
     assert {p["metadata"]["name"]: p["metadata"]["uid"] for p in get("pods")["items"]} == pids, "on pods that run"
     # A pod made now has none either, at both ends of its link.
     apply(pod("c", nodeName="node1"))
