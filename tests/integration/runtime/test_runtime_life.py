@@ -293,6 +293,21 @@ def test_a_terminal_container_outlives_the_runtime(node):
     stream.close()
 
 
+def test_a_users_exec_has_a_terminal_that_is_the_users(node, pod):
+    container = pod.start("sleep", "1000", linux={"securityContext": {"runAsUser": {"value": 33}}})
+    stream = node.connect()
+    ours, theirs = socket.socketpair()
+    cmd = ["sh", "-c", "stat -c '%n %U %G' $(tty); echo written > $(tty); mesg n; id -un"]
+    request = stream.send("Exec", {"containerId": container, "cmd": cmd, "tty": True, "stdout": True}, (theirs.fileno(),))
+    theirs.close()
+    master = master_from(ours)
+    ours.close()
+    assert read_until(master, b"www-data\r\n") == b"/dev/pts/0 www-data tty\r\nwritten\r\nwww-data\r\n"
+    assert stream.wait(request) == {"exitCode": 0}
+    os.close(master)
+    stream.close()
+
+
 @pytest.mark.parametrize(("put", "said"), [
     ("umount /dev/pts", "no such file or directory"),
     ("umount /dev/pts; mkfifo /dev/pts/ptmx", "inappropriate ioctl for device"),
