@@ -123,7 +123,7 @@ def _require_placed(config: ClusterConfig, have: ClusterConfig, state: ClusterSt
     """Raise Nsk8sError when a node should have another rack or cable than it was made with."""
     cables = {n.name: n.link for n in have.nodes}
     for n in config.nodes:
-        if config.rack(n.rack).name != state.node(n.name).rack:
+        if "racks" in config.model_fields_set and config.rack(n.rack).name != state.node(n.name).rack:
             remedy = f"`nsk8s node remove {n.name}`, then `nsk8s node add {n.name} --rack`"
             raise Nsk8sError(f"node {n.name} of cluster {config.name} stands in another rack", remedy)
         if n.link != cables.get(n.name, n.link):
