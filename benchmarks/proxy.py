@@ -192,7 +192,7 @@ async def change(directory: Path, nodes: Sequence[str], changes: int, many: int,
                         held[number] = await client.update(ENDPOINTSLICES, new)
                         await asyncio.sleep(SPACING_S)
                         taken.append(max([await _synced_since(started, n) for n in range(len(nodes))]) - started)
-                    alone = [one_alone(mode, i) for i in range(10)]
+                    alone = [await alone_everywhere(mode, i, nodes) for i in range(10)]
                     found[mode] = {"taken": taken, "rss_mb": rss_mb(proxies[0].pid), "first_s": first_s, "alone": alone}
                 for i, node in enumerate(nodes):
                     flush(mode, ("ip", "netns", "exec", node) if i else ())
@@ -262,7 +262,13 @@ async def _until_synced(proxy: subprocess.Popen[bytes], node: int) -> None:
     raise RuntimeError("kube-proxy ended")
 
 
-def one_alone(mode: str, i: int) -> float:
+async def alone_everywhere(mode: str, i: int, nodes: Sequence[str]) -> float:
+    """What the program alone takes, on every node at the same time, until the last of them has written."""
+    enters = [("ip", "netns", "exec", node) if n else () for n, node in enumerate(nodes)]
+    return max(await asyncio.gather(*(asyncio.to_thread(one_alone, mode, i, enter) for enter in enters)))
+
+
+def one_alone(mode: str, i: int, enter: Sequence[str]) -> float:
     """What the program alone takes at this size to write what one changed endpoint asks for."""
     ip = f"10.119.0.{i}"
     if mode == "nftables":
@@ -285,7 +291,7 @@ def one_alone(mode: str, i: int) -> float:
         )
         argv = [f"iptables-{mode.removeprefix('iptables-')}-restore", "-w", "5", "--noflush", "--counters"]
     started = time.perf_counter()
-    run(*argv, text_in=text)
+    run(*enter, *argv, text_in=text)
     return time.perf_counter() - started
 
 
