@@ -264,7 +264,7 @@ async def _until_synced(proxy: subprocess.Popen[bytes], node: int) -> None:
 
 async def alone_everywhere(mode: str, i: int, nodes: Sequence[str]) -> float:
     """What the program alone takes, on every node at the same time, until the last of them has written."""
-    enters = [("ip", "netns", "exec", node) if n else () for n, node in enumerate(nodes)]
+    enters = [("nsenter", f"--net=/run/netns/{node}") if n else () for n, node in enumerate(nodes)]  # quicker than `ip netns`
     return max(await asyncio.gather(*(asyncio.to_thread(one_alone, mode, i, enter) for enter in enters)))
 
 
