@@ -200,7 +200,8 @@ def wait_dns(config: ClusterConfig, nodes: list[str], deadline: float, check: Ca
             check()
             if time.monotonic() > deadline:
                 names = ", ".join(name for name, _ in sockets.values())
-                raise Nsk8sError(f"no DNS answer from {target[0]} on {names}", "nsk8s get pods -n kube-system -o wide")
+                look = "nsk8s get events -n kube-system" if config.cni.conf else "nsk8s get pods -n kube-system -o wide"
+                raise Nsk8sError(f"no DNS answer from {target[0]} on {names}", look)
     finally:
         for _, s in sockets.values():
             s.close()
