@@ -172,7 +172,10 @@ def test_killed_at_any_moment_nothing_is_left(node: Any, cleaning: str) -> None:
         os.setpgid(pid, pid)
         time.sleep(whole * (step + 0.5) / steps)  # the point of the kill is what varies
         os.killpg(pid, signal.SIGKILL)
-        killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        if os.WIFSIGNALED(os.waitpid(pid, 0)[1]):
+            killed += 1
+        else:  # it was measured while the machine was busier
+            whole *= 0.8
         _wait_for_group(pid)
         if cleaning == "DEL":
             node.inside(lambda: libcni.delete(net, to, **options))
