@@ -6,7 +6,6 @@ need: a field in double braces, and `{{index .PodCIDRs 1}}`.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Sequence
@@ -77,7 +76,9 @@ def _value(action: str, fields: dict[str, str | list[str]]) -> str:
         raise ValueError("only {{.Field}} and {{index .List NUMBER}} are understood")
     name = found.group(1)
     if name not in fields:
-        near = difflib.get_close_matches(name, fields, 1, 0.5)
+        from difflib import get_close_matches  # for whoever mistypes
+
+        near = get_close_matches(name, fields, 1, 0.5)
         meant = f", did you mean {near[0]}?" if near else ""
         raise ValueError(f"there is no such field{meant} (there are {', '.join(fields)})")
     value = fields[name]
