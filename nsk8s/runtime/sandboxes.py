@@ -55,11 +55,15 @@ class Sandboxes:
         if not isinstance(config, dict):
             raise InvalidArgument("RunPodSandbox needs a config")
         record = self.make_record(config)
-        waits = record["hostNetwork"] or self.node.network.is_foreign(record)
-        if self.in_flight >= (PARALLEL_FOREIGN if waits else PARALLEL):
+        if self.in_flight >= PARALLEL and not self.may_overtake(record):
             self.waiting.append(lambda: self.begin(request, record))
         else:
             self.begin(request, record)
+
+    def may_overtake(self, record: dict[str, Any]) -> bool:
+        if self.in_flight >= PARALLEL_FOREIGN:
+            return False
+        return bool(record["hostNetwork"]) or self.node.network.is_foreign(record)
 
     def make_record(self, config: dict[str, Any]) -> dict[str, Any]:
         """Everything that will be made, before it is. Raises InvalidArgument."""
