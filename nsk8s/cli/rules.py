@@ -49,7 +49,8 @@ def rules(
     netns = machine.netns_path(f"{cluster}-{chosen}")
     config = state.cluster_config()
     if mode:
-        held, other = _Held.imagine(cluster, config, chosen, mode, ipv6=ipv6), None
+        imagine = partial(_Held.imagine, cluster, config, chosen, mode)
+        held, other = imagine(ipv6=ipv6), imagine(ipv6=True) if config.has_ipv6 and not ipv6 else None
     else:
         held = _Held.read(netns, config.iptables, ipv6=ipv6)
         other = None if ipv6 else _Held.read_if_any(netns, config.iptables, ipv6=True)
@@ -81,7 +82,7 @@ def rules(
             click.echo(f"{blank}{below}{click.style(branch.sentence, dim=True)}")
     click.echo("\n" + _SOURCE[held.mode])
     if has_both:
-        click.echo(f"It has rules for IPv6, too: nsk8s rules -6 {key}")
+        click.echo(f"It has rules for IPv6, too: nsk8s rules -6 {f'--mode {mode} ' if mode else ''}{key}")
 
 
 _SOURCE = {

@@ -41,6 +41,7 @@ def test_services_by_name_address_and_node_port(cluster: None) -> None:
     assert {spec["clusterIP"], "fd00:10:96::1"} <= set(found)
     assert in_pod(asker, "cat", "/etc/resolv.conf").splitlines()[1] == "nameserver fd00:10:96::a"
     assert f"to {spec['clusterIP']} port 80/tcp" in nsk8s("rules", "hello").stdout, "found without -6"
+    assert spec["clusterIP"] in nsk8s("rules", "hello", "--mode", "nftables").stdout, "so is what would be"
 
 
 def test_a_load_balancer(cluster: None) -> None:
