@@ -1,8 +1,9 @@
 """Two ends that compare what they see of each other: TCP, UDP and ICMP. Run as text (`python -c`) in any network namespace.
 
     serve PORT [FAMILY…]       tells each client the address it comes from (TCP, UDP); remembers where echo requests came from.
-                               FAMILY is 4 or 6, 4 if none is given
-    ask HOST PORT [PROTOCOL…]  one line of JSON: for each protocol the own address and the one the server saw, or what went wrong
+                               FAMILY is 4 or 6, 4 if none is given. Lines on its stdin are questions, as the words behind `ask`
+    ask HOST PORT [PROTOCOL…]  one line of JSON: for each protocol the own address and the one the server saw, or what went wrong;
+                               `icmp_id` is the echo request's
 
 Addresses with ports are `10.244.1.2:40000` and `[fd00::2]:40000`. Standard library only.
 """
@@ -17,6 +18,7 @@ import select
 import socket
 import struct
 import sys
+import threading
 from typing import Any, NamedTuple
 
 TIMEOUT_S = 4.0
@@ -104,9 +106,16 @@ class Server:
 def serve(port: int, families: list[int]) -> None:
     servers = {s: server for f in families for server in [Server(FAMILIES[f], port)] for s in (server.tcp, server.udp, server.raw)}
     print("ready", flush=True)
+    threading.Thread(target=answer_questions, daemon=True).start()
     while True:
         for ready in select.select(list(servers), [], [])[0]:
             servers[ready].handle(ready)
+
+
+def answer_questions() -> None:
+    for line in sys.stdin:
+        host, port, *protocols = line.split()
+        print(json.dumps(ask(host, int(port), protocols)), flush=True)
 
 
 def ask_tcp(host: str, port: int, token: bytes = b"tcp") -> list[str]:
@@ -125,9 +134,9 @@ def ask_udp(host: str, port: int) -> list[str]:
         return [text(s.getsockname()), s.recv(64).decode()]
 
 
-def ask_icmp(host: str, port: int) -> list[str]:
+def ask_icmp(host: str, port: int, number: int) -> list[str]:
     family, token = family_of(host), os.urandom(16)
-    body = struct.pack("!BBHHH", family.request, 0, 0, os.getpid() & 0xFFFF, 1) + token
+    body = struct.pack("!BBHHH", family.request, 0, 0, number, 1) + token
     packet = body[:2] + struct.pack("!H", checksum(body)) + body[4:]  # for IPv6 the kernel writes its own
     with socket.socket(family.number, socket.SOCK_RAW, family.icmp) as s:
         s.settimeout(TIMEOUT_S)
@@ -141,18 +150,23 @@ def ask_icmp(host: str, port: int) -> list[str]:
         return [s.getsockname()[0], ask_tcp(host, port, token)[1]]
 
 
-ASK = {"tcp": ask_tcp, "udp": ask_udp, "icmp": ask_icmp}
+PROTOCOLS = ("tcp", "udp", "icmp")
 
 
-def ask(host: str, port: int, protocols: list[str]) -> None:
+def ask(host: str, port: int, protocols: list[str]) -> dict[str, Any]:
     """Also listens to every ICMP error that comes while asking: [type, code, sender]."""
     found: dict[str, Any] = {}
     family = family_of(host)
+    number = int.from_bytes(os.urandom(2), "big")  # a new one each time, so that connection tracking has a new entry
     with socket.socket(family.number, socket.SOCK_RAW, family.icmp) as errors:
         errors.settimeout(0)
-        for name in protocols or list(ASK):
+        for name in protocols or PROTOCOLS:
             try:
-                found[name] = ASK[name](host, port)
+                if name == "icmp":
+                    found[name] = ask_icmp(host, port, number)
+                    found["icmp_id"] = number
+                else:
+                    found[name] = ask_tcp(host, port) if name == "tcp" else ask_udp(host, port)
             except TimeoutError:
                 found[name] = "timeout"
             except OSError as e:
@@ -164,11 +178,11 @@ def ask(host: str, port: int, protocols: list[str]) -> None:
                 said = message(packet, family)
                 if said[0] == family.unreachable:
                     seen.add((said[0], said[1], peer[0]))
-    print(json.dumps({**found, "unreachable": sorted(seen)}))
+    return {**found, "unreachable": sorted(seen)}
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(int(sys.argv[2]), [int(f) for f in sys.argv[3:]] or [4])
     else:
-        ask(sys.argv[2], int(sys.argv[3]), sys.argv[4:])
+        print(json.dumps(ask(sys.argv[2], int(sys.argv[3]), sys.argv[4:])))

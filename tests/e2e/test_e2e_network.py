@@ -26,6 +26,7 @@ PODS = {"a1": "node1", "a2": "node1", "b": "node2"}
 NODES = {"node1": "192.168.56.11", "node2": "192.168.56.12"}
 CLIENT, ROUTER = "203.0.113.10", "203.0.113.1"
 PROTOCOLS = ("tcp", "udp", "icmp")
+_peers: dict[str, subprocess.Popen[str]] = {}
 
 
 @contextlib.contextmanager
@@ -35,7 +36,6 @@ def cluster_of_peers(*options: str, families: tuple[str, ...] = ("4",)) -> Itera
     Yields their IPv4 addresses by name; the cluster is taken down.
     """
     nsk8s("down", "-q", ok=False)
-    servers: list[subprocess.Popen[str]] = []
     try:
         nsk8s("up", "-q", *options)
         apply(*(pod(name, nodeName=node) for name, node in PODS.items()))
@@ -44,13 +44,15 @@ def cluster_of_peers(*options: str, families: tuple[str, ...] = ("4",)) -> Itera
             words = ["enter", place, "--", "/usr/bin/python3", "-c", PEER, "serve", str(PORT), *families]
             environment = {**os.environ, "NSK8S_CLUSTER": NAME}
             argv = [sys.executable, "-m", "nsk8s.cli.main", *words]
-            servers.append(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment))
-        for server in servers:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            _peers[place.partition("/")[2] or place] = subprocess.Popen(argv, env=environment, **pipes)  # type: ignore[call-overload]
+        for server in _peers.values():
             assert server.stdout is not None
             assert server.stdout.readline() == "ready\n"
         yield {**{p: get(f"pod/{p}")["status"]["podIP"] for p in PODS}, **NODES, "client": CLIENT}
     finally:
-        for server in servers:
+        while _peers:
+            server = _peers.popitem()[1]
             server.kill()
             server.communicate()
         nsk8s("down", "-q", ok=False)
@@ -63,9 +65,13 @@ def addresses() -> Iterator[dict[str, str]]:
 
 
 def ask(source: str, host: str, *protocols: str) -> dict[str, Any]:
-    place = f"pod/{source}" if source in PODS else f"node/{source}" if source in NODES else source
-    words = ["ask", host, str(PORT), *protocols]
-    found: dict[str, Any] = json.loads(nsk8s("enter", place, "--", "/usr/bin/python3", "-c", PEER, *words).stdout)
+    """What the peer at `source` (a pod, a node, the client) finds when it asks the one at `host`."""
+    peer = _peers[source]
+    assert peer.stdin is not None
+    assert peer.stdout is not None
+    peer.stdin.write(" ".join([host, str(PORT), *protocols]) + "\n")
+    peer.stdin.flush()
+    found: dict[str, Any] = json.loads(peer.stdout.readline())
     return found
 
 
