@@ -32,7 +32,7 @@ from nsk8s.kernel.rtnl import Rtnl
 from nsk8s.loadbalancer import nodes
 from nsk8s.loadbalancer.pool import Pool
 from nsk8s.net import bird, podnet
-from nsk8s.net.podnet import DEFAULT, SETTLE_S, Settings
+from nsk8s.net.podnet import BRIDGE_S, DEFAULT, SETTLE_S, Bgp, Settings
 
 log = logging.getLogger("router-agent")
 
@@ -171,7 +171,8 @@ class RouterAgent:
         self._inside = tuple(inside)
         self._bird = BirdKeeper(Path(bird_dir, "bird.conf"), Path(bird_dir, "run"), lambda: self._wake())
         self._wake: Callable[[], None] = lambda: None
-        self._reflected_at = -math.inf
+        self._reflects: Bgp | None = None
+        self._reflects_from = -math.inf
         self._knows_pods = False
         self._knew_pods_at = -math.inf
 
@@ -228,12 +229,17 @@ class RouterAgent:
             log.info("route to %s: %s", dst, "via " + " ".join(hops) if hops else "unreachable, no node can take it")
         for dst in removed:
             log.info("route to %s removed", dst)
-        return SETTLE_S if (settling and not self._knows_pods) or reflecting else RESYNC_S
+        return reflecting or (SETTLE_S if settling and not self._knows_pods else RESYNC_S)
 
-    def _ensure_reflector(self, settings: Settings, now: float) -> bool:
-        """A BIRD that tells all nodes of all others; whether one is there that is no longer wanted."""
-        if settings.mode == "bgp" and settings.bgp.topology == "reflector":
-            self._reflected_at = now
+    def _ensure_reflector(self, settings: Settings, now: float) -> float:
+        """A BIRD that tells all nodes of all others, or none; in how many seconds to look again, 0 when all is done."""
+        wanted = settings.bgp if settings.mode == "bgp" and settings.bgp.topology == "reflector" else None
+        if wanted != self._reflects:
+            self._reflects_from = now + (0 if self._reflects is None else BRIDGE_S if wanted else SETTLE_S)
+            self._reflects = wanted
+        if now < self._reflects_from:
+            return self._reflects_from - now
+        if wanted is not None:
             with Rtnl() as rtnl:
                 link = rtnl.link_get(self._inside[0])
                 held = rtnl.addrs(link.index) if link is not None else []
@@ -241,15 +247,12 @@ class RouterAgent:
             known = self._nodes.items()
             pods = [cidr for node in known for cidr in podnet.pod_cidrs(node)]
             try:
-                self._bird.ensure(bird.for_reflector(ips, known, settings.bgp, pods=pods))
+                self._bird.ensure(bird.for_reflector(ips, known, wanted, pods=pods))
             except (BirdError, OSError) as e:
                 log.error("%s", e)
-            return False
-        if now - self._reflected_at < SETTLE_S:
-            return True
-        if self._bird.end():
+        elif self._bird.end():
             log.info("bird ended")
-        return False
+        return 0
 
 
 def _everything(_: Object) -> list[str]:

@@ -30,7 +30,7 @@ from nsk8s.kernel.routes import Via
 from nsk8s.kernel.rtmsg import Link
 from nsk8s.net import bird as bird_conf
 from nsk8s.net import chainset, podnet
-from nsk8s.net.podnet import DEFAULT, SETTLE_S, Settings
+from nsk8s.net.podnet import BRIDGE_S, DEFAULT, SETTLE_S, Settings
 from nsk8s.nodenetwork import plan, vxlan
 from nsk8s.nodenetwork.cnifiles import CniFiles
 from nsk8s.nodenetwork.plan import Overlay
@@ -63,7 +63,7 @@ class Agent:
         self._started_with = settings
         self._settings: Settings | None = None
         """What is in force; None until the API has been asked."""
-        self._changed_at = -math.inf
+        self._changed_at = self._speaks_from = -math.inf
         self._lacks_bird = False
         """Whether BGP is asked for and cannot be had."""
         self._waits_for_bgp = False
@@ -121,6 +121,7 @@ class Agent:
         if before is not None and (now.mode != before.mode or (now.mode == "bgp" and now.bgp != before.bgp)):
             log.info("mode is %s now, was %s", now.mode, before.mode)
             self._changed_at = asyncio.get_running_loop().time()
+            self._speaks_from = self._changed_at + (BRIDGE_S if before.mode == now.mode else 0)
         self._settings = now
         return now
 
@@ -198,6 +199,8 @@ class Agent:
         if settings.mode != "bgp":
             if settled and self._bird.end():
                 log.info("bird ended; removed routes to %s", ", ".join(routes.forget_learnt()) or "nowhere")
+            return
+        if asyncio.get_running_loop().time() < self._speaks_from:
             return
         uplink, gateways = routes.uplink()
         text = bird_conf.for_node(
