@@ -14,31 +14,35 @@ from test_e2e_routing import Pings
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 NODES = {"control-plane": "192.168.56.10", "node1": "192.168.56.11", "node2": "192.168.56.12"}
 CIDRS = {"control-plane": "10.244.0.0/24", "node1": "10.244.1.0/24", "node2": "10.244.2.0/24"}
+NODES6 = {"control-plane": "fd00:192:168:56::10", "node1": "fd00:192:168:56::11", "node2": "fd00:192:168:56::12"}
+CIDRS6 = {"control-plane": "fd00:10:244::/64", "node1": "fd00:10:244:1::/64", "node2": "fd00:10:244:2::/64"}
+REFLECTED = {"reflector": "Established", "reflector6": "Established"}
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Addresses of the pods a on node1 and b on node2. Neighbours that are silent for six seconds are given up."""
+    """Addresses of the pods a on node1 and b on node2, `a6` and `b6` by IPv6. Neighbours that are silent for six seconds are given up."""
     file = tmp_path_factory.mktemp("bgp") / "cluster.yaml"
-    file.write_text("nodes: 2\nnetwork: {mode: bgp, bgp: {holdTime: 6}}\n")
+    file.write_text("nodes: 2\nnetwork: {ipFamilies: [IPv4, IPv6], mode: bgp, bgp: {holdTime: 6}}\n")
     try:
         nsk8s("up", "-q", "-f", str(file))
         apply(*(pod(name, nodeName=node) for name, node in (("a", "node1"), ("b", "node2"))))
         until("the pods are ready", lambda: all(pods(f"app={name}") for name in "ab"))
         until("everybody knows everybody", lambda: all(learnt(n) == others(n) for n in NODES))
-        yield {name: get(f"pod/{name}")["status"]["podIP"] for name in "ab"}
+        addresses = {name: [i["ip"] for i in get(f"pod/{name}")["status"]["podIPs"]] for name in "ab"}
+        yield {**{name: ips[0] for name, ips in addresses.items()}, **{f"{name}6": ips[1] for name, ips in addresses.items()}}
     finally:
         nsk8s("down", "-q", ok=False)
 
 
 def learnt(node: str) -> dict[str, str]:
     """destination → gateway, of the routes that BIRD wrote."""
-    lines = netns(node, "ip", "-4", "route", "show", "proto", "bird").stdout.splitlines()
-    return {words[0]: words[2] for words in map(str.split, lines) if words[0][0].isdigit()}
+    lines = [x for family in ("-4", "-6") for x in netns(node, "ip", family, "route", "show", "proto", "bird").stdout.splitlines()]
+    return {words[0]: words[2] for words in map(str.split, lines) if words[1] == "via"}
 
 
 def others(node: str) -> dict[str, str]:
-    return {CIDRS[n]: ip for n, ip in NODES.items() if n != node}
+    return {cidrs[n]: ip for cidrs, ips in ((CIDRS, NODES), (CIDRS6, NODES6)) for n, ip in ips.items() if n != node}
 
 
 def sessions(node: str) -> dict[str, str]:
@@ -58,9 +62,11 @@ def bird(machine: str) -> int:
 
 def test_everybody_speaks_with_everybody(cluster: dict[str, str]) -> None:
     assert re.search(r"mesh_node2 +BGP .* Established", nsk8s("enter", "node1", "--", "birdc", "show", "protocols").stdout)
-    assert sessions("node1") == {"mesh_control_plane": "Established", "mesh_node2": "Established"}
-    assert netns("node1", "ip", "route", "show", "proto", "118").stdout == "", "BIRD's are the only ones"
-    assert "unreachable 10.244.1.0/24 metric 32" in netns("node1", "ip", "route", "show", "proto", "bird").stdout
+    names = [f"mesh{family}_{other}" for family in ("", "6") for other in ("control_plane", "node2")]
+    assert sessions("node1") == dict.fromkeys(names, "Established"), "one a neighbour and family"
+    for family, refused in (("-4", "unreachable 10.244.1.0/24 metric 32"), ("-6", "unreachable fd00:10:244:1::/64 dev lo metric 2048")):
+        assert netns("node1", "ip", family, "route", "show", "proto", "118").stdout == "", "BIRD's are the only ones"
+        assert refused in netns("node1", "ip", family, "route", "show", "proto", "bird").stdout
     assert "10.244.2.0/24        unicast [mesh_node2" in nsk8s("enter", "node1", "--", "birdc", "show", "route").stdout
     assert bird("router") == 0
     # The machine's own BIRD, if there is one, is another: this one is in its node's namespaces and files.
@@ -74,11 +80,11 @@ def test_everybody_speaks_with_everybody(cluster: dict[str, str]) -> None:
 def test_bird_is_killed(cluster: dict[str, str]) -> None:
     """Its routes stay, here in the kernel and at its neighbours, until the next one is there (RFC 4724)."""
     before = bird("node1")
-    pings = Pings("b", cluster["a"])
+    pings = Pings("b", cluster["a"]), Pings("b", cluster["a6"])
     kill(before)
     until("another one", lambda: bird("node1") not in (0, before), 10)
     until("it has its sessions", lambda: set(sessions("node1").values()) == {"Established"})
-    assert pings.lost() == 0
+    assert [p.lost() for p in pings] == [0, 0]
     assert learnt("node2") == others("node2")
     assert learnt("node1") == others("node1")
 
@@ -97,12 +103,14 @@ def test_a_node_loses_its_power_and_comes_back(cluster: dict[str, str], tmp_path
     until("the hold time is over", lambda: CIDRS["node2"] not in learnt("node1"))
     log = Path(f"/var/lib/nsk8s/{NAME}/logs/node1/node-network.log").read_text()
     assert "mesh_node2: Error: Hold timer expired" in log, "nobody has told"
-    assert learnt("node1") == {CIDRS["control-plane"]: NODES["control-plane"]}
+    rest = {CIDRS["control-plane"]: NODES["control-plane"], CIDRS6["control-plane"]: NODES6["control-plane"]}
+    until("it is over in the other family too", lambda: learnt("node1") == rest)
     capture = Capture(tmp_path, "node1", expression="tcp port 179")
     try:
         nsk8s("node", "start", "node2")
         until("it announces itself again", lambda: learnt("node1") == others("node1"))
-        until("both have announced their subnets", lambda: {CIDRS["node1"], CIDRS["node2"]} <= set(announced(tmp_path)))
+        told = {of[n] for of in (CIDRS, CIDRS6) for n in ("node1", "node2")}
+        until("both have announced their subnets", lambda: told <= set(announced(tmp_path)))
     finally:
         capture.stop()
     packets = "\n".join(capture.packets())
@@ -110,45 +118,49 @@ def test_a_node_loses_its_power_and_comes_back(cluster: dict[str, str], tmp_path
 
 
 def announced(folder: Path) -> list[str]:
-    """The prefixes of the updates in a capture, as tcpdump reads them."""
+    """The prefixes of the updates in a capture, as tcpdump reads them: IPv6's are in an attribute of RFC 4760."""
     read = ["tcpdump", "-nn", "-vv", "-r", str(folder / "c.pcap")]
     text = subprocess.run(read, capture_output=True, text=True, check=False).stdout
-    return re.findall(r"Updated routes:\n\s+(\S+)", text)
+    return re.findall(r"(?:Updated routes:|AFI: IPv6 \(2\).*\n\s+nexthop: .*)\n\s+(\S+)", text)
 
 
 def configure(**data: str) -> None:
     apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "node-network", "namespace": "kube-system"}, "data": data})
 
 
-def b_that_answers() -> str:
-    """Its address. After its node's boot the API may tell the old one for a while, as of a pod that is ready."""
-    ip = str(get("pod/b")["status"].get("podIP", ""))
-    return ip if ip and nsk8s("enter", "pod/a", "--", "ping", "-c", "1", "-W", "1", ip, ok=False).returncode == 0 else ""
+def b_that_answers() -> list[str]:
+    """Its addresses. After its node's boot the API may tell the old ones for a while, as of a pod that is ready."""
+    ips = [i["ip"] for i in get("pod/b")["status"].get("podIPs", [])]
+    ping = ("enter", "pod/a", "--", "ping", "-c", "1", "-W", "1")
+    return ips if ips and all(nsk8s(*ping, ip, ok=False).returncode == 0 for ip in ips) else []
 
 
 def test_the_router_reflects(cluster: dict[str, str]) -> None:
     """Switched from the mesh to the router: no packet is lost, nor when the reflector dies."""
-    ip = until("b answers again", b_that_answers)
-    pings = Pings("a", ip)
+    ip, ip6 = until("b answers again", b_that_answers)
+    pings = Pings("a", ip), Pings("a", ip6)
     configure(bgpTopology="reflector")
-    until("they speak with the router only", lambda: all(sessions(n) == {"reflector": "Established"} for n in NODES))
+    until("they speak with the router only", lambda: all(sessions(n) == REFLECTED for n in NODES))
     until("and know the same", lambda: all(learnt(n) == others(n) for n in NODES))
-    until("the routes that bridged it are gone", lambda: not netns("node1", "ip", "route", "show", "proto", "118").stdout)
-    assert pings.lost() == 0
+    for family in ("-4", "-6"):
+        bridged = ("ip", family, "route", "show", "proto", "118")
+        until("the routes that bridged it are gone", lambda words=bridged: not netns("node1", *words).stdout)
+    assert [p.lost() for p in pings] == [0, 0]
     assert bird("router")
     assert CIDRS["node1"] not in netns("router", "ip", "route").stdout, "it tells, and does not route"
     assert "Destination Net Unreachable" in nsk8s("enter", "client", "--", "ping", "-c", "1", ip, ok=False).stdout
-    pings, before = Pings("a", ip), bird("router")
+    pings, before = (Pings("a", ip), Pings("a", ip6)), bird("router")
     kill(before)
     until("another one", lambda: bird("router") not in (0, before), 10)
-    until("all have it again", lambda: all(sessions(n) == {"reflector": "Established"} for n in NODES))
-    assert pings.lost() == 0
+    until("all have it again", lambda: all(sessions(n) == REFLECTED for n in NODES))
+    assert [p.lost() for p in pings] == [0, 0]
 
 
 def test_away_from_bgp(cluster: dict[str, str]) -> None:
-    pings = Pings("a", get("pod/b")["status"]["podIP"])
+    pings = [Pings("a", ip) for ip in until("b answers", b_that_answers)]
     configure(mode="routes")
     until("no BIRD is left", lambda: not any(bird(m) for m in (*NODES, "router")))
-    until("nor its routes", lambda: not any(netns(n, "ip", "route", "show", "proto", "bird").stdout for n in NODES))
-    assert pings.lost() == 0
+    until("nor its routes", lambda: not any(map(learnt, NODES)))
+    assert [p.lost() for p in pings] == [0, 0]
     assert "10.244.2.0/24 via 192.168.56.12 dev eth0" in netns("node1", "ip", "route", "show", "proto", "118").stdout
+    assert netns("node1", "ip", "-6", "route", "show", "proto", "bird").stdout == ""

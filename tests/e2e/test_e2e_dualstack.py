@@ -191,7 +191,6 @@ def test_path_mtu_in_a_tunnel(addresses: dict[str, str]) -> None:
         "client", four, "-M", "do", "-s", "1472"
     )
     assert f"From {NODES6['node2']} icmp_seq=1 Packet too big: mtu=1430" in ping("client", six, "-M", "do", "-s", "1452")
-    nsk8s("delete", "pod", "new", "--wait=false")
 
 
 def test_a_router_that_knows_the_pods(addresses: dict[str, str]) -> None:
