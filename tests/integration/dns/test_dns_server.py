@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -460,9 +461,19 @@ async def test_a_corefile_says_what_is_answered_and_is_read_again(start: Start, 
         assert await answers("7.0.96.10.in-addr.arpa", "PTR") == [WEB + "."]
         assert await answers("9.9.9.10.in-addr.arpa", "PTR") == ["host.test."], "fallthrough"
         conf.write_text("nonsense")
-        await asyncio.sleep(0)
+        assert server.process.stderr is not None
+        async with asyncio.timeout(TIMEOUT_S):
+            while b"the configuration stays as it was" not in await server.process.stderr.readline():
+                continue
+        assert await answers(WEB) == ["10.96.0.7"]
         conf.write_text(COREFILE.format(port=port, upstream=upstream, pods="insecure"))
-        await server.until(pod, {"10.1.2.3"})
+        question = bytes(DNSRecord.question(pod).pack())
+        async with asyncio.timeout(TIMEOUT_S):
+            while True:  # it listens anew, and for a moment nobody does
+                with contextlib.suppress(ConnectionRefusedError, TimeoutError):
+                    if [str(rr.rdata) for rr in DNSRecord.parse(await server.raw(question, timeout_s=0.3)).rr] == ["10.1.2.3"]:
+                        break
+                await asyncio.sleep(0.01)
         assert await answers("www.corp.test") == ["192.0.2.80"]
     finally:
         transport.close()
