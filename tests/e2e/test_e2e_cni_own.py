@@ -149,9 +149,9 @@ def test_a_plugin_that_breaks_leaves_the_pod_pending_until_it_is_repaired(folder
         message = until("an Event with the plugin's words", told)[0]
         assert message.startswith("Failed to create pod sandbox: rpc error: code = Unknown desc = failed to setup network for sandbox")
         assert 'plugin type="note" failed (add)' in message
-        status = get("pods", kind)["status"]
-        assert status["phase"] == "Pending"
-        assert status["containerStatuses"][0]["state"] == {"waiting": {"reason": "ContainerCreating"}}
+        waits = [{"waiting": {"reason": "ContainerCreating"}}]
+        until("its state", lambda: [c["state"] for c in get("pods", kind)["status"].get("containerStatuses", [])] == waits)
+        assert get("pods", kind)["status"]["phase"] == "Pending"
     finally:
         install(folder, "note", NOTE)
     running(kind)
