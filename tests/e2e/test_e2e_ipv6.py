@@ -1,8 +1,9 @@
-"""A cluster that has IPv6 and nothing else: it comes up, and its Services are reached by name and by node port."""
+"""A cluster that has IPv6 and nothing else: it comes up, its Services are reached by name and by node port, in every routing mode."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,3 +64,26 @@ def test_nothing_is_ipv4(cluster: None) -> None:
     assert cidr == "fd00:10:244:1::/64"
     healthz = ("curl", "-g", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "3", f"http://[{NODE1}]:10256/healthz")
     assert netns("client", *healthz).stdout == "200"
+
+
+def test_every_routing_mode(cluster: None) -> None:
+    """Between the control plane and a pod on node1, by the mode's own way; the pod sees the address that this way gives."""
+    target = pods()[0]["status"]["podIP"]
+    via_node, via_router, own = "via fd00:192:168:56::11 dev eth0", "via fd00:192:168:56::1 dev eth0", "fd00:192:168:56::10"
+    route = ("ip", "-6", "route", "get", target)
+    birdc = ("enter", "control-plane", "--", "birdc", "show", "protocols")
+    for mode, topology, way, seen in (
+        ("routes", "mesh", f"{via_node} proto 118", own),
+        ("vxlan", "mesh", "via fd00:10:244:1:: dev flannel-v6.1 proto 118", "fd00:10:244::"),
+        ("bgp", "mesh", f"{via_node} proto bird", own),
+        ("bgp", "reflector", f"{via_node} proto bird", own),
+        ("router", "reflector", f"{via_router} src", own),
+    ):
+        apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "node-network", "namespace": "kube-system"},
+               "data": {"mode": mode, "bgpTopology": topology}})  # fmt: skip
+        until(f"{mode}'s way", lambda way=way: way in netns("control-plane", *route).stdout)
+        if mode == "bgp":
+            speaks = re.compile(rf"^{'mesh6_node1' if topology == 'mesh' else 'reflector6'} .*Established", re.MULTILINE)
+            until(f"a session in the {topology}", lambda speaks=speaks: speaks.search(nsk8s(*birdc, ok=False).stdout))
+        answer = ask(("node/control-plane",), f"http://[{target}]:8080/")
+        assert answer["client"].startswith(f"[{seen}]:"), (mode, topology)

@@ -32,6 +32,7 @@ NODES = [
     node("odd", ["192.168.56.14"], ["nonsense"]),
     node("six-only", ["192.168.56.15"], ["fd00:244:0:5::/64"]),
 ]
+ONLY6 = [node("node1", ["fd00:56::b"], ["fd00:244:0:1::/64"]), node("control-plane", ["fd00:56::a"], ["fd00:244::/64"])]
 PODS = ["10.244.0.0/16", "fd00:244::/48"]
 CONFIGURATIONS = {
     "bird_mesh.conf": bird.for_node("node1", NODES, Bgp(), uplink="eth0", pods=PODS),
@@ -39,6 +40,11 @@ CONFIGURATIONS = {
         "far", NODES, Bgp("reflector", 65001, 9), uplink="eth0", pods=PODS, gateways=["192.168.57.1", "fe80::1"]
     ),
     "bird_reflector.conf": bird.for_reflector({4: "192.168.56.1"}, NODES, Bgp("reflector", 65001, 9), pods=PODS),
+    "bird_ipv6_mesh.conf": bird.for_node("node1", ONLY6, Bgp(), uplink="eth0", pods=PODS[1:]),
+    "bird_ipv6_client.conf": bird.for_node(
+        "node1", ONLY6, Bgp("reflector"), uplink="eth0", pods=PODS[1:], gateways=["fd00:56::1"]
+    ),
+    "bird_ipv6_reflector.conf": bird.for_reflector({6: "fd00:56::1"}, ONLY6, Bgp("reflector"), pods=PODS[1:]),
 }
 
 
