@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from ipaddress import ip_address, ip_network
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, NamedTuple
 
 from e2e_cluster import get, netns
@@ -71,19 +71,19 @@ class Exchange(NamedTuple):
     family: int
 
 
-def places(families: Iterable[int]) -> dict[int, dict[str, str]]:
+def places(families: Sequence[int]) -> dict[int, dict[str, str]]:
     """The cluster's addresses: family → name → address."""
     found: dict[int, dict[str, str]] = {f: {"client": CLIENT[f], "router": ROUTER[f]} for f in families}
     for node in get("nodes")["items"]:
         name = node["metadata"]["name"]
         for held in (a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP"):
-            found[family_of(held)][name] = held
+            found.setdefault(family_of(held), {})[name] = held
         for cidr in map(ip_network, node["spec"]["podCIDRs"]):
             found[cidr.version] |= {f"{name}'s tunnel": str(cidr[0]), f"{name}'s bridge": str(cidr[1])}
     for name in PODS:
         for held in (i["ip"] for i in get(f"pod/{name}")["status"]["podIPs"]):
             found[family_of(held)][name] = held
-    return found
+    return {f: found[f] for f in families}
 
 
 def wanted(mode: str, families: Iterable[int], *, exposed: bool) -> dict[Exchange, Seen | str]:
@@ -178,16 +178,28 @@ def settled(mode: str, addresses: Mapping[int, Mapping[str, str]], *, exposed: b
 
 def ways_wanted(machine: str, mode: str, addresses: Mapping[int, Mapping[str, str]], *, exposed: bool) -> dict[str, tuple[str, ...]]:
     """What `ways` finds once a mode is in force."""
-    is_node = machine != "router"
-    if not (mode != "router" if is_node else mode == "router" or exposed):
-        return {}
     found = {}
     for family, known in addresses.items():
+        first = _rack(known["control-plane"], family)
+        racks = {_rack(known[m], family) for m in MACHINES}
         for other in (m for m in MACHINES if m != machine):
             inside = known[f"{other}'s tunnel"]
-            through = (inside, TUNNEL[family]) if mode == "vxlan" and is_node else (known[other], "eth0")
-            found[f"{inside}/{PREFIX[family]}"] = (*through, "bird" if mode == "bgp" and is_node else "118")
+            if machine == "router":
+                is_known = mode == "router" or exposed or (mode != "vxlan" and len(racks) > 1)
+                way = (known[other], "eth0" if ip_address(known[other]) in first else "eth2", "118")
+            elif mode == "vxlan":
+                is_known, way = True, (inside, TUNNEL[family], "118")
+            else:
+                rack = _rack(known[machine], family)
+                gateway = known[other] if ip_address(known[other]) in rack else str(rack[1])
+                is_known, way = mode != "router", (gateway, "eth0", "bird" if mode == "bgp" else "118")
+            if is_known:
+                found[f"{inside}/{PREFIX[family]}"] = way
     return found
+
+
+def _rack(address: str, family: int) -> IPv4Network | IPv6Network:
+    return ip_network((address, PREFIX[family]), strict=False)
 
 
 def ways(machine: str) -> dict[str, tuple[str, ...]]:
