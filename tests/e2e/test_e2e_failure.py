@@ -79,7 +79,7 @@ def pod_pids() -> dict[str, set[int]]:
 
 
 def ready(node: str) -> str:
-    conditions = {c["type"]: c["status"] for c in get(f"node/{node}")["status"]["conditions"]}
+    conditions = {c["type"]: c["status"] for c in get(f"node/{node}")["status"].get("conditions", [])}
     return conditions["Ready"]
 
 
@@ -278,7 +278,7 @@ def test_the_workers_go_on_without_a_control_plane_that_is_cut_off(cluster: None
 
 def dns_pod() -> dict[str, Any] | None:
     found = [p for p in get("pods", "-n", "kube-system", "-l", "k8s-app=kube-dns")["items"] if "deletionTimestamp" not in p["metadata"]]
-    ready_ones = [p for p in found if any(c["type"] == "Ready" and c["status"] == "True" for c in p["status"]["conditions"])]
+    ready_ones = [p for p in found if any(c["type"] == "Ready" and c["status"] == "True" for c in p["status"].get("conditions", []))]
     return ready_ones[0] if ready_ones else None
 
 

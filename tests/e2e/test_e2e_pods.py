@@ -42,7 +42,7 @@ def wait_ready(*names: str) -> None:
     for name in names:
         until(
             f"{name} is ready",
-            lambda name=name: any(c["type"] == "Ready" and c["status"] == "True" for c in get(f"pod/{name}")["status"]["conditions"]),
+            lambda name=name: any(c["type"] == "Ready" and c["status"] == "True" for c in get(f"pod/{name}")["status"].get("conditions", [])),
         )
 
 
