@@ -52,13 +52,15 @@ class NodeFacts:
     ips: tuple[str, ...] = ()
     pod_cidrs: tuple[str, ...] = ()
     eligible: bool = True
+    bound_ipv6: bool = False
+    """Whether kube-proxy's bind address is IPv6's."""
 
     @classmethod
     def of(cls, node: Object | None, bind_address: str = "0.0.0.0") -> NodeFacts:
         """`bind_address`: kube-proxy's; one that is not unspecified is the node's address, whatever the node says."""
-        bound = () if ip_address(bind_address).is_unspecified else (bind_address,)
+        bound, bound_ipv6 = () if ip_address(bind_address).is_unspecified else (bind_address,), ":" in bind_address
         if node is None:
-            return cls(ips=bound)
+            return cls(ips=bound, bound_ipv6=bound_ipv6)
         spec, status = node.get("spec") or {}, node.get("status") or {}
         # The first address of each family counts, InternalIP before ExternalIP.
         ordered = sorted(status.get("addresses") or [], key=lambda a: a.get("type") != "InternalIP")
@@ -66,14 +68,14 @@ class NodeFacts:
         tainted = any(t.get("key") == DELETION_TAINT for t in spec.get("taints") or [])
         cidrs = spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else [])
         eligible = not tainted and not meta.is_deleting(node)
-        return cls(meta.labels(node).get(ZONE_LABEL, ""), (*bound, *ips), tuple(cidrs), eligible)
+        return cls(meta.labels(node).get(ZONE_LABEL, ""), (*bound, *ips), tuple(cidrs), eligible, bound_ipv6)
 
     def ip(self, ipv6: bool) -> str:
         return next((i for i in self.ips if (":" in i) == ipv6), "")
 
     def has(self, ipv6: bool) -> bool:
-        """Whether the node has an address of the family; one that says nothing has IPv4."""
-        return bool(self.ip(ipv6)) if self.ips else not ipv6
+        """Whether the node has an address of the family; one that says nothing (yet) has the bind address'."""
+        return bool(self.ip(ipv6)) if self.ips else ipv6 == self.bound_ipv6
 
 
 def detector(config: Config, facts: NodeFacts, ipv6: bool) -> LocalDetector:

@@ -225,6 +225,8 @@ def test_an_ipv6_bind_address() -> None:
     own = config.from_document({**DOCUMENT, "bindAddress": "fd00::7", "healthzBindAddress": "0.0.0.0:10256"})
     assert own.healthz_bind_address == "0.0.0.0:10256", "what is said stays"
     assert NodeFacts.of(None, own.bind_address).ip(True) == "fd00::7"
+    for node in (None, {"metadata": {"name": "n"}}):  # not there yet, or without addresses
+        assert [NodeFacts.of(node, bind).has(v6) for bind in ("0.0.0.0", "::") for v6 in (False, True)] == [True, False, False, True]
 
 
 def test_node_port_addresses_setting() -> None:
