@@ -268,15 +268,17 @@ async def _end_with(stop: asyncio.Event, end: asyncio.Event) -> None:
     end.set()
 
 
-async def _end_with_change(path: str, settings: Settings, end: asyncio.Event) -> None:
-    """Set `end` when the Corefile says something else; one that is wrong is told of once, and what was before goes on."""
+async def _end_with_change(path: str, said: list[Settings], end: asyncio.Event) -> None:
+    """Set `end` when the Corefile says something else than the last of `said`, and add that; one that is wrong is told of once,
+    and what was before goes on."""
     told = ""
     while not end.is_set():
         await asyncio.sleep(RELOAD_S)
         try:
-            text = read_conf(path)
-            if corefile.parse(text, path) != settings:
+            found = corefile.parse(read_conf(path), path)
+            if found != said[-1]:
                 log.info("%s has changed", path)
+                said.append(found)
                 end.set()
         except Nsk8sError as e:
             if e.message != told:
@@ -301,12 +303,12 @@ def main(argv: list[str]) -> int:
             asyncio.get_running_loop().add_signal_handler(signum, stop.set)
         # The runtime starts us with these blocked: process 1 of a container loses what comes before there is a handler.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+        said = [settings_of(options)]
         while not stop.is_set():
-            settings = settings_of(options)
-            end = asyncio.Event()
+            settings, end = said[-1], asyncio.Event()
             watching = [asyncio.ensure_future(_end_with(stop, end))]
             if settings.reload:
-                watching.append(asyncio.ensure_future(_end_with_change(options.conf, settings, end)))
+                watching.append(asyncio.ensure_future(_end_with_change(options.conf, said, end)))
             try:
                 await serve(options, settings, end, stop)
             finally:
