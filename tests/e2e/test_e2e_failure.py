@@ -6,6 +6,7 @@ One cluster with short grace times (see TIMING); nothing here asserts how long s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -210,7 +211,23 @@ def staying(node: str) -> set[str]:
     return {p["metadata"]["name"] for p in found if not p["metadata"].get("deletionTimestamp")}
 
 
+def until_nothing_ends() -> None:
+    """What earlier tests deleted is gone, and its processes with it: without a grace period they live longer than the pod."""
+
+    def settled() -> bool:
+        items = get("pods", "-A")["items"]
+        uids = [p["metadata"]["uid"] for p in items]
+        groups = []
+        for pid in set().union(*pod_pids().values()):
+            with contextlib.suppress(OSError):
+                groups.append(Path(f"/proc/{pid}/cgroup").read_text())
+        return not any(p["metadata"].get("deletionTimestamp") for p in items) and all(any(u in g for u in uids) for g in groups)
+
+    until("nothing is ending", settled)
+
+
 def test_a_node_whose_cable_is_cut_keeps_its_pods(cluster: None) -> None:
+    until_nothing_ends()
     patient = [{"key": f"node.kubernetes.io/{k}", "operator": "Exists"} for k in ("unreachable", "not-ready")]
     apply(pod("patient", nodeName="node2", tolerations=patient))
     until("it is ready", lambda: len(pods("app=patient")) == 1)
@@ -255,7 +272,7 @@ def test_a_node_whose_cable_is_cut_keeps_its_pods(cluster: None) -> None:
 def test_the_workers_go_on_without_a_control_plane_that_is_cut_off(cluster: None) -> None:
     """It sees three of four nodes fall silent at once, and rather distrusts itself than evict. (Not at once to the second:
     the first of them may be given up, as upstream would, before the others are missed.)"""
-    until("nothing is ending", lambda: all(not p["metadata"].get("deletionTimestamp") for p in get("pods", "-A")["items"]))
+    until_nothing_ends()
     pids = pod_pids()
     with Load(next(p["metadata"]["name"] for p in pods()), vip()) as load:
         try:
