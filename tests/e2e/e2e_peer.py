@@ -90,11 +90,15 @@ class Server:
                 if said[0] == self.family.request:
                     self.pinged[said[8:]] = peer[0]
 
+    def from_same(self, level: int, kind: int, info: bytes) -> tuple[int, int, bytes]:
+        """So that an answer comes from the address that was asked, by whatever interface leads back."""
+        return level, kind, bytes(4) + info[4:] if self.family.header else info[:16] + bytes(4)
+
     def handle(self, ready: socket.socket) -> None:
         self.hear_pings()
         if ready is self.udp:
             _, ancillary, _, peer = self.udp.recvmsg(2048, 256)
-            self.udp.sendmsg([text(peer).encode()], ancillary, 0, peer)  # from the address that was asked
+            self.udp.sendmsg([text(peer).encode()], [self.from_same(*ancillary[0])], 0, peer)
         elif ready is self.tcp:
             connection, peer = self.tcp.accept()
             with connection:

@@ -149,9 +149,11 @@ def redirects() -> list[str]:
 
 def test_a_tunnel_for_each_family(addresses: dict[str, str], tmp_path: Path) -> None:
     pings = Pings("a1", addresses["b"])
+    switch("vxlan", "")
+    check("vxlan", exposed=False)
+    assert pings.lost() == 0
     switch("vxlan")
     check("vxlan", exposed=True)
-    assert pings.lost() == 0
     held = get("node/node2")["metadata"]["annotations"]
     assert held["flannel.alpha.coreos.com/public-ipv6"] == NODES6["node2"]
     capture = Capture(tmp_path, "node1", expression="ip6 and udp port 8472")
