@@ -193,6 +193,8 @@ def node(paths: Paths, config: ClusterConfig, state: NodeState) -> list[Spec]:
             f"--node-cidr={','.join(config.node_cidrs)}",
             f"--service-cidr={','.join(config.service_cidrs)}",
             *_network(config),
+            "--bird-dir=/run/bird",  # where birdc looks
+            "--bird-conf=/etc/bird/bird.conf",
             *([f"--mtu={config.network.mtu}"] if config.network.mtu else []),
             *([f"--cni-conf-template-dir={CNI_TEMPLATES}"] if config.cni.conf else []),
         ],

@@ -40,8 +40,7 @@ log = logging.getLogger("node-network")
 RESYNC_S = 30.0
 """How often routes and masquerade are looked after when nothing happens: someone may have flushed them."""
 CONDITION = "NetworkUnavailable"
-BIRD_CONF, BIRD_RUN = Path("/etc/bird/bird.conf"), Path("/run/bird")
-"""The node's own, where birdc looks."""
+BIRD_RUN = Path("/run/node-network-bird")
 _KEY = "network"
 
 
@@ -51,6 +50,7 @@ class Agent:
     def __init__(
         self, node: str, cluster_cidrs: Sequence[str], inside_cidrs: Sequence[str], *,
         cni: CniFiles, kubeconfig_path: str, variant: str = "auto", settings: Settings = DEFAULT,
+        bird_run: Path = BIRD_RUN, bird_conf: Path | None = None,
     ) -> None:  # fmt: skip
         self._node = node
         self._cluster_cidrs = cluster_cidrs
@@ -61,6 +61,7 @@ class Agent:
         self._tables: list[Iptables] = []
         self._masquerade_due = 0.0
         self._started_with = settings
+        self._bird_run, self._bird_conf = bird_run, bird_conf or bird_run / "bird.conf"
         self._settings: Settings | None = None
         """What is in force; None until the API has been asked."""
         self._changed_at = self._speaks_from = -math.inf
@@ -86,7 +87,7 @@ class Agent:
             controller = Controller("node-network", self._reconcile, workers=1)
             controller.watch(self._nodes, lambda _: [_KEY])
             self._config = PodNetworkConfig(client, self._started_with, lambda: controller.queue.add(_KEY))
-            self._bird = BirdKeeper(BIRD_CONF, BIRD_RUN, lambda: controller.queue.add(_KEY))
+            self._bird = BirdKeeper(self._bird_conf, self._bird_run, lambda: controller.queue.add(_KEY))
             # The masquerade needs no API: pods that are there already go on when the API server is down.
             await self._ensure_masquerade()
             await until(stop, self._nodes.run(), self._config.run(), self._start(controller))

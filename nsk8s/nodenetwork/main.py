@@ -42,13 +42,16 @@ def _expose(context: click.Context, parameter: click.Parameter, value: str) -> f
 @click.option("--mode", type=click.Choice(podnet.MODES), default="routes", show_default=True, help="How pods are reached.")
 @click.option("--expose", default="", callback=_expose, metavar="pods,services", help="What the router leads here from outside.")
 @bgp_options
+@click.option("--bird-dir", default="/run/node-network-bird", show_default=True, metavar="DIR",
+              help="Where mode bgp's BIRD has its files.")
+@click.option("--bird-conf", default="", metavar="FILE", help="BIRD's configuration, written over (default: DIR/bird.conf).")
 @click.option("--mtu", type=click.IntRange(0, 65535), default=0, show_default=True, help="Pods' MTU at most; 0: the way's.")
 @click.option("--iptables", "variant", type=click.Choice(VARIANTS), default="auto", show_default=True, help="Which iptables.")
 @click.option("-v", "--v", "verbosity", type=int, default=2, show_default=True, help="Log level; 4 and above for debugging.")
 def _command(
     kubeconfig: str, node_name: str, cluster_cidr: tuple[str, ...], node_cidr: tuple[str, ...], service_cidr: tuple[str, ...],
     cni_conf_dir: str, cni_conf_template_dir: str, mtu: int, mode: str, expose: frozenset[str], bgp: Bgp,
-    variant: str, verbosity: int,
+    bird_dir: str, bird_conf: str, variant: str, verbosity: int,
 ) -> int:  # fmt: skip
     """Keep this node's CNI configuration, its routes to other nodes' pods, and the masquerade of what leaves the cluster.
 
@@ -69,6 +72,7 @@ def _command(
         await Agent(
             *agent_arguments, cni=own, kubeconfig_path=kubeconfig, variant=variant,
             settings=podnet.Settings(mode, expose, bgp),
+            bird_run=Path(bird_dir), bird_conf=Path(bird_conf) if bird_conf else None,
         ).serve(stop)
 
     return run(serve)
