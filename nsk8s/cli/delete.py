@@ -44,7 +44,8 @@ class Chosen(NamedTuple):
 @click.option("--now", is_flag=True, help="The same as --grace-period 1.")
 @click.option("--force", is_flag=True, help="With a grace period of 0: remove at once, without waiting for the node.")
 @click.option("--ignore-not-found", is_flag=True, help="Missing objects are no error.")
-@click.option("--wait/--no-wait", default=True, help="Wait until the objects are gone.")
+@click.option("--wait", type=bool, is_flag=False, flag_value="true", default=True, show_default=True, metavar="BOOL",
+              help="Wait until the objects are gone: --wait=false does not.")
 @click.option("--timeout", default=120.0, show_default=True, type=click.FloatRange(0), help="Seconds to wait.")
 @cluster_option
 def delete(

@@ -289,6 +289,9 @@ def test_scale_and_delete(cluster: None) -> None:
     assert run("delete", "pod", "gone", "--ignore-not-found")[0] == 0
     assert run("delete", "pods", "-l", "app=none") == (0, "No resources found\n", "")
     assert run("delete", "pods")[0] == 1
+    nsk8s("apply", "-f", "-", text=(EXAMPLES / "debug-pod.yaml").read_text().replace("name: debug", "name: going"))
+    assert run("delete", "pod/going", "--wait=false") == (0, 'pod "going" deleted\n', "")
+    until("it is gone", lambda: run("get", "pod/going")[0] == 1)
 
 
 @pytest.mark.skipif(shutil.which("tcpdump") is None, reason="no tcpdump on PATH")
