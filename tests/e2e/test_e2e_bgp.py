@@ -98,6 +98,7 @@ def test_its_keeper_is_killed(cluster: dict[str, str]) -> None:
     assert set(sessions("node1").values()) == {"Established"}
 
 
+@pytest.mark.slow
 def test_a_node_loses_its_power_and_comes_back(cluster: dict[str, str], tmp_path: Path) -> None:
     nsk8s("node", "stop", "node2")
     until("the hold time is over", lambda: CIDRS["node2"] not in learnt("node1"))

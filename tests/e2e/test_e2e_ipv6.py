@@ -66,6 +66,7 @@ def test_nothing_is_ipv4(cluster: None) -> None:
     assert netns("client", *healthz).stdout == "200"
 
 
+@pytest.mark.slow
 def test_every_routing_mode(cluster: None) -> None:
     """Between the control plane and a pod on node1, by the mode's own way; the pod sees the address that this way gives."""
     target = pods()[0]["status"]["podIP"]

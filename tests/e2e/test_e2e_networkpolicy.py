@@ -122,6 +122,7 @@ def test_pods_are_selected_by_label_also_through_a_service(cluster: dict[str, st
     until("and no longer", lambda: not reach(cluster, "far"), 3)
 
 
+@pytest.mark.slow
 def test_namespaces_are_selected_by_label(cluster: dict[str, str]) -> None:
     apply(to_server(**{"from": [{"namespaceSelector": {"matchLabels": {"team": "a"}}}]}))
     time.sleep(1)
@@ -141,6 +142,7 @@ def test_addresses_outside_are_selected_by_block(cluster: dict[str, str]) -> Non
     expect(cluster, "outside", "own node")
 
 
+@pytest.mark.slow
 def test_egress_to_dns_only(cluster: dict[str, str]) -> None:
     dns = {"to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
                    "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}],

@@ -148,6 +148,7 @@ print(json.dumps([errors, sorted(servers)]))
 """
 
 
+@pytest.mark.slow
 def test_a_rolling_update_of_echo_loses_no_connection(cluster: None) -> None:
     """Its pods go on answering until nobody comes any more (docs/pods.md), so no preStop hook is needed."""
     hello = (Path(__file__).parents[2] / "examples" / "hello.yaml").read_text()

@@ -151,6 +151,7 @@ def test_pods_of_a_deleted_node_are_collected_and_its_subnet_is_used_again(impat
     cluster.eventually(lambda: cluster.get("node", "node4")["spec"].get("podCIDRs") == ["10.244.4.0/24", "fd00:10:244:3::/64"])
 
 
+@pytest.mark.slow
 def test_an_api_server_that_was_away_costs_no_node_its_name(impatient: Cluster) -> None:
     """While nobody could be heard, silence proves nothing: no node is marked when the API server is back."""
     cluster = impatient
