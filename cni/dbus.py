@@ -90,7 +90,7 @@ class Bus:
         self._serial += 1
         self._send(encode_call(self._serial, destination, path, interface, member, args))
         while True:
-            kind, fields, values = self._message()
+            kind, _, fields, values = self._message()
             if fields.get(_REPLY_SERIAL) != self._serial:
                 continue  # a signal
             if kind == _ERROR:
@@ -127,10 +127,11 @@ class Bus:
             raise NoBus("the system bus closed the connection")
         self._buffer += data
 
-    def _message(self) -> tuple[int, dict[int, Any], list[Any]]:
+    def _message(self) -> tuple[int, int, dict[int, Any], list[Any]]:
+        """(type, serial number, header fields, values) of the next message."""
         head = self._read(16)
         order = "<" if head[:1] == b"l" else ">"
-        body_size, _, fields_size = struct.unpack(f"{order}III", head[4:])
+        body_size, serial, fields_size = struct.unpack(f"{order}III", head[4:])
         if fields_size + body_size > _MAX_MESSAGE:
             raise NoBus("the system bus speaks no D-Bus")
         raw = _Values(order, head + self._read((fields_size + 7) // 8 * 8), 16)
@@ -141,7 +142,7 @@ class Bus:
             raw.at += 1
             fields[code] = raw.value(raw.signature())
         body = _Values(order, self._read(body_size), 0)
-        return head[1], fields, body.all(str(fields.get(_SIGNATURE, "")))
+        return head[1], serial, fields, body.all(str(fields.get(_SIGNATURE, "")))
 
 
 class _Values:

@@ -50,7 +50,7 @@ class Firewalld(threading.Thread):
         body += bytes(-len(body) % 4) + struct.pack("<I", 4)
         head = head[: len(head) - struct.unpack_from("<I", head, 4)[0]].replace(b"\x02ss\0", b"\x02su\0")
         self.bus._socket.sendall(head[:4] + struct.pack("<I", len(body)) + head[8:] + body)
-        while self.bus._message()[1].get(dbus._REPLY_SERIAL) != 2:
+        while self.bus._message()[2].get(dbus._REPLY_SERIAL) != 2:
             continue
 
     def run(self) -> None:
@@ -77,17 +77,8 @@ class Firewalld(threading.Thread):
                 self.reply(serial, sender, number, b"s", dbus._string(zone))
 
     def message(self) -> tuple[str, int, str, list[Any]] | None:
-        head = self.bus._read(16)
-        size, number, fields_size = struct.unpack("<III", head[4:])
-        raw = dbus._Values("<", head + self.bus._read((fields_size + 7) // 8 * 8), 16)
-        fields: dict[int, Any] = {}
-        while raw.at < 16 + fields_size:
-            raw.align(8)
-            code = raw.data[raw.at]
-            raw.at += 1
-            fields[code] = raw.value(raw.signature())
-        values = dbus._Values("<", self.bus._read(size), 0).all(fields.get(dbus._SIGNATURE, ""))
-        return (fields[7], number, fields[dbus._MEMBER], values) if head[1] == dbus._CALL else None
+        kind, number, fields, values = self.bus._message()
+        return (fields[7], number, fields[dbus._MEMBER], values) if kind == dbus._CALL else None
 
     def reply(self, serial: int, to: str, number: int, signature: bytes, body: bytes, *, error: bool = False) -> None:
         fields = bytes((dbus._REPLY_SERIAL, 1)) + b"u\0" + struct.pack("<I", number)
