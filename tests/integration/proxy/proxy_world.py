@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import json
 import os
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,22 @@ class World:
         self.tag = "px" + uuid.uuid4().hex[:6]
         self.names = {n: f"{self.tag}-{n}" for n in ("wire", "node", "node2", "outside", "a", "b", "r")}
         self.processes: list[subprocess.Popen[str]] = []
+
+    @classmethod
+    @contextlib.contextmanager
+    def answering(cls, pods: str) -> Iterator[World]:
+        """A world in which each of `pods` (a letter each) answers with its name on port 8080."""
+        with cls() as world:
+            for pod in pods:
+                world.answerer(pod, pod, 8080)
+            yield world
+
+    @contextlib.contextmanager
+    def api(self) -> Iterator[FakeApi]:
+        """An API server on node that knows node, as node1."""
+        with FakeApi(self.names["node"]) as api:
+            api.put(node("node1", self.NODE, "10.244.1.0/24"))
+            yield api
 
     def sh(self, where: str, command: str, check: bool = True) -> str:
         """A shell command inside a namespace."""

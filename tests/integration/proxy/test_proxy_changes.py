@@ -30,8 +30,7 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 def api(world: World) -> Iterator[FakeApi]:
-    with FakeApi(world.names["node"]) as api:
-        api.put(node("node1", world.NODE, "10.244.1.0/24"))
+    with world.api() as api:
         yield api
 
 

@@ -30,9 +30,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with World() as world:
-        for pod in "abr":
-            world.answerer(pod, pod, 8080)
+    with World.answering("abr") as world:
         yield world
 
 

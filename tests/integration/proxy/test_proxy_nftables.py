@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from proxy_table import CASES, node_object, objects, six, slice_of
-from proxy_world import FakeApi, World, endpoint_slice, eventually, node, service
+from proxy_world import FakeApi, World, endpoint_slice, eventually, service
 
 from nsk8s.net import chainset
 
@@ -22,16 +22,13 @@ BOTH = "10.244.0.0/16,fd00:10:244::/48"
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    with World() as world:
-        for pod in "ab":
-            world.answerer(pod, pod, 8080)
+    with World.answering("ab") as world:
         yield world
 
 
 @pytest.fixture
 def api(world: World) -> Iterator[FakeApi]:
-    with FakeApi(world.names["node"]) as api:
-        api.put(node("node1", world.NODE, "10.244.1.0/24"))
+    with world.api() as api:
         yield api
 
 

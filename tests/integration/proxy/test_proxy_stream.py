@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from proxy_world import FakeApi, World, endpoint_slice, eventually, node, service
+from proxy_world import FakeApi, World, endpoint_slice, eventually, service
 
 pytestmark = pytest.mark.root
 
@@ -22,16 +22,13 @@ MODES = {"nftables": ("--proxy-mode", "nftables"), "iptables": ()}
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    with World() as world:
-        for pod in "ab":
-            world.answerer(pod, pod, 8080)
+    with World.answering("ab") as world:
         yield world
 
 
 @pytest.fixture
 def api(world: World) -> Iterator[FakeApi]:
-    with FakeApi(world.names["node"]) as api:
-        api.put(node("node1", world.NODE, "10.244.1.0/24"))
+    with world.api() as api:
         yield api
 
 

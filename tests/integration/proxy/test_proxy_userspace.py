@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from proxy_table import six
-from proxy_world import FakeApi, World, endpoint_slice, eventually, node, service
+from proxy_world import FakeApi, World, endpoint_slice, eventually, service
 
 from nsk8s.kernel import rtnl
 
@@ -24,16 +24,13 @@ GATEWAY = "10.244.1.1"
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with World() as world:
-        for pod in "ab":
-            world.answerer(pod, pod, 8080)
+    with World.answering("ab") as world:
         yield world
 
 
 @pytest.fixture
 def api(world: World) -> Iterator[FakeApi]:
-    with FakeApi(world.names["node"]) as api:
-        api.put(node("node1", world.NODE, "10.244.1.0/24"))
+    with world.api() as api:
         yield api
         for process in [p for p in world.processes if "nsk8s.proxy.main" in str(p.args)]:
             world.stop(process)
