@@ -143,6 +143,7 @@ CASES = (
          ("b", "cluster:80", "a"), ("b", "cluster:443", "a"), ("b", "cluster:53", "a"), ("b", "cluster:53/udp", "a"),
          ("b", "cluster:53/sctp", ("a", "a", "PASS")), ("outside", "node", "a masq"), ("outside", "node/udp", "a masq"),
          ("b", "cluster:443/udp", ("PASS", "REJECT")), ("b", "cluster:444", ("PASS", "REJECT")),
+         ("outside", "node/sctp", ("a masq", "a masq", "PASS")),
          ports=(("http", 80, "TCP", TARGET_PORT), ("https", 443, "TCP", SECOND_TARGET_PORT), ("dns-tcp", 53, "TCP", TARGET_PORT),
                 ("dns", 53, "UDP", TARGET_PORT), ("dns-sctp", 53, "SCTP", TARGET_PORT))),
     case("udp", LB, [A, R],
@@ -172,6 +173,35 @@ CASES = (
     case("zone-hints-elsewhere", {}, [ep("b", zones=("west",)), ep("r", zones=("north",))], ("a", "cluster", "b|r")),
     case("zone-hints-local", NP | ET_LOCAL, [ep("a", zones=("west",)), ep("r", zones=(ZONE,))],
          ("outside", "node", ("a", "a", "a masq|r masq")), *(("b", d, ("r", "r", "a masq|r masq")) for d in ("node", "cluster"))),
+    case("sctp", LB | {"external": True}, [A, R],
+         ("b", "cluster/sctp", "a|r"), ("a", "cluster/sctp", "a masq|r"), ("r", "cluster/sctp", "a|r masq"),
+         *((s, d, "a masq|r masq") for s, d in (
+             ("node", "cluster/sctp"), ("outside", "cluster/sctp"), ("b", "node/sctp"), ("node", "node/sctp"), ("a", "node/sctp"),
+             ("outside", "node/sctp"), ("node2", "node/sctp"), ("client", "node/sctp"), ("b", "vip/sctp"), ("node", "vip/sctp"),
+             ("outside", "vip/sctp"), ("client", "vip/sctp"), ("b", "external/sctp"), ("outside", "external/sctp"))),
+         ("node", "localhost/sctp", ("a masq|r masq", "PASS")), ("b", "cluster:81/sctp", ("PASS", "REJECT")),
+         ports=(("t", 80, "TCP", TARGET_PORT), ("u", 80, "UDP", TARGET_PORT), ("s", 80, "SCTP", TARGET_PORT))),
+    case("sctp-local", LB | ET_LOCAL | {"external": True}, [A],
+         *((s, d, "a") for s in ("outside", "client") for d in ("node/sctp", "vip/sctp", "external/sctp")),
+         ("b", "vip/sctp", "a"), ("a", "node/sctp", "a masq"), ("node", "vip/sctp", "a masq"),
+         ports=(("", 80, "SCTP", TARGET_PORT),)),
+    case("sctp-away", LB | ET_LOCAL | IN_LOCAL, [R],
+         *((s, d, "DROP") for s in ("outside", "node2") for d in ("node/sctp", "vip/sctp")), ("b", "cluster/sctp", "DROP"),
+         ("node", "cluster/sctp", "DROP"), ("b", "vip/sctp", "r"), ("node", "node/sctp", "r masq"),
+         ports=(("", 80, "SCTP", TARGET_PORT),)),
+    case("sctp-none", LB | {"external": True}, [],
+         *((s, d, "REJECT") for s in ("b", "node", "outside") for d in ("cluster/sctp", "node/sctp")),
+         *((s, d, "REJECT") for s in ("b", "outside") for d in ("vip/sctp", "external/sctp")),
+         ports=(("", 80, "SCTP", TARGET_PORT),)),
+    case("sctp-hostnet", NP, [ep("node")],
+         ("b", "cluster/sctp", "node"), ("outside", "node/sctp", "node"), ("outside", "node:39999/sctp", "PASS"),
+         ports=(("", 80, "SCTP", TARGET_PORT),)),
+    case("sctp-ranges", LB | {"loadBalancerSourceRanges": ["203.0.113.0/24"]}, [A],
+         ("client", "vip/sctp", "a masq"), *((s, "vip/sctp", "DROP") for s in ("outside", "b", "node")),
+         ports=(("", 80, "SCTP", TARGET_PORT),)),
+    case("sctp-sticky", {"sessionAffinity": "ClientIP"}, [A, B, R],
+         ("node", "cluster/sctp", "a masq|b masq|r masq sticky"),
+         ports=(("", 80, "SCTP", TARGET_PORT),)),
     case("node-hints", {"trafficDistribution": "PreferSameNode"},
          [ep("b", nodes=("node1",), zones=("west",)), ep("r", nodes=("node2",), zones=(ZONE,))],
          ("a", "cluster", ("b", "b", "b masq|r masq")), ("node", "cluster", ("b masq", "b masq", "b masq|r masq"))),
@@ -225,8 +255,8 @@ def objects(index: int, each: Case) -> list[Object]:
     at = addresses(index)
     ports = []
     for i, (name, number, protocol, target) in enumerate(each.ports):
-        # TCP and UDP may share a node port, as they may share a port.
-        node_port = {"nodePort": at.node_port + (0 if protocol == "UDP" else i)} if "node" in each.exposed else {}
+        # TCP, UDP and SCTP may share a node port, as they may share a port.
+        node_port = {"nodePort": at.node_port + (i if protocol == "TCP" else 0)} if "node" in each.exposed else {}
         ports.append({"name": name, "port": number, "protocol": protocol, "targetPort": target, **node_port})
     spec: Object = {
         "type": "ClusterIP", "clusterIP": at.cluster, "clusterIPs": [at.cluster, six(at.cluster)], "ports": ports,
@@ -298,8 +328,8 @@ def in_every_mode(wanted: Wanted, protocol: str) -> tuple[str, str, str]:
 def proxied(wanted: str, protocol: str) -> str:
     """userspace mode's twin of what iptables mode does: every endpoint sees the node, for it is the node that asks; where there is
     none, a connection is accepted and closed, and a datagram meets silence."""
-    if wanted == "PASS":
-        return wanted
+    if wanted == "PASS" or protocol == "sctp":  # which it does not proxy
+        return "PASS"
     if wanted == "REJECT":
         return "DROP" if protocol == "udp" else "CLOSED"
     chosen, sticky, _ = wanted.partition(" sticky")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import raw_sctp
 
 from nsk8s.kernel.rtnl import Rtnl, entered
 
@@ -146,6 +149,42 @@ def test_host_ip_udp_sctp_many_ports_and_other_keys(node: Any, net: Net, failure
     assert sorted(node.nat_rules()) == sorted(rules)
     run(node, "iptables", "-t", "nat", "-D", chain, "1")
     assert "could not check ipv4 dnat" in failure(lambda: node.call("CHECK", conf, "c1", net.pod.path)).msg
+
+
+@pytest.mark.parametrize("backend", ["iptables", "nftables"])
+def test_sctp_reaches_a_host_port(node: Any, backend: str) -> None:
+    """Packets made by hand (tests/raw_sctp.py): the kernel may have no SCTP sockets. Beside a TCP port of the same number."""
+    for which in ("all", "default"):
+        node.inside(lambda w=which: Path(f"/proc/sys/net/ipv6/conf/{w}/accept_dad").write_text("0"))
+    net = Net(node, [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]])
+    with Rtnl(net.outside.fd) as far:
+        far.route_add("fd00:10:244::/48", gateway="fd99::1")
+    conf = net.portmap(WEB | {"containerPort": 81}, WEB | {"protocol": "sctp"}, backend=backend)
+    assert node.call("ADD", conf, "c1", net.pod.path) == net.result
+    server = subprocess.Popen(
+        ["nsenter", f"--net={net.pod.path}", sys.executable, "-S", raw_sctp.__file__, "serve", "pod", "80"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+
+        def ask(fd: int, ip: str) -> str:
+            with entered(fd):
+                return raw_sctp.ask(ip, 8080, timeout_s=2)
+
+        assert ask(net.outside.fd, "203.0.113.1") == "pod 203.0.113.10"
+        assert ask(net.outside.fd, "fd99::1") == "pod fd99::10"
+        assert ask(node.fd, "203.0.113.1") in ("pod 203.0.113.1", "pod 10.244.1.1")
+        assert ask(net.pod.fd, "203.0.113.1") == "pod 10.244.1.1"
+        assert node.call("CHECK", conf, "c1", net.pod.path) == {}
+        node.delete(conf, "c1", net.pod.path)
+        with entered(net.outside.fd):
+            assert raw_sctp.ask("203.0.113.1", 8080, timeout_s=0.3) == "timeout"
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
 
 
 def test_stale_udp_entries_go(node: Any, net: Net) -> None:

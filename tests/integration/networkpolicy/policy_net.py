@@ -70,6 +70,10 @@ class PolicyNet:
     def ns(self, name: str) -> str:
         return f"{self.prefix}-{name.replace('/', '-')}"
 
+    def namespace(self, name: str) -> int:
+        """The descriptor of its network namespace."""
+        return self._netns[name]
+
     def ip(self, where: str, *words: str) -> None:
         subprocess.run(["ip", "-n", self.ns(where), *words], check=True, capture_output=True)
 

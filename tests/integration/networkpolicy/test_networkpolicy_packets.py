@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import select
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from policy_net import Answer, PolicyNet
+import raw_sctp
+from policy_net import Answer, PolicyNet, inside
 from policy_table import RECIPES, SUBNETS, addresses, generated, policy, world
 
 from nsk8s.networkpolicy import render
@@ -79,4 +82,45 @@ def test_a_pod_that_is_not_known_yet_is_held(net: PolicyNet) -> None:
         net.load(node, render.table(without, node, cidrs))
     for family in (0, 1):
         assert all(arrived == ("x/a" not in key) for key, arrived in net.ask(family).items())
+    net.clear()
+
+
+SCTP_80 = {"port": 80, "protocol": "SCTP"}
+
+
+def arrives(net: PolicyNet, source: str, destination: str, port: int, family: int) -> bool:
+    """Whether an SCTP association (tests/raw_sctp.py) can be opened."""
+    asker, server = (net.namespace(n) for n in (source, destination))
+    address = addresses(source, destination, family)[1]
+    held = inside(server, lambda: raw_sctp.Server(destination, {80, 81}))
+    client = inside(asker, lambda: raw_sctp.Wire(raw_sctp.family_of(address)))
+    try:
+        association = raw_sctp.Association(client, address, port, addresses(source, destination, family)[0])
+        association.begin()
+        deadline = time.monotonic() + 0.25
+        while not association.answer and (left := deadline - time.monotonic()) > 0:
+            ready, _, _ = select.select([client, *held.wires], [], [], left)
+            for wire in ready:
+                if wire is client:
+                    for heard in client.heard():
+                        association.hear(heard)
+                else:
+                    held.read(wire)
+        return association.answer == f"{destination} {addresses(source, destination, family)[0]}"
+    finally:
+        for wire in (client, *held.wires):
+            wire.close()
+
+
+def test_sctp_ports(net: PolicyNet) -> None:
+    """A port of one protocol says nothing of the others', and a rule without ports lets SCTP through too."""
+    named = {"ports": [{"port": 81, "endPort": 90, "protocol": "SCTP"}]}
+    for family, (rule, let_in) in enumerate((({"ports": [SCTP_80]}, {80}), (named, {81}))):
+        asked = world(policy("x", podSelector={"matchLabels": {"pod": "a"}}, ingress=[rule]))
+        for node, cidrs in SUBNETS.items():
+            net.load(node, render.table(asked, node, cidrs))
+        for source in ("y/a", "x/b", "outside"):
+            assert {p for p in (80, 81) if arrives(net, source, "x/a", p, family)} == let_in
+        assert arrives(net, "y/a", "x/b", 80, family)
+        assert not any(v for k, v in net.ask(family).items() if k[1] == "x/a"), "TCP and UDP of the same numbers"
     net.clear()

@@ -1,10 +1,13 @@
-"""`proxy_answerer.py NAME PORT…`: TCP and UDP servers for both families that answer "NAME client-ip". Runs inside a namespace."""
+"""`proxy_answerer.py NAME PORT…`: TCP, UDP and SCTP servers for both families that answer "NAME client-ip". Runs inside a namespace."""
 
 import selectors
 import socket
 import sys
+from pathlib import Path
 
-SCTP = 132
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import raw_sctp
+
 NAME = sys.argv[1].encode()
 
 
@@ -14,14 +17,14 @@ def plain(address: str) -> bytes:
 
 def main() -> None:
     selector = selectors.DefaultSelector()
+    sctp = raw_sctp.Server(sys.argv[1], set(map(int, sys.argv[2:])))
+    for wire in sctp.wires:
+        selector.register(wire, selectors.EVENT_READ)
     for port in map(int, sys.argv[2:]):
-        for kind, protocol in ((socket.SOCK_STREAM, 0), (socket.SOCK_DGRAM, 0), (socket.SOCK_STREAM, SCTP)):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
             # One socket a family: a datagram's answer must come from the address it was sent to.
             for family, anywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-                try:
-                    s = socket.socket(family, kind, protocol)
-                except OSError:  # a kernel without SCTP
-                    continue
+                s = socket.socket(family, kind)
                 s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
                     s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -34,6 +37,9 @@ def main() -> None:
     while True:
         for key, _ in selector.select():
             s = key.fileobj
+            if isinstance(s, raw_sctp.Wire):
+                sctp.read(s)
+                continue
             try:
                 if key.data == socket.SOCK_DGRAM:
                     _, peer = s.recvfrom(100)

@@ -1,11 +1,13 @@
 """Opens connections and tells what became of each; or watches what arrives. Runs inside a namespace, orders are JSON lines on stdin.
 
 {"ask": [[protocol, address, port, source address or ""], …], "timeout_s": 1} → [[answer, source port], …] with the answers
-"NAME client-ip", "reject" (an ICMP port unreachable came), "refused" (a reset came), "timeout", or the error's name.
+"NAME client-ip", "reject" (an ICMP port unreachable came), "refused" (a reset or ABORT came), "timeout", or the error's name. SCTP is
+spoken on raw sockets (tests/raw_sctp.py).
 {"watch": "eth0"} → "watching", and from then on {"seen": true} → [[protocol number, destination, port, source port], …] of
 what arrived there.
 """
 
+import contextlib
 import errno
 import json
 import selectors
@@ -14,6 +16,10 @@ import struct
 import sys
 import threading
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import raw_sctp
 
 PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": 132}
 Packet = tuple[int, str, int, int]
@@ -66,7 +72,14 @@ def ask(flows: list, timeout_s: float) -> list:
     answers: list = [["timeout", 0] for _ in flows]
     keys: dict[int, Packet] = {}
     waiting = 0
+    associations = Associations(selector)
     for i, (protocol, address, port, source) in enumerate(flows):
+        if protocol == "sctp":
+            sport = associations.begin(i, address, port, source)
+            answers[i] = ["timeout", sport]
+            keys[i] = (PROTOCOLS[protocol], address, port, sport)
+            waiting += 1
+            continue
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         s = socket.socket(family, socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM, PROTOCOLS[protocol])
         s.setblocking(False)
@@ -94,6 +107,11 @@ def ask(flows: list, timeout_s: float) -> list:
     while waiting and time.monotonic() < deadline:
         for key, _ in selector.select(max(0.0, deadline - time.monotonic())):
             s, i = key.fileobj, key.data
+            if isinstance(s, raw_sctp.Wire):
+                for i, answer in associations.hear(s):
+                    answers[i][0] = answer
+                    waiting -= 1
+                continue
             try:
                 answers[i][0] = s.recv(100).decode() or "closed"
             except BlockingIOError:
@@ -112,6 +130,43 @@ def ask(flows: list, timeout_s: float) -> list:
     for s in icmp:
         s.close()
     return answers
+
+
+class Associations:
+    """The SCTP connections of one question, on one socket a family."""
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self._selector = selector
+        self._wires: dict[int, raw_sctp.Wire] = {}
+        self._open: dict[int, tuple[int, raw_sctp.Association]] = {}
+        """Our port → (the flow's number, the association)."""
+
+    def begin(self, flow: int, address: str, port: int, source: str) -> int:
+        """The source port."""
+        family = raw_sctp.family_of(address)
+        if family not in self._wires:
+            self._wires[family] = raw_sctp.Wire(family)
+            self._selector.register(self._wires[family], selectors.EVENT_READ)
+        association = raw_sctp.Association(self._wires[family], address, port, source)
+        while association.source in self._open:
+            association.source += 1
+        self._open[association.source] = flow, association
+        with contextlib.suppress(PermissionError):  # dropped by this machine's own rules
+            association.begin()
+        return association.source
+
+    def hear(self, wire: raw_sctp.Wire) -> list[tuple[int, str]]:
+        """(flow, answer) of those that have one now."""
+        found = []
+        for heard in wire.heard():
+            flow, association = self._open.get(heard.ports[1], (-1, None))
+            if association is None or not association.is_for(heard):
+                continue
+            known = association.answer
+            association.hear(heard)
+            if association.answer and not known:
+                found.append((flow, association.answer))
+        return found
 
 
 class Watch(threading.Thread):

@@ -5,7 +5,6 @@ Together with the tracer's test of the same table: kernel, tracer and expectatio
 
 from __future__ import annotations
 
-import socket
 from collections import Counter
 from collections.abc import Iterator
 
@@ -41,15 +40,6 @@ MODES = {
 STICKY_TRIES = 12
 PATIENCE_S = 0.9
 """Below the second after which TCP would ask again."""
-def _has_sctp() -> bool:
-    try:
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132).close()
-    except OSError:
-        return False
-    return True
-
-
-HAS_SCTP = _has_sctp()
 Answers = dict[Flow, set[str]]
 Kernel = tuple[str, Answers, list[Counter[str]]]
 DRAWS = 450
@@ -93,8 +83,7 @@ def observe(world: World) -> Answers:
     eventually(lambda: all(warm(probers, v) for v in (False, True)))
     found: Answers = {}
     for ipv6 in (False, True):
-        wanted = [f for f in flows(ipv6) if f.protocol != "sctp" or HAS_SCTP]
-        wanted = [f for f in wanted for _ in range(STICKY_TRIES if f.sticky else 1)]
+        wanted = [f for f in flows(ipv6) for _ in range(STICKY_TRIES if f.sticky else 1)]
         answers = ask_all(probers, wanted, ipv6)
         watch.begin(seen=True)
         arrived = {tuple(p) for p in watch.result()}
@@ -161,8 +150,6 @@ def in_the_tables_words(flow: Flow, answer: str, sport: int, arrived: set[tuple[
 @pytest.mark.parametrize("flow", [*flows(), *flows(True)], ids=lambda f: f"{f.case}-{f.source}-{f.address}-{f.port}-{f.protocol}")
 def test_packets_go_where_the_table_says(kernel: Kernel, flow: Flow) -> None:
     mode, answers, _ = kernel
-    if flow.protocol == "sctp" and not HAS_SCTP:
-        pytest.skip("this kernel has no SCTP sockets")
     if flow.address in (UNALLOCATED, six(UNALLOCATED)) and flow.source == "outside":
         pytest.skip("it comes straight back to who sent it")
     seen = answers[flow]
