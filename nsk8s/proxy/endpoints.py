@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from ipaddress import ip_address
 from typing import NamedTuple
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
+from nsk8s.proxy.addresses import parse_ip
 from nsk8s.proxy.services import LABEL_SERVICE, PortName
 
 TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
@@ -86,11 +86,8 @@ def _endpoint(raw: Object, port: int, node: str, ipv6: bool) -> Endpoint | None:
         return None
     ip = addresses[0]
     if not (isinstance(ip, str) and _IPV4.fullmatch(ip) and not ipv6):
-        try:
-            address = ip_address(ip)
-        except ValueError:
-            return None
-        if (address.version == 6) != ipv6:
+        address = parse_ip(ip)
+        if address is None or (address.version == 6) != ipv6:
             return None
         ip = str(address)
     conditions = raw.get("conditions") or {}

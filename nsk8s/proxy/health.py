@@ -19,51 +19,70 @@ RETRY_S = 5.0
 
 
 class ProxyHealth:
-    """Whether syncs keep up: the oldest change that is not yet in the rules is younger than `timeout_s`. Pure."""
+    """Whether syncs keep up: in each family, the oldest change that is not yet in the rules is younger than `timeout_s`. Pure.
+
+    A family whose first sync is still to come is healthy, as upstream: the proxy is starting.
+    """
 
     def __init__(self, timeout_s: float, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._timeout_s = timeout_s
         self._now = now
-        self._oldest_pending: datetime | None = None
-        self.last_updated: datetime | None = None
+        self._pending: dict[str, datetime] = {}  # family → when its oldest change came
+        self._updated: dict[str, datetime] = {}
         self.node_eligible = True
         """False while the node is being deleted: load balancers then look elsewhere (/healthz only)."""
 
-    def queued(self) -> None:
-        if self._oldest_pending is None:
-            self._oldest_pending = self._now()
+    def queued(self, family: str) -> None:
+        self._pending.setdefault(family, self._now())
 
-    def updated(self) -> None:
+    def updated(self, family: str) -> None:
         """The rules hold everything that was queued before the sync began."""
-        self._oldest_pending = None
-        self.last_updated = self._now()
+        self.nothing_to_do(family)
+        self._updated[family] = self._now()
+
+    def nothing_to_do(self, family: str) -> None:
+        """What was queued changes no rule of this family."""
+        self._pending.pop(family, None)
+
+    def _keeps_up(self, family: str) -> bool:
+        pending = self._pending.get(family)
+        return pending is None or (self._now() - pending).total_seconds() < self._timeout_s
 
     @property
     def healthy(self) -> bool:
-        pending = self._oldest_pending
-        return pending is None or (self._now() - pending).total_seconds() < self._timeout_s
+        return all(map(self._keeps_up, self._updated))
 
-    def body(self) -> str:
-        now = self._now()
-        current = now if self.healthy else self.last_updated
+    def body(self, *, with_node: bool) -> str:
+        """What /healthz says, and /livez without the node."""
+        now, healthy = self._now(), self.healthy
+        good = healthy and (self.node_eligible or not with_node)
         shown = {
-            "lastUpdated": f"{(current or now):%Y-%m-%d %H:%M:%S.%f +0000 UTC}",
-            "currentTime": f"{now:%Y-%m-%d %H:%M:%S.%f +0000 UTC}",
-            "nodeEligible": self.node_eligible,
+            "lastUpdated": _stamp(now if good else max(self._updated.values(), default=now)),
+            "currentTime": _stamp(now),
+            **({"nodeEligible": self.node_eligible} if with_node else {}),
+            "healthy": healthy,
+            "status": {f: {"lastUpdated": _stamp(t), "healthy": self._keeps_up(f)} for f, t in sorted(self._updated.items())},
         }
-        return json.dumps(shown)
+        return json.dumps({k: v for k, v in shown.items() if v != {}})
+
+
+def _stamp(when: datetime) -> str:
+    return when.isoformat().replace("+00:00", "Z")
 
 
 def healthz(health: ProxyHealth, metrics: Metrics) -> Answer:
     code = 200 if health.healthy and health.node_eligible else 503
     metrics.inc("proxy_healthz_total", code=str(code))
-    return code, "application/json", health.body()
+    return code, "application/json", health.body(with_node=True)
 
 
 def livez(health: ProxyHealth, metrics: Metrics) -> Answer:
     code = 200 if health.healthy else 503
     metrics.inc("proxy_livez_total", code=str(code))
-    return code, "application/json", health.body()
+    return code, "application/json", health.body(with_node=False)
+
+
+NOSNIFF = {"X-Content-Type-Options": "nosniff"}
 
 
 class HttpServer:
@@ -169,11 +188,9 @@ class ServiceHealth:
                 "localEndpoints": count(),
                 "serviceProxyHealthy": self._health.healthy,
             }
-            return (200 if count() and self._health.healthy else 503), "application/json", json.dumps(body)
+            return (200 if count() and self._health.healthy else 503), "application/json", json.dumps(body, indent="\t")
 
-        server = HttpServer(
-            answer, lambda: {"X-Content-Type-Options": "nosniff", "X-Load-Balancing-Endpoint-Weight": str(count())}
-        )
+        server = HttpServer(answer, lambda: {**NOSNIFF, "X-Load-Balancing-Endpoint-Weight": str(count())})
         port, addresses = listening
         try:
             for address in addresses:

@@ -37,6 +37,9 @@ _COUNTERS = {
 _OTHER_MODES = {"iptables": ("_nftables_",), "nftables": ("_iptables_",), "userspace": ("_nftables_", "_iptables_", "no_local")}
 """Metrics with this in their name are only there in another mode."""
 
+_UNLABELLED = {f"sync_proxy_rules_{kind}_changes_{n}" for kind in ("service", "endpoint") for n in ("pending", "total")}
+"""Both families count into these; they are there from the start."""
+
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -45,7 +48,9 @@ class Metrics:
 
     def __init__(self, mode: str = "iptables") -> None:
         others = _OTHER_MODES[mode]
-        self._values: dict[str, dict[Labels, float]] = {n: {} for n in (*_GAUGES, *_COUNTERS) if not any(o in n for o in others)}
+        self._values: dict[str, dict[Labels, float]] = {
+            n: {(): 0.0} if n in _UNLABELLED else {} for n in (*_GAUGES, *_COUNTERS) if not any(o in n for o in others)
+        }
         self._buckets: dict[str, dict[Labels, list[int]]] = {name: {} for name in _HISTOGRAMS}
         self._sums: dict[tuple[str, Labels], float] = {}
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 
 from nsk8s.kernel.rtnl import Rtnl
+from nsk8s.proxy.addresses import Network, parse_cidr
 
 PRIMARY = "primary"
+_LOOPBACK_START = ip_address("127.0.0.0")
 
 
 class NodePortAddresses:
@@ -15,6 +17,7 @@ class NodePortAddresses:
 
     def __init__(self, setting: Sequence[str], ipv6: bool = False, node_ips: Sequence[str] = ()) -> None:
         self._setting = tuple(setting)
+        self._networks = tuple(n for n in map(parse_cidr, setting) if n is not None)
         self._version = 6 if ipv6 else 4
         self._node_ips = tuple(node_ips)
 
@@ -29,8 +32,7 @@ class NodePortAddresses:
         """No CIDR of this family, or a zero one: every LOCAL address."""
         if PRIMARY in self._setting:
             return False
-        ours = [n for n in map(_network, self._setting) if n.version == self._version]
-        return not ours or any(n.prefixlen == 0 for n in ours)
+        return not self._ours or any(n.prefixlen == 0 for n in self._ours)
 
     @property
     def contains_loopback(self) -> bool:
@@ -38,15 +40,15 @@ class NodePortAddresses:
             return True
         if PRIMARY in self._setting:
             return False
-        return any(n.version == self._version and (n.network_address.is_loopback or n.prefixlen == 0)
-                   for n in map(_network, self._setting))  # fmt: skip
+        return any(n.network_address.is_loopback or _LOOPBACK_START in n for n in self._ours)
+
+    @property
+    def _ours(self) -> tuple[Network, ...]:
+        return tuple(n for n in self._networks if n.version == self._version)
 
     def select(self, held: Sequence[str]) -> list[str]:
         """Of the addresses a machine holds, those that serve node ports. Pure."""
-        if PRIMARY in self._setting:
-            wanted = [ip_network(ip) for ip in self._node_ips]
-        else:
-            wanted = [_network(text) for text in self._setting]
+        wanted = tuple(ip_network(ip) for ip in self._node_ips) if PRIMARY in self._setting else self._networks
         found = dict.fromkeys(a for a in held if ip_address(a).version == self._version)
         return [a for a in found if any(ip_address(a) in n for n in wanted)]
 
@@ -56,7 +58,3 @@ class NodePortAddresses:
             return None
         with Rtnl() as rtnl:
             return sorted(self.select([a.ip for a in rtnl.addrs()]))
-
-
-def _network(text: str) -> IPv4Network | IPv6Network:
-    return ip_network(text, strict=False)

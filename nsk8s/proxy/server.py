@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
@@ -23,6 +24,7 @@ from nsk8s.errors import Forbidden, NotFound, Nsk8sError
 from nsk8s.kernel import iptables, nft
 from nsk8s.kernel.iptables import Iptables, IptablesError
 from nsk8s.proxy import health, sysctls
+from nsk8s.proxy.addresses import parse_cidr
 from nsk8s.proxy.cleanup import clean_up_other_modes
 from nsk8s.proxy.config import Config, parse_port_range, split_address
 from nsk8s.proxy.iptables import IptablesProxier
@@ -85,9 +87,9 @@ def detector(config: Config, facts: NodeFacts, ipv6: bool) -> LocalDetector:
     if config.detect_local_mode == "InterfaceNamePrefix":
         return LocalDetector.by_interface(config.interface_name_prefix + "+")
     cidrs = facts.pod_cidrs if config.detect_local_mode == "NodeCIDR" else config.cluster_cidr.split(",")
-    for text in map(str.strip, cidrs):
-        if text and (ip_network(text, strict=False).version == 6) == ipv6:
-            return LocalDetector.by_cidr(str(ip_network(text, strict=False)))
+    for network in map(parse_cidr, cidrs):
+        if network is not None and (network.version == 6) == ipv6:
+            return LocalDetector.by_cidr(str(network))
     return LocalDetector()
 
 
@@ -185,27 +187,26 @@ class Server:
     # ── what the informers say ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _service_changed(self, old: Object | None, new: Object | None) -> None:
-        relevant = [p.service_changed(old, new) for _, p in self._proxiers]  # each must see it
-        if any(relevant):
-            self._queue()
+        self._queue([p for _, p in self._proxiers if p.service_changed(old, new)])
 
     def _slice_changed(self, old: Object | None, new: Object | None) -> None:
-        relevant = [p.slice_changed(old, new) for _, p in self._proxiers]  # each must see it
-        if any(relevant):
-            self._queue()
+        self._queue([p for _, p in self._proxiers if p.slice_changed(old, new)])
 
     def _node_changed(self, old: Object | None, new: Object | None) -> None:
-        self._facts = NodeFacts.of(new, self._config.bind_address)
+        if new is None:  # its addresses stay until somebody takes them away: connections go on
+            self._facts = replace(self._facts, zone="", eligible=False)
+        else:
+            self._facts = NodeFacts.of(new, self._config.bind_address)
         self._health.node_eligible = self._facts.eligible
-        changed = False
+        changed = []
         for ipv6, proxier in self._proxiers:
             context = replace(
                 self._contexts[ipv6], detector=detector(self._config, self._facts, ipv6), node_ip=self._facts.ip(ipv6)
             )
             ips = (self._facts.ip(ipv6),) if self._facts.ip(ipv6) else ()
-            changed |= proxier.node_changed(zone=self._facts.zone, context=context, node_ips=ips)
-        if changed:
-            self._queue()
+            if proxier.node_changed(zone=self._facts.zone, context=context, node_ips=ips):
+                changed.append(proxier)
+        self._queue(changed)
 
     async def _watch_service_cidrs(self, client: Client) -> None:
         """nftables mode drops what goes to unallocated ClusterIPs, if the API tells which those are."""
@@ -227,17 +228,14 @@ class Server:
 
     def _service_cidrs_changed(self, informer: Informer) -> None:
         cidrs = {c for each in informer.items() for c in (each.get("spec") or {}).get("cidrs") or []}
-        held = [p for _, p in self._proxiers if isinstance(p, NftablesProxier)]
-        changed = [p.service_cidrs_changed(cidrs) for p in held]  # each must see them
-        if any(changed):
-            self._queue()
+        self._queue([p for _, p in self._proxiers if isinstance(p, NftablesProxier) and p.service_cidrs_changed(cidrs)])
 
-    def _queue(self) -> None:
-        self._health.queued()
-        for _, proxier in self._proxiers:
+    def _queue(self, changed: Iterable[Proxier]) -> None:
+        for proxier in changed:
+            self._health.queued(proxier.family)
             proxier.note_queued()
-        if self._ready:
-            self._runner.request()
+            if self._ready:
+                self._runner.request()
 
     # ── syncing ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -264,14 +262,16 @@ class Server:
     async def _sync(self) -> bool:
         good = True
         for ipv6, proxier in self._proxiers:
-            if proxier.has_work and (proxier.is_needed or self._facts.has(ipv6)):
-                good = await proxier.sync() and good
-        if good:
-            self._health.updated()
-            if not self._cleaned:  # only now, so that no Service is without rules in between
-                self._cleaned = True
-                saw_portals = any(p.has_seen_portals for _, p in self._proxiers)
-                await clean_up_other_modes(self._config.mode, saw_portals=saw_portals)
+            if not (proxier.has_work and (proxier.is_needed or self._facts.has(ipv6))):
+                self._health.nothing_to_do(proxier.family)
+            elif await proxier.sync():
+                self._health.updated(proxier.family)
+            else:
+                good = False
+        if good and not self._cleaned:  # only now, so that no Service is without rules in between
+            self._cleaned = True
+            saw_portals = any(p.has_seen_portals for _, p in self._proxiers)
+            await clean_up_other_modes(self._config.mode, saw_portals=saw_portals)
         await self._sync_service_health()
         again_s = max(proxier.wants_another_s for _, proxier in self._proxiers)
         if again_s:
@@ -296,7 +296,7 @@ class Server:
         current = NodePortAddresses(self._config.node_port_addresses, ipv6, node_ips).current()
         if current is None:
             return ("::" if ipv6 else "0.0.0.0",)
-        return tuple(a for a in current if not ip_address(a).is_loopback)
+        return tuple(current)
 
     async def _watch_canaries(self) -> None:
         """Every syncPeriod, look whether the rules are still there; if someone flushed them, write everything again."""
@@ -312,7 +312,7 @@ class Server:
                     log.warning("cannot look after the rules: %s", e)
                     continue
                 proxier.force_full_sync()
-                self._queue()
+                self._queue([proxier])
 
     # ── servers ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -321,7 +321,8 @@ class Server:
         hard_fail = self._config.bind_address_hard_fail
         if self._config.healthz_bind_address:
             host, port = split_address("healthzBindAddress", self._config.healthz_bind_address)
-            found.append(health.serve("healthz", health.HttpServer(self._answer_health), host, port, hard_fail))
+            server = health.HttpServer(self._answer_health, lambda: health.NOSNIFF)
+            found.append(health.serve("healthz", server, host, port, hard_fail))
         if self._config.metrics_bind_address:
             host, port = split_address("metricsBindAddress", self._config.metrics_bind_address)
             found.append(health.serve("metrics", health.HttpServer(self._answer_metrics), host, port, hard_fail))
@@ -339,7 +340,7 @@ class Server:
             return 200, "text/plain; version=0.0.4", self._metrics.render()
         if path == "/proxyMode":
             return 200, "text/plain", self._config.mode
-        return 200, "text/plain", "ok" if path == "/healthz" else ""
+        return (200, "text/plain", "ok") if path == "/healthz" else None
 
 
 def refuse_root_namespace() -> None:

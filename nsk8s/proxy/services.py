@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
 from nsk8s.proxy import names
+from nsk8s.proxy.addresses import parse_cidr, parse_ip
 
 LABEL_PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 LABEL_HEADLESS = "service.kubernetes.io/headless"
@@ -16,8 +16,6 @@ LABEL_SERVICE = "kubernetes.io/service-name"
 SELECTOR = f"!{LABEL_HEADLESS},!{LABEL_PROXY_NAME}"
 """Upstream's list option for Services and EndpointSlices: what another proxy serves, or what is headless, is not ours."""
 DEFAULT_AFFINITY_S = 10800
-
-Network = IPv4Network | IPv6Network
 
 
 class PortName(NamedTuple):
@@ -119,11 +117,8 @@ def _of_family(addresses: list[str] | None, ipv6: bool) -> tuple[str, ...]:
     """The valid addresses of the family, in canonical text, each once."""
     kept: dict[str, None] = {}
     for text in addresses or []:
-        try:
-            address = ip_address(str(text).strip())
-        except ValueError:
-            continue
-        if (address.version == 6) == ipv6:
+        address = parse_ip(text)
+        if address is not None and (address.version == 6) == ipv6:
             kept[str(address)] = None
     return tuple(kept)
 
@@ -136,10 +131,7 @@ def _vips(service: Object, ipv6: bool) -> tuple[str, ...]:
 def _ranges(texts: list[str] | None, ipv6: bool) -> tuple[str, ...]:
     kept: dict[str, None] = {}
     for text in texts or []:
-        try:
-            network = ip_network(str(text).strip(), strict=False)
-        except ValueError:
-            continue
-        if (network.version == 6) == ipv6:
+        network = parse_cidr(text)
+        if network is not None and (network.version == 6) == ipv6:
             kept[str(network)] = None
     return tuple(kept)

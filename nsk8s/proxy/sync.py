@@ -40,7 +40,8 @@ class Proxier(ABC):
         self._zone = ""
         self._node_ports = node_ports
         self._metrics = metrics
-        self._family = {"ip_family": "IPv6" if context.ipv6 else "IPv4"}
+        self.family = "IPv6" if context.ipv6 else "IPv4"
+        self._family = {"ip_family": self.family}
         self._services: dict[str, dict[PortName, ServicePort]] = {}
         self._slices: dict[str, dict[str, Object]] = {}
         self._endpoints: dict[str, dict[PortName, tuple[Endpoint, ...]]] = {}
@@ -95,9 +96,11 @@ class Proxier(ABC):
         return True
 
     def _note_change(self, kind: str, key: str) -> None:
-        self._pending[kind].add(key)
-        self._metrics.inc(f"sync_proxy_rules_{kind}_changes_total", 1, **self._family)
-        self._metrics.set(f"sync_proxy_rules_{kind}_changes_pending", len(self._pending[kind]), **self._family)
+        """Both families count into one metric, as upstream."""
+        self._metrics.inc(f"sync_proxy_rules_{kind}_changes_total")
+        if key not in self._pending[kind]:
+            self._pending[kind].add(key)
+            self._metrics.inc(f"sync_proxy_rules_{kind}_changes_pending")
 
     def note_queued(self) -> None:
         """A sync was asked for."""
@@ -219,8 +222,8 @@ class Proxier(ABC):
 
     def _nothing_pending(self) -> None:
         for kind, held in self._pending.items():
+            self._metrics.inc(f"sync_proxy_rules_{kind}_changes_pending", -len(held))
             held.clear()
-            self._metrics.set(f"sync_proxy_rules_{kind}_changes_pending", 0, **self._family)
 
     def _observe(self, full: bool, took_s: float, triggers: Mapping[str, list[float]]) -> None:
         self._metrics.observe("sync_proxy_rules_duration_seconds", took_s, **self._family)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import namedtuple
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from nsk8s.nodenetwork import plan
 from nsk8s.nodenetwork.agent import masquerade_text
 from nsk8s.nodenetwork.cnifiles import write_whole
 from nsk8s.proxy import config, names
+from nsk8s.proxy.addresses import parse_cidr, parse_ip
 from nsk8s.proxy.cleanup import removal
 from nsk8s.proxy.conntrack import stale
 from nsk8s.proxy.decision import decide
@@ -47,6 +49,48 @@ def test_services_that_are_not_ours() -> None:
     other["metadata"]["labels"] = {"service.kubernetes.io/service-proxy-name": "x"}
     assert not service_ports(other)
     assert not service_ports(service("h", "10.96.0.1"), ipv6=True)
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_leading_zeros_are_decimal_and_rules_are_canonical(mode: str) -> None:
+    """Objects from before today's validation are served as upstream serves them."""
+    old = service(
+        "s", "10.96.0.041", type="LoadBalancer", vips=("1.2.3.004",), externalIPs=["192.168.099.022"],
+        loadBalancerSourceRanges=["203.0.113.000/025"],
+    )  # fmt: skip
+    new = service(
+        "s", "10.96.0.41", type="LoadBalancer", vips=("1.2.3.4",), externalIPs=["192.168.99.22"],
+        loadBalancerSourceRanges=["203.0.113.0/25"],
+    )  # fmt: skip
+    dumps = []
+    for one, ip in ((old, "10.244.01.009"), (new, "10.244.1.9")):
+        kit = Kit(mode=mode).put(one, slice_of("s", ep(ip, "node1")))
+        kit.sync()
+        dumps.append(kit.dump())
+    assert dumps[0] == dumps[1]
+    assert "203.0.113.0/25" in dumps[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "ip", "cidr"),
+    [
+        ("10.0.0.1", "10.0.0.1", None),
+        (" 010.0.00.1 ", "10.0.0.1", None),
+        ("::ffff:10.0.0.1", "10.0.0.1", None),  # IPv4 in IPv6's clothes
+        ("FD00::0001", "fd00::1", None),
+        ("fe80::1%eth0", None, None),
+        ("256.0.0.1", None, None),
+        ("10.0.0.1/08", None, "10.0.0.0/8"),
+        ("fd00::1/64", None, "fd00::/64"),
+        ("10.0.0.0/33", None, None),
+        ("10.0.0.0/255.0.0.0", None, None),
+        ("10.0.0.0/", None, None),
+        (None, None, None),
+    ],
+)
+def test_addresses_are_read_as_upstream_does(text: str | None, ip: str | None, cidr: str | None) -> None:
+    assert parse_ip(text) == (ip and ip_address(ip))
+    assert parse_cidr(text) == (cidr and ip_network(cidr))
 
 
 def test_addresses_are_filtered_by_family_and_mode() -> None:
@@ -237,6 +281,8 @@ def test_node_port_addresses_setting() -> None:
     assert not some.match_all
     assert not some.contains_loopback
     assert NodePortAddresses(["127.0.0.0/8"]).contains_loopback
+    assert NodePortAddresses(["127.0.0.1/32"]).contains_loopback
+    assert NodePortAddresses(["126.0.0.0/7"]).contains_loopback
     assert some.select(["10.1.1.1", "192.168.0.1", "fd00::1", "10.1.1.1"]) == ["10.1.1.1"]
     assert NodePortAddresses(["primary"], node_ips=["10.9.9.9"]).select(["10.1.1.1", "10.9.9.9"]) == ["10.9.9.9"]
 
