@@ -193,11 +193,11 @@ class LoadBalancer(_Model):
     """How Services of type LoadBalancer are reached from outside."""
 
     mode: Literal["ecmp", "l2", "off"] = "ecmp"
-    """ecmp: the router spreads connections over all nodes; l2: one node answers ARP for each address; off: nobody serves them."""
+    """ecmp: the router spreads connections over all nodes; l2: one node answers ARP/NDP for each one; off: nobody serves them."""
     pool: Network = IPv4Network("10.100.0.0/16")
     """The addresses they are given."""
     pool6: Network6 = IPv6Network("fd00:10:100::/112")
-    """Their IPv6 addresses, where network.ipFamilies has IPv6; only in mode ecmp."""
+    """Their IPv6 addresses, where network.ipFamilies has IPv6."""
 
     @field_validator("mode", mode="before")
     @classmethod
@@ -353,7 +353,7 @@ class ClusterConfig(_Model):
         if len(self.racks) > MAX_RACKS:
             raise ValueError(f"racks: at most {MAX_RACKS}")
         if len(self.racks) > 1 and self.load_balancer.mode == "l2":
-            raise ValueError("loadBalancer.mode l2 answers ARP on one switch; with several racks use ecmp")
+            raise ValueError("loadBalancer.mode l2 needs nodes on one switch; with several racks use ecmp")
         others = {f"subnets.{n}": getattr(self.subnets, n) for n in ("pods", "services", "outside")}
         if self.load_balancer.mode != "off":
             others["loadBalancer.pool"] = self.load_balancer.pool
@@ -363,7 +363,7 @@ class ClusterConfig(_Model):
                     raise ValueError(f"rack {rack.name} ({rack.subnet}) and {what} ({subnet}) overlap")
             subnet6 = self.rack_subnet6(rack)
             others6 = {f"subnets.{n}": getattr(self.subnets, n) for n in ("pods6", "services6", "outside6")}
-            if self.load_balancer.mode == "ecmp":
+            if self.load_balancer.mode != "off":
                 others6["loadBalancer.pool6"] = self.load_balancer.pool6
             for what, other in others6.items():
                 if self.has_ipv6 and subnet6.overlaps(other):
@@ -387,8 +387,6 @@ class ClusterConfig(_Model):
         room6 = 2 ** (self.subnets.node_mask6 - self.subnets.pods6.prefixlen)
         if self.has_ipv6 and len(names) + 1 > room6:
             raise ValueError(f"subnets.pods6 has room for {room6} nodes, {len(names) + 1} are asked for")
-        if not self.has_ipv4 and self.load_balancer.mode == "l2":
-            raise ValueError("loadBalancer.mode l2 answers ARP, and there is no IPv4 in network.ipFamilies; use ecmp or off")
         if FIRST_NODE + len(names) >= self.subnets.nodes.num_addresses - 1:
             raise ValueError(f"subnets.nodes ({self.subnets.nodes}) is too small for {len(names) + 1} nodes")
         for n in self.nodes:
@@ -400,7 +398,7 @@ class ClusterConfig(_Model):
             if self.load_balancer.mode != "off" and pool.overlaps(subnet):
                 raise ValueError(f"loadBalancer.pool ({pool}) and subnets.{name} ({subnet}) overlap")
             subnet6, pool6 = getattr(self.subnets, f"{name}6"), self.load_balancer.pool6
-            if self.load_balancer.mode == "ecmp" and self.has_ipv6 and pool6.overlaps(subnet6):
+            if self.load_balancer.mode != "off" and self.has_ipv6 and pool6.overlaps(subnet6):
                 raise ValueError(f"loadBalancer.pool6 ({pool6}) and subnets.{name}6 ({subnet6}) overlap")
         return self
 
@@ -495,9 +493,8 @@ class ClusterConfig(_Model):
 
     @property
     def load_balancer_pools(self) -> list[str]:
-        """None in mode off; layer 2 is ARP, and so IPv4."""
-        pools = self.by_family(self.load_balancer.pool, self.load_balancer.pool6)
-        return {"ecmp": pools, "l2": [str(self.load_balancer.pool)], "off": []}[self.load_balancer.mode]
+        """None in mode off."""
+        return [] if self.load_balancer.mode == "off" else self.by_family(self.load_balancer.pool, self.load_balancer.pool6)
 
 
 def same_number(ip: IPv4Address, four: IPv4Network, six: IPv6Network) -> IPv6Address:

@@ -109,10 +109,10 @@ def _router_agent(
 @_kubeconfig
 @_addresses
 @click.option("--node-name", default="", metavar="NODE", help="The name of this node (default: the host name).")
-@click.option("--interface", default="eth0", show_default=True, metavar="NAME", help="Where ARP is answered.")
+@click.option("--interface", default="eth0", show_default=True, metavar="NAME", help="Where ARP and NDP are answered.")
 @_verbosity
 def _speaker(path: str, pool: Pool, verbosity: int, **names: Any) -> int:
-    """Answer ARP for load balancers' addresses, each from one node.
+    """Answer ARP and neighbour discovery for load balancers' addresses, each from one node.
 
     Example: speaker --kubeconfig /etc/kubernetes/speaker.conf --load-balancer-pool 10.100.0.0/16 --node-name node1
     """

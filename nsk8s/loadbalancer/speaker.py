@@ -1,4 +1,4 @@
-"""`speaker`: one node answers ARP for each load balancer address. Touches: the API, a packet socket on the node's interface.
+"""`speaker`: one node answers ARP (IPv6: NDP) for each load balancer address. Touches: the API, and what announcer.py touches.
 
 Upstream: MetalLB's speaker in layer 2 mode. Who answers for an address is computed, by every speaker alike, from the Nodes and
 EndpointSlices; no address is added to an interface, because kube-proxy's rules take the packets before it would matter.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-from contextlib import suppress
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
@@ -21,79 +19,13 @@ from nsk8s.client.events import NORMAL, EventRecorder
 from nsk8s.client.informer import Informer
 from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES
 from nsk8s.client.rest import Client
-from nsk8s.errors import Nsk8sError
-from nsk8s.loadbalancer import arp, nodes, services
+from nsk8s.loadbalancer import nodes, services
+from nsk8s.loadbalancer.announcer import Announcer
 from nsk8s.loadbalancer.pool import Pool
 
 log = logging.getLogger("speaker")
 
 RESYNC_S = 30.0
-SPAM_PERIOD_S, SPAM_TIMES = 1.1, 5
-"""After taking an address over, as MetalLB: hosts keep an ARP entry for a second at least before they believe another."""
-REMINDER_S = 10.0
-"""Then so often: a node that was cut off and is back must be believed again, though nothing changed in its own view."""
-
-
-class Announcer:
-    """Answers ARP on one interface for the addresses it was told."""
-
-    def __init__(self, interface: str) -> None:
-        try:
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.htons(arp.ETH_P_ARP))
-            self._socket.bind((interface, arp.ETH_P_ARP))
-        except OSError as e:
-            raise Nsk8sError(f"cannot answer ARP on {interface}: {e.strerror}", "--interface names the node's own") from e
-        self._socket.setblocking(False)
-        self._mac: bytes = self._socket.getsockname()[4]
-        self._next: dict[str, tuple[float, int]] = {}
-        """Address → (loop time of the next gratuitous ARP, how many were sent)."""
-
-    def addresses(self) -> set[str]:
-        return set(self._next)
-
-    def announce(self, ip: str) -> None:
-        self._next[ip] = (0.0, 0)
-
-    def withdraw(self, ip: str) -> None:
-        self._next.pop(ip, None)
-
-    async def run(self) -> None:
-        """Answer, and remind everybody from time to time. Cancel to stop."""
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._socket.fileno(), self._read)
-        try:
-            while True:
-                self.remind(loop.time())
-                await asyncio.sleep(SPAM_PERIOD_S)
-        finally:
-            loop.remove_reader(self._socket.fileno())
-            self._socket.close()
-
-    def remind(self, now: float) -> None:
-        """Send the gratuitous ARPs that are due."""
-        for ip, (due, sent) in self._next.items():
-            if now >= due:
-                for frame in arp.gratuitous(ip, self._mac):
-                    self._send(frame)
-                self._next[ip] = (now + (SPAM_PERIOD_S * 0.9 if sent < SPAM_TIMES else REMINDER_S), sent + 1)
-
-    def _read(self) -> None:
-        while True:
-            try:
-                packet = arp.parse(self._socket.recv(2048))
-            except BlockingIOError:
-                return
-            except OSError as e:  # the interface went down
-                log.warning("ARP: %s", e.strerror)
-                return
-            if packet is None or packet.operation != arp.REQUEST or packet.target_ip not in self._next:
-                continue
-            if packet.sender_mac != self._mac:
-                self._send(arp.answer(packet, packet.target_ip, self._mac))
-
-    def _send(self, frame: bytes) -> None:
-        with suppress(OSError):  # the interface is down: nobody is there to hear it
-            self._socket.send(frame)
 
 
 class Speaker:
@@ -104,12 +36,13 @@ class Speaker:
         self._kubeconfig = kubeconfig_path
         self._pool = pool
         self._interface = interface
-        self._usable: dict[str, str] = {}
+        self._usable: dict[str, dict[str, str]] = {}
+        """Family → node → its address."""
         self._owned: dict[str, set[str]] = {}
         """Service → addresses announced for it."""
 
     async def serve(self, stop: asyncio.Event) -> None:
-        self._announcer = Announcer(self._interface)
+        self._announcer = Announcer(self._interface, self._pool.families())
         async with Client(kubeconfig.load(self._kubeconfig), user_agent="speaker") as client:
             self._events = EventRecorder(client, "speaker", self._node)
             self._nodes, self._services = Informer(client, NODES), Informer(client, SERVICES)
@@ -124,7 +57,8 @@ class Speaker:
             )  # fmt: skip
 
     def _nodes_changed(self, _: Object) -> list[str]:
-        usable = nodes.gateways(self._nodes.items())
+        found = self._nodes.items()
+        usable = {f: nodes.gateways(found, ipv6=f == "IPv6") for f in self._pool.families()}
         if usable == self._usable:
             return []
         self._usable = usable
@@ -137,7 +71,7 @@ class Speaker:
         for ip in before - wanted:
             log.info("%s: no longer announcing %s", key, ip)
             self._announcer.withdraw(ip)
-        for ip in sorted(wanted - before, key=IPv4Address):
+        for ip in sorted(wanted - before, key=ip_address):
             self._announcer.announce(ip)
             assert service is not None
             self._events.event(service, NORMAL, "nodeAssigned", f'announcing from node "{self._node}" with protocol "layer2"')
@@ -151,5 +85,11 @@ class Speaker:
 
     def _wanted(self, service: Object) -> set[str]:
         """The addresses of a Service that this node answers for."""
-        candidates = nodes.candidates(service, self._slices.by_index("service", meta.key(service)), self._usable)
-        return {ip for ip in services.held(service, self._pool) if nodes.announcer(ip, candidates) == self._node}
+        slices = self._slices.by_index("service", meta.key(service))
+
+        def is_mine(ip: str) -> bool:
+            family = services.family(ip)
+            usable = self._usable.get(family, {})
+            return nodes.announcer(ip, nodes.candidates(service, slices, usable, family)) == self._node
+
+        return {ip for ip in services.held(service, self._pool) if is_mine(ip)}

@@ -15,10 +15,10 @@ HELLO = Path(__file__).parents[2] / "examples" / "hello.yaml"
 NODE1 = "fd00:192:168:56::11"
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+@pytest.fixture(scope="module", params=["ecmp", pytest.param("l2", marks=pytest.mark.slow)])
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     file = tmp_path_factory.mktemp("ipv6") / "cluster.yaml"
-    config = {"nodes": 1, "network": {"ipFamilies": ["IPv6"]}}
+    config = {"nodes": 1, "network": {"ipFamilies": ["IPv6"]}, "loadBalancer": {"mode": request.param}}
     file.write_text(json.dumps(config))
     nsk8s("down", "-q", ok=False)
     try:

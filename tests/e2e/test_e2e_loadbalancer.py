@@ -17,10 +17,13 @@ from e2e_cluster import NAME, apply, components, get, kill, netns, nsk8s, pods, 
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 NODES = ("control-plane", "node1", "node2", "node3")
-CLIENT = "203.0.113.10"
+CLIENT, CLIENT6 = "203.0.113.10", "[2001:db8:203::10]"
+VIP6 = "fd00:10:100::1"
 NODE_IPS = {n: f"192.168.56.{10 + i}" for i, n in enumerate(NODES)}
 CLUSTER = """
 name: {name}
+network:
+  ipFamilies: {families}
 loadBalancer:
   mode: {mode}
   pool: 10.100.0.0/29
@@ -38,7 +41,7 @@ import json, socket, sys
 kind, ip, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 for _ in range(count):
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == 'tcp' else socket.SOCK_DGRAM) as s:
+        with socket.socket(socket.AF_INET6 if ':' in ip else socket.AF_INET, socket.SOCK_STREAM if kind == 'tcp' else socket.SOCK_DGRAM) as s:
             s.settimeout(5)
             s.connect((ip, 80))
             if kind == 'tcp':
@@ -58,7 +61,8 @@ for _ in range(count):
 @pytest.fixture(scope="module", params=["ecmp", "l2"])
 def mode(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     wanted = tmp_path_factory.mktemp("cluster") / "cluster.yaml"
-    wanted.write_text(CLUSTER.format(name=NAME, mode=request.param))
+    families = "[IPv4]" if request.param == "ecmp" else "[IPv4, IPv6]"  # dual-stack and ecmp: test_e2e_dualstack_services
+    wanted.write_text(CLUSTER.format(name=NAME, mode=request.param, families=families))
     nsk8s("down", "-q", ok=False)
     try:
         nsk8s("up", "-q", "-f", str(wanted))
@@ -66,6 +70,11 @@ def mode(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         apply(service("red", "10.100.0.1"), service("red-local", "10.100.0.2", "red", local=True), service("blue"))
         until("three ready pods", lambda: len(pods("lb=yes")) == 3)
         until("three addresses", lambda: all(external(n) for n in ("red", "red-local", "blue")))
+        if request.param == "l2":
+            six = service("red6", app="red", local=True)
+            six["spec"] |= {"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6", "IPv4"]}
+            apply(six)
+            until("an address of each family", lambda: len(get("service/red6")["status"]["loadBalancer"].get("ingress") or []) == 2)
         for n in NODES:
             count_syns(n)
         yield request.param
@@ -127,9 +136,10 @@ def sources(answers: list[dict[str, Any]]) -> set[str]:
 
 def count_syns(node: str) -> None:
     rules = "".join(
-        f"add rule ip lbtest pre iifname eth0 ip daddr 10.100.0.{i} tcp flags & (syn|ack) == syn counter\n" for i in range(1, 7)
+        f"add rule inet lbtest pre iifname eth0 {address} tcp flags & (syn|ack) == syn counter\n"
+        for address in (*(f"ip daddr 10.100.0.{i}" for i in range(1, 7)), f"ip6 daddr {VIP6}")
     )
-    text = "add table ip lbtest\nadd chain ip lbtest pre { type filter hook prerouting priority -350; }\n" + rules
+    text = "add table inet lbtest\nadd chain inet lbtest pre { type filter hook prerouting priority -350; }\n" + rules
     done = netns(node, "bash", "-c", f"nft -f - <<'EOF'\n{text}EOF")
     assert done.returncode == 0, done.stderr
 
@@ -138,8 +148,8 @@ def syns(ip: str) -> dict[str, int]:
     """Node → connections to `ip` that came in there; nodes without are left out. Nodes that are off count nothing."""
     found = {}
     for node in NODES:
-        listed = netns(node, "nft", "list", "table", "ip", "lbtest").stdout
-        match = re.search(rf"ip daddr {re.escape(ip)} .*packets (\d+)", listed)
+        listed = netns(node, "nft", "list", "table", "inet", "lbtest").stdout
+        match = re.search(rf"daddr {re.escape(ip)} .*packets (\d+)", listed)
         if match and int(match[1]):
             found[node] = int(match[1])
     return found
@@ -153,13 +163,19 @@ def events(name: str) -> list[tuple[str, str]]:
     return [(e["reason"], e["message"]) for e in get("events")["items"] if e["involvedObject"]["name"] == name]
 
 
+def announcers(name: str) -> list[str]:
+    """The nodes that Events say are announcing a Service, the last one first."""
+    said = [e for e in get("events")["items"] if e["involvedObject"]["name"] == name and e["reason"] == "nodeAssigned"]
+    said.sort(key=lambda e: (e["lastTimestamp"], e["metadata"]["name"]), reverse=True)
+    found = [re.fullmatch(r'announcing from node "(\S+)" with protocol "layer2"', e["message"]) for e in said]
+    assert found
+    assert all(found), said
+    return [f[1] for f in found if f]
+
+
 def announcer(name: str) -> str:
     """The node that the last Event says is announcing a Service."""
-    said = [e for e in get("events")["items"] if e["involvedObject"]["name"] == name and e["reason"] == "nodeAssigned"]
-    last = max(said, key=lambda e: (e["lastTimestamp"], e["metadata"]["name"]))
-    found = re.fullmatch(r'announcing from node "(\S+)" with protocol "layer2"', last["message"])
-    assert found, last
-    return found[1]
+    return announcers(name)[0]
 
 
 def bridge_ip(node: str) -> str:
@@ -171,6 +187,8 @@ def test_two_services_have_their_own_address_and_the_same_port(mode: str) -> Non
     assert (external("red"), external("red-local")) == ("10.100.0.1", "10.100.0.2")
     blue = external("blue")
     assert blue == "10.100.0.3", "the lowest that is free"
+    if mode == "l2":
+        assert [i["ip"] for i in get("service/red6")["status"]["loadBalancer"]["ingress"]] == [VIP6, "10.100.0.4"]
     assert {a["node"] for a in answered("10.100.0.1", 20)} == {"node1", "node2"}
     assert {a["node"] for a in answered(blue, 5)} == {"node3"}
     made = get("service/red")
@@ -207,6 +225,21 @@ def test_policy_local_keeps_the_clients_address_and_uses_only_nodes_with_an_endp
     assert sum(took.values()) == 40
     assert {n: sum(a["node"] == n for a in answers) for n in took} == took, "each node gave them to its own pod"
     assert set(took) == ({"node1", "node2"} if mode == "ecmp" else {announcer("red-local")})
+
+
+@pytest.mark.parametrize("mode", ["l2"], indirect=True)
+def test_ipv6_comes_in_at_the_node_that_answers_for_it(mode: str) -> None:
+    """By neighbour discovery; the router knows that node's MAC, and no interface has the address."""
+    before = syns(VIP6)
+    answers = [*answered(VIP6), *connect(VIP6, 20)]
+    assert sources(answers) == {CLIENT6}
+    (node,) = since(before, VIP6)
+    assert {a["node"] for a in answers} == {node}
+    assert node in announcers("red6")
+    told = netns("router", "ip", "-6", "neigh", "show", "to", VIP6).stdout.split()
+    assert told[told.index("lladdr") + 1] == netns(node, "cat", "/sys/class/net/eth0/address").stdout.strip()
+    for machine in (*NODES, "router"):
+        assert VIP6 not in netns(machine, "ip", "-6", "addr").stdout
 
 
 @ONE_MODE
@@ -246,7 +279,8 @@ def test_from_inside_nothing_goes_over_the_router(mode: str) -> None:
 @SLOW_IN_L2
 def test_what_nobody_serves_is_refused_aloud(mode: str) -> None:
     """Not a loop between node and router until the TTL ends: an ICMP error, at an address and at a port that nobody serves."""
-    assert "No route to host" in connect("10.100.0.6")[0]["error"]
+    for ip in ("10.100.0.6", "fd00:10:100::ffee") if mode == "l2" else ("10.100.0.6",):
+        assert "No route to host" in connect(ip)[0]["error"]
     done = netns("client", "curl", "-s", "-m", "8", "-o", "/dev/null", "-w", "%{errormsg}", "http://10.100.0.1:81/")
     assert done.returncode == 7, done.stdout
 
@@ -256,7 +290,7 @@ def test_components_that_are_killed_cost_no_address_and_no_connection(mode: str)
     kept = {n: external(n) for n in ("red", "red-local", "blue")}
     running = components()
     victims = {k: c["pid"] for k, c in running.items() if c["name"] in ("cloud-controller-manager", "router-agent", "speaker")}
-    assert len(victims) == (2 if mode == "ecmp" else 1 + len(NODES))
+    assert len(victims) == (2 if mode == "ecmp" else 2 + len(NODES))
     for pid in victims.values():
         kill(pid)
     if mode == "ecmp":
@@ -264,7 +298,7 @@ def test_components_that_are_killed_cost_no_address_and_no_connection(mode: str)
     until("they run again", lambda: all(components()[v]["pid"] not in (0, old) for v, old in victims.items()))
     answered("10.100.0.1", 20)
     apply(service("late", app="blue"))
-    assert until("an address", lambda: external("late")) == "10.100.0.4"
+    assert until("an address", lambda: external("late")) == ("10.100.0.4" if mode == "ecmp" else "10.100.0.5")
     assert {n: external(n) for n in kept} == kept
     nsk8s("delete", "service", "late")
 
@@ -334,21 +368,33 @@ def labelled(node: str, labels: dict[str, str]) -> dict[str, Any]:
 
 
 def test_when_a_node_dies_others_take_its_connections(mode: str) -> None:
-    answered("10.100.0.2", 5)
+    for ip in dying(mode):
+        answered(ip, 5)
     answered("10.100.0.1", 5)
-    victim = "node2" if mode == "ecmp" else announcer("red-local")
+    victim = "node2"
+    if mode == "l2":
+        before = syns(VIP6)
+        connect(VIP6)
+        (victim,) = since(before, VIP6)
     other = {"node1": "node2", "node2": "node1"}[victim]
     nsk8s("node", "stop", victim)
-    assert {a["node"] for a in answered("10.100.0.2", 20)} == {other}
-    assert sources(answered("10.100.0.2")) == {CLIENT}
+    for ip in dying(mode):
+        assert {a["node"] for a in answered(ip, 20)} == {other}
+        assert sources(answered(ip)) == {CLIENT6 if ":" in ip else CLIENT}
     answered("10.100.0.1", 20)
     if mode == "l2":
-        assert announcer("red-local") == other
+        assert announcer("red6") == announcer("red-local") == other
     nsk8s("node", "start", victim)
     count_syns(victim)
+    back_at = VIP6 if mode == "l2" else "10.100.0.2"
 
     def back() -> bool:
-        before = syns("10.100.0.2")
-        return not [a for a in connect("10.100.0.2", 30) if "error" in a] and victim in since(before, "10.100.0.2")
+        before = syns(back_at)
+        return not [a for a in connect(back_at, 30) if "error" in a] and victim in since(before, back_at)
 
     until("the node takes connections again", back, 60)
+
+
+def dying(mode: str) -> list[str]:
+    """Addresses of Services with policy Local on node1 and node2."""
+    return ["10.100.0.2", VIP6] if mode == "l2" else ["10.100.0.2"]

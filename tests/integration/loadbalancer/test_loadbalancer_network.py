@@ -1,4 +1,4 @@
-"""The router's routes and the speaker's ARP against the real kernel, in namespaces made here."""
+"""The router's routes and the speaker's ARP and neighbour discovery against the real kernel, in namespaces made here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -14,11 +15,11 @@ import pytest
 from fresh_netns import new_netns
 
 from nsk8s.kernel.rtnl import Rtnl, entered
-from nsk8s.loadbalancer import router
-from nsk8s.loadbalancer.speaker import Announcer
+from nsk8s.loadbalancer import ndp, router
+from nsk8s.loadbalancer.announcer import Announcer
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
-VIP = "10.100.0.1"
+VIP, VIP6 = "10.100.0.1", "fd00:10:100::1"
 
 
 @pytest.fixture
@@ -34,6 +35,7 @@ def lan() -> Iterator[list[int]]:
                 assert link is not None
                 rtnl.link_set(link.index, up=True)
                 rtnl.addr_add(link.index, f"192.168.56.{(1, 11, 12)[i]}/24")
+                rtnl.addr_add(link.index, f"fd00:192:168:56::{(1, 11, 12)[i]}/64", nodad=True)
     yield machines
     for fd in (switch, *machines):
         os.close(fd)
@@ -80,45 +82,93 @@ def mac_of(fd: int) -> str:
         return link.mac
 
 
-async def neighbour(fd: int, wanted: str) -> None:
-    """Return once the machine's ARP entry for the VIP has that MAC; packets to it keep asking."""
+async def neighbour(fd: int, vip: str, wanted: str) -> None:
+    """Return once the machine's neighbour entry for the VIP has that MAC; packets to it keep asking."""
+    family = socket.AF_INET6 if ":" in vip else socket.AF_INET
     with entered(fd):
-        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender = socket.socket(family, socket.SOCK_DGRAM)
     with sender, Rtnl(fd) as rtnl:
         async with asyncio.timeout(10):
             while True:
-                sender.sendto(b"x", (VIP, 9))
-                if wanted in [n.mac for n in rtnl.neighs() if n.ip == VIP]:
+                sender.sendto(b"x", (vip, 9))
+                if wanted in [n.mac for n in rtnl.neighs(family=family) if n.ip == vip]:
                     return
                 await asyncio.sleep(0.05)
 
 
-async def test_one_node_answers_arp_and_another_takes_over(lan: list[int]) -> None:
-    """No interface has the address; the router believes the answer, then the gratuitous ARP of the one that takes over."""
+@pytest.mark.parametrize(("vip", "pool"), [(VIP, "10.100.0.0/16"), (VIP6, "fd00:10:100::/112")], ids=["arp", "ndp"])
+async def test_one_node_answers_and_another_takes_over(lan: list[int], vip: str, pool: str) -> None:
+    """No interface has the address; the router believes the answer, then the unsolicited word of the one that takes over."""
     with Rtnl(lan[0]) as rtnl:
         link = rtnl.link_get("eth0")
         assert link is not None
-        rtnl.route_add("10.100.0.0/16", index=link.index)
+        rtnl.route_add(pool, index=link.index)
     announcers = []
     for fd in lan[1:]:
         with entered(fd):
             announcers.append(Announcer("eth0"))
     running = [asyncio.ensure_future(a.run()) for a in announcers]
     try:
-        announcers[0].announce(VIP)
-        await neighbour(lan[0], mac_of(lan[1]))
+        announcers[0].announce(vip)
+        await neighbour(lan[0], vip, mac_of(lan[1]))
         for fd in lan[1:]:
             with Rtnl(fd) as rtnl:
-                assert VIP not in [a.ip for a in rtnl.addrs()]
-        announcers[0].withdraw(VIP)
-        announcers[1].announce(VIP)
+                assert vip not in [a.ip for a in rtnl.addrs()]
+        announcers[0].withdraw(vip)
+        announcers[1].announce(vip)
         announcers[1].remind(asyncio.get_running_loop().time())
-        await neighbour(lan[0], mac_of(lan[2]))
-        assert (announcers[0].addresses(), announcers[1].addresses()) == (set(), {VIP})
+        await neighbour(lan[0], vip, mac_of(lan[2]))
+        assert (announcers[0].addresses(), announcers[1].addresses()) == (set(), {vip})
     finally:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+def groups_of(fd: int) -> list[str]:
+    """The solicited-node groups of the load balancers' addresses that eth0 is in."""
+    with entered(fd), open("/proc/thread-self/net/igmp6", encoding="ascii") as f:
+        return [line.split()[2] for line in f if line.split()[1] == "eth0" and line.split()[2].endswith(("ff000001", "ff000003"))]
+
+
+async def test_who_asks_is_answered_in_every_way(lan: list[int]) -> None:
+    """By the group, and directly, as a kernel looks whether a neighbour is still there. All other IPv6 is not even seen."""
+    with entered(lan[1]):
+        announcer = Announcer("eth0", ["IPv6"])
+    with entered(lan[0]):
+        asker = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ndp.ETH_P_IPV6))
+        asker.bind(("eth0", ndp.ETH_P_IPV6))
+    asker.setblocking(False)
+    mine, theirs = asker.getsockname()[4], bytes.fromhex(mac_of(lan[1]).replace(":", ""))
+    running = asyncio.ensure_future(announcer.run())
+    loop = asyncio.get_running_loop()
+
+    async def heard(wanted: bytes) -> None:
+        async with asyncio.timeout(5):
+            while await loop.sock_recv(asker, 2048) != wanted:
+                pass
+
+    try:
+        announcer.announce("fd00:10:100::3")
+        announcer.announce(VIP6)
+        announcer.announce("fd00:10:100::1:0:3")  # in the group of the first
+        assert sorted(groups_of(lan[1])) == ["ff0200000000000000000001ff000001", "ff0200000000000000000001ff000003"]
+        asked = ndp.Solicitation(mine, "fd00:192:168:56::1", VIP6)
+        group = bytes.fromhex("3333ff000001")
+        other = b"\0" * 12 + struct.pack("!HIHBB", ndp.ETH_P_IPV6, 6 << 28, 8, socket.IPPROTO_UDP, 255) + bytes(40)
+        for to_mac, to_ip in ((group, ndp.group(VIP6)), (theirs, VIP6)):
+            asker.send(theirs + mine + other[12:])
+            asker.send(ndp.solicitation(asked, to_mac, to_ip))
+            await heard(ndp.answer(asked, VIP6, theirs))
+        seen = announcer._responders["IPv6"].socket.getsockopt(263, 6, 8)  # SOL_PACKET, PACKET_STATISTICS
+        assert struct.unpack("=II", seen) == (2, 0), "packets it was shown, packets that were too many"
+        announcer.withdraw("fd00:10:100::3")
+        announcer.withdraw(VIP6)
+        assert groups_of(lan[1]) == ["ff0200000000000000000001ff000003"]
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        asker.close()
 
 
 def test_the_routers_sysctls(lan: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from nsk8s.config import parse
 from nsk8s.errors import Nsk8sError
-from nsk8s.loadbalancer import arp, nodes, router, services
+from nsk8s.loadbalancer import arp, ndp, nodes, router, services
 from nsk8s.loadbalancer.pool import NoAddress, Pool
 
 POOL = Pool(IPv4Network("10.100.0.0/29"))
@@ -233,6 +234,29 @@ def test_arp_packets() -> None:
         assert arp.parse(rubbish) is None
 
 
+def test_neighbour_discovery_packets() -> None:
+    mac, asker, vip = b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x09", "fd00:10:100::1"
+    asked = ndp.Solicitation(asker, "fd00:192:168:56::1", vip)
+    question = ndp.solicitation(asked, b"\x33\x33\xff\0\0\x01", ndp.group(vip))
+    assert ndp.parse(question) == asked
+    assert ndp.parse(question + bytes(6)) == asked, "an Ethernet card's padding"
+    answer = ndp.answer(asked, vip, mac)
+    assert answer.hex(" ", -4) == (  # to the asker, from the address; solicited and override; its link address
+        "02000000 00090200 00000001 86dd6000 00000020 3afffd00 00100100 00000000 00000000 0001fd00 01920168 00560000 00000000 "
+        f"00018800 {answer[56:58].hex()}6000 0000fd00 00100100 00000000 00000000 00010201 02000000 0001"
+    )
+    for frame in (answer, ndp.unsolicited(vip, mac), ndp.answer(replace(asked, sender_ip="::"), vip, mac)):
+        assert ndp.checksum(frame[22:38], frame[38:54], frame[54:]) == 0
+    everybody = ndp.unsolicited(vip, mac)
+    assert (everybody[:6].hex(), everybody[38:54].hex()) == ("333300000001", "ff02" + "0" * 27 + "1")
+    assert everybody[58:62].hex() == "20000000", "override, and not an answer"
+    assert ndp.answer(replace(asked, sender_ip="::"), vip, mac) == everybody, "who looks for a duplicate has no address"
+    hops = question[:21] + b"\x40" + question[22:]
+    for rubbish in (b"", question[:80], hops, question[:-1] + b"\0", question.replace(b"\x86\xdd", b"\x08\0"), answer, bytes(90)):
+        assert ndp.parse(rubbish) is None
+    assert ndp.group("fd00:10:100::1:abcd:ef01") == "ff02::1:ffcd:ef01"
+
+
 @pytest.mark.parametrize(
     ("document", "mode"),
     [({}, "ecmp"), ({"loadBalancer": {"mode": "l2"}}, "l2"), ({"loadBalancer": {"mode": False}}, "off")],
@@ -242,7 +266,9 @@ def test_the_mode_in_cluster_yaml(document: dict[str, Any], mode: str) -> None:
     assert config.load_balancer.mode == mode
     assert config.load_balancer_pools == ([] if mode == "off" else ["10.100.0.0/16"])
     both = parse({**document, "network": {"ipFamilies": ["IPv6", "IPv4"]}}, "x").load_balancer_pools
-    assert both == {"ecmp": ["fd00:10:100::/112", "10.100.0.0/16"], "l2": ["10.100.0.0/16"], "off": []}[mode]
+    assert both == ([] if mode == "off" else ["fd00:10:100::/112", "10.100.0.0/16"])
+    six = parse({**document, "network": {"ipFamilies": ["IPv6"]}}, "x").load_balancer_pools
+    assert six == ([] if mode == "off" else ["fd00:10:100::/112"])
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_racks_are_switches_with_subnets_of_their_own() -> None:
         ({"racks": [{"name": "a", "subnet": "10.1.0.0/24"}, {"name": "b", "subnet": "10.2.0.0/28"}], "nodes": 5}, "rack b .* too small"),
         (
             {"racks": [{"name": "a", "subnet": "10.1.0.0/24"}, {"name": "b", "subnet": "10.2.0.0/24"}], "loadBalancer": {"mode": "l2"}},
-            "l2 answers ARP on one switch",
+            "l2 needs nodes on one switch",
         ),
         ({"nodes": [{"name": "n", "link": {"rate": "quick"}}]}, "rate: 'quick' is not like 10mbit"),
     ],
