@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,5 +21,7 @@ class FailedFiles:
             self._failed[report.nodeid.partition("::")[0]] = None
             self._final |= report.when == "teardown"
 
-    def pytest_sessionfinish(self) -> None:
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self) -> Iterator[None]:
+        yield  # what was left on the machine is looked for meanwhile
         self._path.write_text("" if self._final else "".join(f"{name}\n" for name in self._failed))

@@ -20,7 +20,7 @@ def written(tmp_path: Path, *reports: pytest.TestReport) -> list[str]:
     plugin = FailedFiles(file)
     for each in reports:
         plugin.pytest_runtest_logreport(each)
-    plugin.pytest_sessionfinish()
+    list(plugin.pytest_sessionfinish())
     return file.read_text().splitlines()
 
 
