@@ -1,162 +1,129 @@
-"""A Corefile, as far as a cluster's DNS needs one: the kubernetes plugin, forward, and what kubeadm's has beside them. Pure.
+"""What a Corefile says: server blocks with the plugins that a cluster's DNS needs. Pure.
 
-Upstream: CoreDNS' Corefile (coredns.io/manual/configuration), plugin/kubernetes, plugin/forward. What is not supported is refused
-by name, with its line. `Settings` are what the server runs with, whether they come from here or from flags.
+Upstream: CoreDNS' Corefile (coredns.io/manual/configuration) and the setup of each plugin. What is not supported is refused
+by name, with its line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
 
+from nsk8s.api import selectors
+from nsk8s.dns import settings as of
+from nsk8s.dns.caddyfile import CorefileError, Line, server_blocks
+from nsk8s.dns.settings import NO_PAGE, RESOLV_CONF, REVERSE, Block, Hosts, Kubernetes, LogRule, Server, Settings
 from nsk8s.errors import Nsk8sError
 
-Server = tuple[str, int]
-NO_PAGE = -1
-RESOLV_CONF = "/etc/resolv.conf"
-_REVERSE = ("in-addr.arpa", "ip6.arpa")
-_NO_CHOICE = frozenset({"errors", "log", "cache", "loop", "loadbalance", "bufsize", "nsid", "cancel", "any", "minimal", "debug"})
+if TYPE_CHECKING:
+    from nsk8s.dns.rewrite import Rule
+
+__all__ = ["NO_PAGE", "RESOLV_CONF", "CorefileError", "Settings", "parse"]
+
+_NO_CHOICE = frozenset({"errors", "cache", "loop", "loadbalance", "nsid", "cancel", "minimal", "debug"})
 """What changes no answer here, or is always so: accepted with whatever they are given."""
-_UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-class CorefileError(Nsk8sError):
-    """The message begins with the file and the line, as CoreDNS' does."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Ports of NO_PAGE stand for pages that are not served."""
-
-    domain: str = "cluster.local"
-    reverse: bool = True
-    """Whether the reverse zones are the cluster's."""
-    pods: bool = True
-    """`pods insecure`: 1-2-3-4.namespace.pod has that address, whoever has it."""
-    ttl_s: int = 5
-    namespaces: frozenset[str] = frozenset()
-    """Only these, if any are named."""
-    ignore_empty: bool = False
-    """A Service without ready endpoints does not exist."""
-    forward: tuple[tuple[str, tuple[Server, ...]], ...] = ()
-    """(zone, servers); the zone "" is everything else. /etc/resolv.conf's servers stand as ("/etc/resolv.conf", 0)."""
-    fallthrough: tuple[str, ...] = ()
-    """Zones in which a name that the cluster lacks is asked elsewhere; "" is all of them."""
-    port: int = 53
-    health_port: int = NO_PAGE
-    ready_port: int = NO_PAGE
-    metrics_port: int = NO_PAGE
-    lameduck_s: float = 0.0
-    reload: bool = False
-
-
-@dataclass
-class _Line:
-    number: int
-    words: list[str]
-    body: list[_Line] = field(default_factory=list)
-    has_body: bool = False
+_SERVER_WIDE = frozenset({"health", "ready", "prometheus", "reload"})
+_PARTS_MS = {"h": 3_600_000.0, "m": 60_000.0, "s": 1000.0, "ms": 1.0, "us": 1e-3, "\u00b5s": 1e-3, "ns": 1e-6}
 
 
 def parse(text: str, where: str = "Corefile") -> Settings:
     """Raises CorefileError."""
-    blocks = _blocks(text, where)
+    blocks = server_blocks(text, where)
     if not blocks:
         raise CorefileError(f"{where}: no server block")
-    own = [b for b in blocks if any(line.words[0] == "kubernetes" for line in b.body)]
-    if len(own) != 1:
-        raise CorefileError(f"{where}: {len(own)} server blocks have the plugin kubernetes; it takes exactly one")
-    settings = _Reader(where, Settings()).block(own[0], stub=False)
-    for block in blocks:
-        if block is not own[0]:
-            settings = _Reader(where, settings).block(block, stub=True)
-    return settings
+    reader = _Reader(where)
+    made = tuple(reader.block(block) for block in blocks)
+    if sum(block.kubernetes for block in made) != 1:
+        own = sum(block.kubernetes for block in made)
+        raise CorefileError(f"{where}: {own} server blocks have the plugin kubernetes; nsk8s' DNS takes exactly one")
+    zones: set[str] = set()
+    for line, block in zip(blocks, made, strict=True):
+        for zone in block.zones:
+            if zone in zones:
+                raise reader.fail(line, f"cannot serve dns://{zone or '.'}:{reader.settings.port} - it is already defined")
+            zones.add(zone)
+    return replace(reader.settings, blocks=made)
 
 
-def _blocks(text: str, where: str) -> list[_Line]:
-    """The server blocks: their keys are the words, their plugins the body."""
-    found: list[_Line] = []
-    open_: list[_Line] = []
-    for number, words in _lines(text):
-        line = _Line(number, words)
-        if words == ["}"]:
-            if not open_:
-                raise CorefileError(f"{where}:{number} - Error during parsing: Unexpected '}}'")
-            open_.pop()
-            continue
-        opens = words[-1] == "{"
-        if opens:
-            line.words, line.has_body = words[:-1], True
-        if not line.words or "{" in line.words or "}" in line.words:
-            raise CorefileError(f"{where}:{number} - Error during parsing: '{{' ends a line, '}}' is one")
-        (open_[-1].body if open_ else found).append(line)
-        if not open_ and not opens:
-            raise CorefileError(f"{where}:{number} - Error during parsing: '{{' is missing behind {' '.join(line.words)}")
-        if opens:
-            open_.append(line)
-    if open_:
-        raise CorefileError(f"{where}:{open_[-1].number} - Error during parsing: this block has no end")
-    return found
-
-
-def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
-    """(number, words) of what is neither empty nor a comment; quotes hold words together."""
-    for number, raw in enumerate(text.splitlines(), 1):
-        words: list[str] = []
-        word, quoted = "", False
-        for char in raw:
-            if char == '"':
-                quoted = not quoted
-            elif char == "#" and not quoted and not word:
-                break
-            elif char.isspace() and not quoted:
-                words += [word] if word else []
-                word = ""
-            else:
-                word += char
-        words += [word] if word else []
-        if words:
-            yield number, words
+def zone_of(text: str) -> str:
+    """`Example.ORG.` \u2192 `example.org`, `.` \u2192 the empty text."""
+    return text.strip(".").lower()
 
 
 class _Reader:
-    def __init__(self, where: str, settings: Settings) -> None:
-        self.where, self.settings = where, settings
+    def __init__(self, where: str) -> None:
+        self.where, self.settings, self._port = where, Settings(), 0
 
-    def fail(self, line: _Line, why: str) -> CorefileError:
+    def fail(self, line: Line, why: str) -> CorefileError:
         return CorefileError(f"{self.where}:{line.number} - Error during parsing: {why}")
 
-    def block(self, block: _Line, *, stub: bool) -> Settings:
-        """`stub`: one that only forwards its zones (a stub domain)."""
-        zones = [self._key(block, key, stub) for key in block.words]
-        for line in block.body:
-            name = line.words[0]
-            if name == "forward":
-                self._forward(line, zones if stub else [""])
-            elif stub and name not in _NO_CHOICE and name not in ("reload", "prometheus", "ready", "health"):
-                raise self.fail(line, f"plugin '{name}' needs the plugin kubernetes in its server block")
-            else:
-                self._plugin(line)
-        return self.settings
+    def block(self, line: Line) -> Block:
+        block = Block(zones=tuple(zone for key in line.words for zone in self._key(line, key)))
+        for each in line.body:
+            block = self._plugin(each, block)
+        return replace(block, plugins=tuple(dict.fromkeys(each.words[0] for each in line.body)))
 
-    def _key(self, block: _Line, key: str, stub: bool) -> str:
-        """The zone of a server block's key, which may begin with dns:// and end with a port."""
-        bare = key.removeprefix("dns://")
+    def _key(self, line: Line, key: str) -> list[str]:
+        """The zones of a server block's key, which may begin with dns:// and end with a port."""
+        bare = key.removeprefix("dns://").removesuffix(",")
         if "://" in bare:
-            raise self.fail(block, f"{key}: only dns:// is supported")
-        zone, _, port = bare.partition(":")
-        number = self._number(block, port or "53", 1, 65535)
-        if stub and number != self.settings.port:
-            raise self.fail(block, f"{key}: every server block must have port {self.settings.port}")
+            raise self.fail(line, f"{key}: only dns:// is supported")
+        zone, _, port = bare.rpartition(":") if re.search(r":\d+$", bare) else (bare, "", "53")
+        number = self._number(line, port, 1, 65535)
+        if number != (self._port or number):
+            raise self.fail(line, f"{key}: every server block must have port {self._port}")
+        self._port = number
         self.settings = replace(self.settings, port=number)
-        return zone.strip(".").lower()
+        return self._zones(line, zone)
 
-    def _plugin(self, line: _Line) -> None:
+    def _zones(self, line: Line, text: str) -> list[str]:
+        """A zone's name, or the reverse zones of an address range."""
+        if "/" not in text:
+            return [zone_of(text)]
+        try:
+            network = ip_network(text, strict=False)
+        except ValueError:
+            raise self.fail(line, f"{text} is neither a zone nor a range of addresses") from None
+        step = 8 if network.version == 4 else 4
+        subnets = network.subnets(new_prefix=min(-(-network.prefixlen // step) * step, network.max_prefixlen))
+        found = []
+        for subnet in subnets:
+            parts = subnet.network_address.reverse_pointer.split(".")
+            found.append(".".join(parts[(network.max_prefixlen - subnet.prefixlen) // step :]))
+        return found
+
+    def _plugin(self, line: Line, block: Block) -> Block:
         name, words = line.words[0], line.words[1:]
         if name == "kubernetes":
-            self._kubernetes(line)
-        elif name == "health":
+            if block.kubernetes:
+                raise self.fail(line, "this plugin can only be used once per Server Block")
+            self._kubernetes(line, block)
+            return replace(block, kubernetes=True)
+        if name == "forward":
+            return replace(block, forward=(*block.forward, self._forward(line)))
+        if name == "log":
+            return replace(block, log=(*block.log, *self._log(line)))
+        if name == "any":
+            return replace(block, refuses_any=True)
+        if name == "rewrite":
+            return replace(block, rewrites=(*block.rewrites, self._rewrite(line)))
+        if name == "hosts":
+            if block.hosts:
+                raise self.fail(line, "this plugin can only be used once per Server Block")
+            return replace(block, hosts=self._hosts(line, block))
+        if name == "bufsize":
+            return replace(block, bufsize=self._number(line, words[0], 512, 4096) if words else 1232)
+        if name in _SERVER_WIDE:
+            self._page_plugin(line, name, words)
+        elif name not in _NO_CHOICE:
+            raise self.fail(line, f"plugin '{name}' is not supported by nsk8s' DNS; CoreDNS itself may take its place")
+        return block
+
+    def _page_plugin(self, line: Line, name: str, words: Sequence[str]) -> None:
+        if name == "health":
             self.settings = replace(self.settings, health_port=self._page(line, words, 8080))
             for option in line.body:
                 if option.words[0] != "lameduck" or len(option.words) != 2:
@@ -166,43 +133,91 @@ class _Reader:
             self.settings = replace(self.settings, ready_port=self._page(line, words, 8181))
         elif name == "prometheus":
             self.settings = replace(self.settings, metrics_port=self._page(line, words, 9153))
-        elif name == "reload":
-            self.settings = replace(self.settings, reload=True)
-        elif name not in _NO_CHOICE:
-            raise self.fail(line, f"plugin '{name}' is not supported by nsk8s' DNS; CoreDNS itself may take its place")
-
-    def _kubernetes(self, line: _Line) -> None:
-        zones = [z.strip(".").lower() for z in line.words[1:]]
-        domains = [z for z in zones if not z.endswith(_REVERSE)]
-        if len(domains) != 1:
-            raise self.fail(line, f"kubernetes needs one zone that is no reverse zone, not {len(domains)}")
-        self.settings = replace(self.settings, domain=domains[0], reverse=len(zones) > 1)
-        for option in line.body:
-            self._kubernetes_option(option, option.words[0], option.words[1:])
-
-    def _kubernetes_option(self, line: _Line, name: str, words: Sequence[str]) -> None:
-        if name == "pods" and list(words) in (["insecure"], ["disabled"]):
-            self.settings = replace(self.settings, pods=words[0] == "insecure")
-        elif name == "ttl" and len(words) == 1:
-            self.settings = replace(self.settings, ttl_s=self._number(line, words[0], 0, 3600))
-        elif name == "namespaces" and words:
-            self.settings = replace(self.settings, namespaces=frozenset(words))
-        elif name == "fallthrough":
-            self.settings = replace(self.settings, fallthrough=tuple(w.strip(".").lower() for w in words) or ("",))
-        elif name == "ignore" and list(words) == ["empty_service"]:
-            self.settings = replace(self.settings, ignore_empty=True)
         else:
-            raise self.fail(line, f"kubernetes: '{' '.join([name, *words])}' is not supported by nsk8s' DNS")
+            self.settings = replace(self.settings, reload=True)
 
-    def _forward(self, line: _Line, zones: Sequence[str]) -> None:
+    def _kubernetes(self, line: Line, block: Block) -> None:
+        zones = tuple(z for text in line.words[1:] for z in self._zones(line, text)) or block.zones
+        domains = [z for z in zones if not z.endswith(REVERSE)]
+        if len(domains) != 1 or not domains[0]:
+            raise self.fail(line, f"kubernetes needs one zone that is no reverse zone, not {' '.join(domains) or 'none'}")
+        options = Kubernetes(zones=zones, pods="disabled")
+        for option in line.body:
+            options = self._kubernetes_option(option, option.words[0], option.words[1:], options)
+        self.settings = replace(self.settings, kubernetes=options)
+
+    def _kubernetes_option(self, line: Line, name: str, words: Sequence[str], options: Kubernetes) -> Kubernetes:
+        if name == "pods" and len(words) == 1:
+            if words[0] not in ("disabled", "insecure", "verified"):
+                raise self.fail(line, f"wrong value for pods: {words[0]},  must be one of: disabled, verified, insecure")
+            return replace(options, pods=words[0])
+        if name == "ttl" and len(words) == 1:
+            return replace(options, ttl_s=self._number(line, words[0], 0, 3600))
+        if name == "namespaces" and words:
+            return replace(options, namespaces=options.namespaces | set(words))
+        if name in ("labels", "namespace_labels") and words:
+            return replace(options, **{name: self._selector(line, " ".join(words))})  # type: ignore[arg-type]
+        if name in ("endpoint_pod_names", "noendpoints") and not words:
+            return replace(options, **{name: True})  # type: ignore[arg-type]
+        if name == "fallthrough":
+            return replace(options, fallthrough=tuple(map(zone_of, words)) or ("",))
+        if name == "ignore" and list(words) == ["empty_service"]:
+            return replace(options, ignore_empty=True)
+        raise self.fail(line, f"kubernetes: '{' '.join([name, *words])}' is not supported by nsk8s' DNS")
+
+    def _selector(self, line: Line, text: str) -> str:
+        try:
+            selectors.parse_labels(text)
+        except Nsk8sError as e:
+            raise self.fail(line, f"unable to parse label selector: '{text}': {e.message}") from None
+        return text
+
+    def _log(self, line: Line) -> list[LogRule]:
+        words, form = line.words[1:], of.LOG_COMMON
+        if len(words) > 1 and "{" in words[-1]:
+            form = words.pop().replace("{common}", of.LOG_COMMON).replace("{combined}", of.LOG_COMBINED)
+        classes: list[str] = []
+        for option in line.body:
+            if option.words[0] != "class" or len(option.words) < 2:
+                raise self.fail(option, f"log: unknown property '{option.words[0]}'")
+            classes += option.words[1:]
+        for wrong in set(classes) - set(of.LOG_CLASSES):
+            raise self.fail(line, f"log: invalid Class: {wrong}")
+        return [LogRule(zone_of(z), form, frozenset(classes or ["all"])) for z in words or ["."]]
+
+    def _rewrite(self, line: Line) -> Rule:
+        from nsk8s.dns import rewrite
+
+        try:
+            return rewrite.rule(line.words[1:], [each.words for each in line.body])
+        except ValueError as e:
+            raise self.fail(line, f"rewrite: {e}") from None
+
+    def _hosts(self, line: Line, block: Block) -> Hosts:
+        file, zones = (line.words[1] if line.words[1:] else of.HOSTS_FILE), tuple(map(zone_of, line.words[2:]))
+        hosts = Hosts(file, zones or block.zones)
+        for option in line.body:
+            name, words = option.words[0], option.words[1:]
+            if name == "ttl" and len(words) == 1:
+                hosts = replace(hosts, ttl_s=self._number(option, words[0], 1, 65535))
+            elif name == "no_reverse" and not words:
+                hosts = replace(hosts, reverse=False)
+            elif name == "reload" and len(words) == 1:
+                hosts = replace(hosts, reload_s=0.0 if words[0] == "0" else self._seconds(option, words[0]))
+            elif name == "fallthrough":
+                hosts = replace(hosts, fallthrough=tuple(map(zone_of, words)) or ("",))
+            elif words and (name[0].isdigit() or ":" in name):
+                hosts = replace(hosts, inline=(*hosts.inline, " ".join(option.words)))
+            else:
+                raise self.fail(option, f"hosts: '{' '.join(option.words)}' is not supported by nsk8s' DNS")
+        return hosts
+
+    def _forward(self, line: Line) -> tuple[str, tuple[Server, ...]]:
         if len(line.words) < 3:
             raise self.fail(line, "forward needs a zone and servers")
-        zone = line.words[1].strip(".").lower()
-        servers = tuple(self._server(line, text) for text in line.words[2:])
-        made = tuple((zone or of, servers) for of in zones)
-        self.settings = replace(self.settings, forward=self.settings.forward + made)
+        return zone_of(line.words[1]), tuple(self._server(line, text) for text in line.words[2:])
 
-    def _server(self, line: _Line, text: str) -> Server:
+    def _server(self, line: Line, text: str) -> Server:
         if text == RESOLV_CONF:
             return RESOLV_CONF, 0
         host, port = text.removeprefix("dns://"), "53"
@@ -216,20 +231,20 @@ class _Reader:
         except ValueError:
             raise self.fail(line, f"forward to {text}: not an IP address, and not {RESOLV_CONF}") from None
 
-    def _page(self, line: _Line, words: Sequence[str], default: int) -> int:
+    def _page(self, line: Line, words: Sequence[str], default: int) -> int:
         return self._number(line, words[0].rpartition(":")[2], 1, 65535) if words else default
 
-    def _number(self, line: _Line, text: str, low: int, high: int) -> int:
+    def _number(self, line: Line, text: str, low: int, high: int) -> int:
         if not text.isdecimal() or not low <= int(text) <= high:
             raise self.fail(line, f"{text!r} is not a number from {low} to {high}")
         return int(text)
 
-    def _seconds(self, line: _Line, text: str) -> float:
-        for unit, seconds in _UNITS_S.items():
-            number = text.removesuffix(unit)
-            if number != text and number.replace(".", "", 1).isdecimal():
-                return float(number) * seconds
-        raise self.fail(line, f"{text!r} is not a duration like 5s")
+    def _seconds(self, line: Line, text: str) -> float:
+        """Go's durations: 300ms, 1.5h, 1m30s."""
+        if not re.fullmatch(r"(\d+(\.\d*)?(h|ms|us|\u00b5s|ns|m|s))+", text):
+            raise self.fail(line, f"{text!r} is not a duration like 5s")
+        parts = re.findall(r"(\d+(?:\.\d*)?)(h|ms|us|\u00b5s|ns|m|s)", text)
+        return sum(float(number) * _PARTS_MS[unit] for number, unit in parts) / 1000
 
 
 def resolv_conf_servers(text: str) -> tuple[Server, ...]:

@@ -1,4 +1,4 @@
-"""Asking other name servers about names outside the cluster; only with `--forward`. Touches: sockets.
+"""Asking other name servers about names outside the cluster; only where that is configured. Touches: sockets.
 
 Upstream: CoreDNS' forward plugin.
 """
@@ -9,11 +9,6 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Sequence
-
-from dnslib import QTYPE, DNSQuestion, DNSRecord
-
-from nsk8s.dns import wire
-from nsk8s.dns.records import Answer, Name, Record
 
 log = logging.getLogger("forward")
 
@@ -37,39 +32,6 @@ class Forwarder:
             except (TimeoutError, OSError, asyncio.IncompleteReadError) as e:
                 log.warning("%s port %d: %s", host, port, e or type(e).__name__)
         return None
-
-    async def resolve(self, name: Name, kind: str) -> Answer | None:
-        """What the other servers say about a name: CNAMEs and addresses; None if none of them answers sensibly."""
-        query = DNSRecord(q=DNSQuestion(wire.label(name), getattr(QTYPE, kind)))
-        raw = await self.ask(bytes(query.pack()), tcp=False)
-        if raw is None:
-            return None
-        try:
-            reply = DNSRecord.parse(raw)
-        except Exception as e:  # dnslib lets many kinds through
-            log.warning("unreadable reply about %s: %s", ".".join(name), e)
-            return None
-        answer = Answer(reply.header.rcode, authoritative=False)
-        for rr in reply.rr:
-            record = _record(rr)
-            if record is not None:
-                answer.answers.append(record)
-        return answer
-
-
-def _record(rr: object) -> Record | None:
-    kind = QTYPE[rr.rtype]  # type: ignore[attr-defined]
-    name = _name(rr.rname)  # type: ignore[attr-defined]
-    ttl = int(rr.ttl)  # type: ignore[attr-defined]
-    if kind in ("A", "AAAA"):
-        return Record(name, kind, (str(rr.rdata),), ttl)  # type: ignore[attr-defined]
-    if kind == "CNAME":
-        return Record(name, kind, (_name(rr.rdata.label),), ttl)  # type: ignore[attr-defined]
-    return None
-
-
-def _name(label: object) -> Name:
-    return tuple(part.decode("latin-1") for part in label.label)  # type: ignore[attr-defined]
 
 
 class _OneReply(asyncio.DatagramProtocol):

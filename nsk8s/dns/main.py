@@ -8,16 +8,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from nsk8s.dns import corefile
-from nsk8s.dns.corefile import NO_PAGE, Settings
+from nsk8s.dns.settings import NO_PAGE, RESOLV_CONF, REVERSE, Block, Kubernetes, Settings
 from nsk8s.errors import Nsk8sError
 
 log = logging.getLogger("dns")
@@ -104,8 +102,9 @@ def settings_of(options: Options) -> Settings:
     """From the Corefile, or the flags without one. Raises Nsk8sError."""
     if options.conf:
         return corefile.parse(read_conf(options.conf), options.conf)
+    block = Block(kubernetes=True, forward=(("", options.forward),) if options.forward else ())
     return Settings(
-        domain=options.cluster_domain, forward=(("", options.forward),) if options.forward else (), port=options.port,
+        kubernetes=Kubernetes(zones=(options.cluster_domain.strip(".").lower(), *REVERSE)), blocks=(block,), port=options.port,
         health_port=options.health_port, ready_port=options.ready_port, metrics_port=options.metrics_port,
         lameduck_s=options.lameduck_s,
     )  # fmt: skip
@@ -119,18 +118,18 @@ def read_conf(path: str) -> str:
         raise Nsk8sError(f"cannot read {path}: {getattr(e, 'strerror', '') or e}") from e
 
 
-def forwards(settings: Settings) -> list[tuple[str, list[tuple[str, int]]]]:
+def with_servers(blocks: Sequence[Block]) -> list[Block]:
     """With the name servers that /etc/resolv.conf has now in its place."""
-    found = []
-    for zone, servers in settings.forward:
-        each: list[tuple[str, int]] = []
-        for server in servers:
-            if server[0] == corefile.RESOLV_CONF:
-                each += corefile.resolv_conf_servers(read_conf(corefile.RESOLV_CONF))
-            else:
-                each.append(server)
-        found.append((zone, each))
-    return found
+
+    def found(server: tuple[str, int]) -> Sequence[tuple[str, int]]:
+        return corefile.resolv_conf_servers(read_conf(RESOLV_CONF)) if server[0] == RESOLV_CONF else [server]
+
+    def filled(block: Block) -> Block:
+        return replace(
+            block, forward=tuple((zone, tuple(s for each in some for s in found(each))) for zone, some in block.forward)
+        )
+
+    return [filled(block) for block in blocks]
 
 
 def every_address() -> tuple[str, ...]:
@@ -158,27 +157,25 @@ def local_addresses() -> list[str]:
     return found
 
 
-async def serve(options: Options, settings: Settings, end: asyncio.Event, stop: asyncio.Event) -> None:
-    """Bind, then read the API, then be ready; until `end`, which comes with `stop` or with other settings."""
+async def serve(options: Options, said: list[Settings], changed: asyncio.Event, stop: asyncio.Event) -> None:
+    """Bind, then read the API, then be ready; until `stop`, or until settings come (the last of `said`) that need other ports."""
+    from nsk8s import __version__
     from nsk8s.client import pages as http
     from nsk8s.dns.metrics import Metrics
     from nsk8s.dns.server import DNSServer
-    from nsk8s.dns.view import View
+    from nsk8s.dns.source import Source
 
-    view = View(
-        settings.domain, local_addresses(), reverse=settings.reverse, pods=settings.pods, ttl_s=settings.ttl_s,
-        namespaces=settings.namespaces, ignore_empty=settings.ignore_empty,
-    )  # fmt: skip
-    metrics = Metrics()
-    synced = asyncio.Event()
+    settings = said[-1]
+    metrics = Metrics(settings.port, settings.plugins(), __version__)
+    source = Source(options.kubeconfig, settings.kubernetes, local_addresses())
 
     async def health_page() -> tuple[int, str]:
         return 200, "OK"
 
     async def ready_page() -> tuple[int, str]:
-        if not end.is_set():
+        if not stop.is_set():
             try:
-                await asyncio.wait_for(synced.wait(), READY_PATIENCE_S)
+                await asyncio.wait_for(source.synced.wait(), READY_PATIENCE_S)
                 return 200, "OK"
             except TimeoutError:
                 pass
@@ -187,7 +184,7 @@ async def serve(options: Options, settings: Settings, end: asyncio.Event, stop: 
     async def metrics_page() -> tuple[int, str]:
         return 200, metrics.render()
 
-    server = DNSServer(view, metrics, forwards(settings), settings.fallthrough)
+    server = DNSServer(source.view, metrics, with_servers(settings.blocks))
     addresses = options.bind_addresses or every_address()
     pages = []
     try:
@@ -203,83 +200,39 @@ async def serve(options: Options, settings: Settings, end: asyncio.Event, stop: 
                 pages.append(await http.serve(address, port or options.ports.get(name, 0), {f"/{name}": page}))
                 options.ports[name] = pages[-1].sockets[0].getsockname()[1]
         log.info("listening on %s, ports %s", " ".join(addresses), options.ports)
-        await _follow(options, view, synced, end)
-        if settings.lameduck_s and stop.is_set():
+        source.start()
+        while await source.until(changed, stop):
+            changed.clear()
+            if said[-1].ports() != settings.ports():
+                return
+            settings, old = said[-1], source
+            if settings.kubernetes != old.options:
+                source = await old.succeeded(settings.kubernetes, stop)
+            server.use(source.view, metrics, with_servers(settings.blocks))
+            metrics.plugins = sorted(set(settings.plugins()))
+        if settings.lameduck_s:
             log.info("going down in %g s", settings.lameduck_s)
             await asyncio.sleep(settings.lameduck_s)
     finally:
         for listener in pages:
             listener.close()
+        await source.end()
         await server.stop()
 
 
-@contextmanager
-def _no_system_certificates() -> Iterator[None]:
-    """aiohttp reads the machine's CA bundle as it is imported, 30 to 90 ms; the cluster's own CA is not in there anyway."""
-    saved = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
-    os.environ.update(dict.fromkeys(saved, os.devnull))
-    try:
-        yield
-    finally:
-        for name, value in saved.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-async def _follow(options: Options, view: object, synced: asyncio.Event, stop: asyncio.Event) -> None:
-    """Keep `view` true to the API until `stop`."""
-    with _no_system_certificates():
-        from nsk8s.client import kubeconfig
-        from nsk8s.client.informer import Informer, wait_synced
-        from nsk8s.client.resources import ENDPOINTSLICES, NAMESPACES, SERVICES
-        from nsk8s.client.rest import Client
-    from nsk8s.dns.view import View
-
-    assert isinstance(view, View)
-    config = kubeconfig.load(options.kubeconfig) if options.kubeconfig else kubeconfig.in_cluster()
-    async with Client(config, user_agent="nsk8s-dns") as client:
-        informers = [Informer(client, resource) for resource in (NAMESPACES, SERVICES, ENDPOINTSLICES)]
-        changed = (view.namespace_changed, view.service_changed, view.slice_changed)
-        for informer, handler in zip(informers, changed, strict=True):
-            informer.add_handler(handler)
-        running = [asyncio.ensure_future(informer.run()) for informer in informers]
-        stopped = asyncio.ensure_future(stop.wait())
-        first = asyncio.ensure_future(wait_synced(*informers))
-        try:
-            await asyncio.wait([first, stopped, *running], return_when=asyncio.FIRST_COMPLETED)
-            if first.done():
-                view.synced = True
-                synced.set()
-                log.info("synced: %d services", len(informers[1].keys()))
-            done, _ = await asyncio.wait([stopped, *running], return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {stopped}:
-                task.result()
-        finally:
-            tasks = [stopped, first, *running]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _end_with(stop: asyncio.Event, end: asyncio.Event) -> None:
-    await stop.wait()
-    end.set()
-
-
-async def _end_with_change(path: str, said: list[Settings], end: asyncio.Event) -> None:
-    """Set `end` when the Corefile says something else than the last of `said`, and add that; one that is wrong is told of once,
-    and what was before goes on."""
+async def _tell_changes(path: str, said: list[Settings], changed: asyncio.Event) -> None:
+    """Add to `said` what the Corefile says anew; one that is wrong is told of once, and what was before goes on."""
     told = ""
-    while not end.is_set():
+    while said[-1].reload:
         await asyncio.sleep(RELOAD_S)
         try:
             found = corefile.parse(read_conf(path), path)
+            with_servers(found.blocks)
             if found != said[-1]:
                 log.info("%s has changed", path)
-                said.append(found)
-                end.set()
+                said[:] = [found]
+                changed.set()
+            told = ""
         except Nsk8sError as e:
             if e.message != told:
                 log.error("%s; the configuration stays as it was", e.message)
@@ -303,17 +256,13 @@ def main(argv: list[str]) -> int:
             asyncio.get_running_loop().add_signal_handler(signum, stop.set)
         # The runtime starts us with these blocked: process 1 of a container loses what comes before there is a handler.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
-        said = [settings_of(options)]
-        while not stop.is_set():
-            settings, end = said[-1], asyncio.Event()
-            watching = [asyncio.ensure_future(_end_with(stop, end))]
-            if settings.reload:
-                watching.append(asyncio.ensure_future(_end_with_change(options.conf, said, end)))
-            try:
-                await serve(options, settings, end, stop)
-            finally:
-                for task in watching:
-                    task.cancel()
+        said, changed = [settings_of(options)], asyncio.Event()
+        watching = asyncio.ensure_future(_tell_changes(options.conf, said, changed))
+        try:
+            while not stop.is_set():
+                await serve(options, said, changed, stop)
+        finally:
+            watching.cancel()
 
     try:
         asyncio.run(body())

@@ -20,8 +20,8 @@ NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 2, 3, 4, 5
 TTL_S = 5
 DNS_VERSION = "1.1.0"
 DNS_VERSION_TTL_S = 28800
-MAX_CNAMES = 8
-REVERSE_ZONES: tuple[Name, ...] = (("in-addr", "arpa"), ("ip6", "arpa"))
+MAX_CNAMES = 10
+MAX_SOA_TTL_S = 300
 
 
 class Question(NamedTuple):
@@ -35,7 +35,8 @@ class Record(NamedTuple):
     name: Name
     type: str
     data: tuple[object, ...]
-    """A, AAAA, TXT: (text,); CNAME, PTR, NS: (Name,); SRV: (priority, weight, port, Name); SOA: (Name, Name, serial, …)."""
+    """A, AAAA, TXT: (text,); HINFO: (text, text); CNAME, PTR, NS: (Name,); SRV: (priority, weight, port, Name);
+    SOA: (Name, Name, serial, …)."""
     ttl_s: int = TTL_S
 
 
@@ -70,16 +71,13 @@ def address_type(address: str) -> str:
 
 def zone_of(name: Name, view: View) -> Name | None:
     """The zone this server answers for that `name` (lower case) is in."""
-    for zone in (view.domain, *(REVERSE_ZONES if view.has_reverse else ())):
-        if name[-len(zone) :] == zone:
-            return zone
-    return None
+    return next((zone for zone in view.zones if name[-len(zone) :] == zone), None)
 
 
 def soa(zone: Name, view: View) -> Record:
     """Negative answers may be kept as long as any other record."""
-    data = (("ns", "dns", *zone), ("hostmaster", *zone), view.generation & 0xFFFFFFFF, 7200, 1800, 86400, view.ttl_s)
-    return Record(zone, "SOA", data)
+    data = (("ns", "dns", *zone), ("hostmaster", *zone), view.serial, 7200, 1800, 86400, view.options.ttl_s)
+    return Record(zone, "SOA", data, min(view.options.ttl_s, MAX_SOA_TTL_S))
 
 
 def resolve(question: Question, view: View) -> Answer:
@@ -90,13 +88,29 @@ def resolve(question: Question, view: View) -> Answer:
         return Answer(REFUSED, authoritative=False)
     if not view.synced:
         return Answer(SERVFAIL, authoritative=False)
-    answer = _reverse(question, name, zone, view) if zone in REVERSE_ZONES else _forward(question, name, view)
+    answer = _reverse(question, name, zone, view) if zone in view.reverse_zones else _forward(question, name, view)
+    if view.options.ttl_s != TTL_S:
+        for section in (answer.answers, answer.additional):
+            section[:] = [r._replace(ttl_s=view.options.ttl_s) if r.ttl_s == TTL_S and r.type != "SOA" else r for r in section]
     if answer.rcode == NXDOMAIN or (not answer.answers and answer.rcode == NOERROR):
         answer.authority = [soa(zone, view)]
-    if view.ttl_s != TTL_S:
-        for records in (answer.answers, answer.authority, answer.additional):
-            records[:] = [r._replace(ttl_s=view.ttl_s) if r.ttl_s == TTL_S else r for r in records]
+    if question.name[-len(zone) :] != zone:
+        _spell(answer, zone, question.name[-len(zone) :])
     return answer
+
+
+def _spell(answer: Answer, zone: Name, spelling: Name) -> None:
+    """Write the zone as the client does wherever the answer leads back into it, as CoreDNS (0x20: draft-vixie-dnsext-dns0x20)."""
+
+    def again(value: object) -> object:
+        inside = isinstance(value, tuple) and value[-len(zone) :] == zone
+        return (*value[: -len(zone)], *spelling) if inside else value  # type: ignore[index]
+
+    for section in (answer.answers, answer.authority, answer.additional):
+        for at, record in enumerate(section):
+            if record.type not in ("PTR", "CNAME"):
+                name = again(record.name)
+                section[at] = record._replace(name=name, data=tuple(map(again, record.data)))  # type: ignore[arg-type]
 
 
 # --- the cluster's domain
@@ -110,29 +124,39 @@ def _forward(question: Question, name: Name, view: View) -> Answer:
         return _name_servers(question, view)
     if relative == ("dns-version",) and question.type == "TXT":
         return Answer(answers=[Record(question.name, "TXT", (DNS_VERSION,), DNS_VERSION_TTL_S)])
+    targets = _lookup(relative, view)
+    if targets is None:
+        return Answer(NXDOMAIN)
+    if targets and targets[0].cname:
+        return _external_name(question, targets[0].cname, view)
     answer = Answer()
-    owner = question.name
-    for _ in range(MAX_CNAMES):
-        targets = _lookup(relative, view)
-        if targets is None:
-            answer.rcode = NXDOMAIN
-            return answer
-        if not targets or not targets[0].cname:
-            _fill(answer, owner, question.type, targets)
-            return answer
-        if question.type == "SRV":  # an external name has no ports to tell
-            return answer
-        owner_next = labels(targets[0].cname)
-        answer.answers.append(Record(owner, "CNAME", (owner_next,)))
-        if question.type in ("CNAME", "ANY"):
-            return answer
-        owner = owner_next
+    _fill(answer, question.name, question.type, targets)
+    return answer
+
+
+def _external_name(question: Question, target: str, view: View) -> Answer:
+    """A CNAME, followed inside the cluster. As CoreDNS: one that leads to nothing there, or in a circle, is no answer; other
+    types than addresses have none (an external name has no ports to tell)."""
+    owner, chain = question.name, [Record(question.name, "CNAME", (labels(target),))]
+    if question.type == "CNAME":
+        return Answer(answers=chain)
+    if question.type not in ("A", "AAAA"):
+        return Answer()
+    while len(chain) <= MAX_CNAMES:
+        owner = labels(target)
         name = tuple(label.lower() for label in owner)
         if name[-len(view.domain) :] != view.domain:
-            answer.unresolved = owner
-            return answer
-        relative = name[: -len(view.domain)]
-    return Answer(SERVFAIL, authoritative=False)  # a loop
+            return Answer(answers=chain, unresolved=owner)
+        targets = _lookup(name[: -len(view.domain)], view)
+        if not targets:
+            break
+        if not targets[0].cname:
+            answer = Answer(answers=list(chain))
+            _fill(answer, owner, question.type, targets)
+            return answer if len(answer.answers) > len(chain) else Answer()
+        target = targets[0].cname
+        chain.append(Record(owner, "CNAME", (labels(target),)))
+    return Answer()
 
 
 def _fill(answer: Answer, owner: Name, kind: str, targets: Sequence[_Target]) -> None:
@@ -177,12 +201,12 @@ def _lookup(relative: Name, view: View) -> list[_Target] | None:
         return []
     if relative == ("ns", "dns"):
         return [t._replace(name=(*relative, *view.domain)) for t in _own_targets(view)]
-    if relative[-1] not in (("svc", "pod") if view.has_pods else ("svc",)):
+    if relative[-1] not in ("svc", "pod"):
         return None
     if len(relative) == 1:
         return []
     *rest, namespace, kind = relative
-    if namespace not in view.namespaces:
+    if namespace not in view.namespaces or (kind == "pod" and view.options.pods == "disabled"):
         return None
     if not rest:
         return []
@@ -192,12 +216,14 @@ def _lookup(relative: Name, view: View) -> list[_Target] | None:
 
 
 def _pod(rest: Sequence[str], namespace: str, view: View) -> list[_Target] | None:
-    """`1-2-3-4.ns.pod`: echoed without asking whether the pod exists (CoreDNS' `pods insecure`, kubeadm's default)."""
+    """`1-2-3-4.ns.pod`: echoed without asking whether the pod exists (`pods insecure`, kubeadm's default), or if it does."""
     if len(rest) != 1:
         return None
     label = rest[0]
     address = label.replace("-", "." if label.count("-") == 3 and "--" not in label else ":")
     if not is_address(address):
+        return None
+    if view.options.pods == "verified" and not view.has_pod(namespace, str(ip_address(address))):
         return None
     return [_Target((label, namespace, "pod", *view.domain), str(ip_address(address)))]
 

@@ -10,10 +10,12 @@ import time
 from collections.abc import Sequence
 from typing import cast
 
-from nsk8s.dns import records, wire
-from nsk8s.dns.forward import Forwarder
-from nsk8s.dns.metrics import Metrics
+from nsk8s.dns import querylog, records, wire
+from nsk8s.dns.chain import Asked, Chain, Reply, asked, chain_for, lower, then
+from nsk8s.dns.metrics import DROPPED, Metrics, Told
+from nsk8s.dns.settings import Block
 from nsk8s.dns.view import View
+from nsk8s.dns.wire import MAX_TCP_SIZE
 from nsk8s.errors import Nsk8sError
 
 log = logging.getLogger("dns")
@@ -22,26 +24,25 @@ TCP_IDLE_TIMEOUT_S = 10.0
 MAX_TCP_CONNECTIONS = 512
 RECEIVE_BUFFER = 1 << 20
 
+Client = tuple[str, int]
+"""Address and port."""
+
 
 class DNSServer:
     """Answers from a view, and what is not the cluster's business from other servers, if there are any."""
 
-    def __init__(
-        self, view: View, metrics: Metrics, forward: Sequence[tuple[str, Sequence[tuple[str, int]]]] = (),
-        fallthrough: Sequence[str] = (),
-    ) -> None:  # fmt: skip
-        """`forward`: (zone, servers), the zone "" being everything else; `fallthrough`: see `corefile.Settings`."""
-        self._view = view
-        self._metrics = metrics
-        # The longest zone that fits is the one that counts.
-        ordered = sorted(((records.labels(zone), Forwarder(servers)) for zone, servers in forward), key=lambda f: -len(f[0]))
-        self._forwarders = ordered
-        self._fallthrough = [records.labels(zone) for zone in fallthrough]
-        self._responder = wire.Responder(view, random.shuffle, recursion=bool(forward))
+    def __init__(self, view: View, metrics: Metrics, blocks: Sequence[Block] = (Block(kubernetes=True),)) -> None:
         self._transports: list[asyncio.DatagramTransport] = []
         self._listeners: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections: set[asyncio.StreamWriter] = set()
+        self.use(view, metrics, blocks)
+
+    def use(self, view: View, metrics: Metrics, blocks: Sequence[Block]) -> None:
+        """From now on."""
+        self._metrics = metrics
+        self._responder = wire.Responder(view, random.shuffle, recursion=any(block.forward for block in blocks))
+        self._chains = [Chain(block, self._responder, self._elsewhere) for block in blocks]
 
     async def start(self, addresses: Sequence[str], port: int) -> int:
         """Bind UDP and TCP on every address; returns the port (that was found, for 0). Raises Nsk8sError."""
@@ -68,71 +69,64 @@ class DNSServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def handle(self, data: bytes, *, tcp: bool) -> bytes | asyncio.Future[bytes]:
+    def handle(self, data: bytes, client: Client, *, tcp: bool) -> Reply:
         """The reply (empty: none), or a future of it where another server has to be asked."""
         started = time.perf_counter()
+        ipv6 = ":" in client[0]
         known = self._responder.cached(data, tcp=tcp)
         if known is not None:
-            self._metrics.query("cached", tcp, known[3] & 0xF, time.perf_counter() - started)
-            return known
+            raw, kind, zone = known
+            size = MAX_TCP_SIZE if tcp else len(data)
+            seconds = time.perf_counter() - started
+            self._metrics.query(Told(kind, zone, tcp, ipv6, raw[3] & 0xF, size, len(raw), seconds, plugin="kubernetes"))
+            return raw
         try:
             query = wire.parse(data)
         except wire.Rejected as e:
             if e.reply:
-                self._metrics.query("other", tcp, e.rcode, time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                self._metrics.query(Told("other", DROPPED, tcp, ipv6, e.rcode, len(data), len(e.reply), seconds))
             return e.reply
-        name = _lower(query.question.name)
-        if self._forwarders and (records.zone_of(name, self._view) is None or self._is_stub(name)):
-            forwarder = self._forwarder_of(name)
-            if forwarder is not None:
-                return asyncio.ensure_future(self._forward(forwarder, data, query, tcp))
-        answer = self._responder.answer(query)
-        if self._forwarders and answer.unresolved is not None:
-            forwarder = self._forwarder_of(_lower(answer.unresolved))
-            if forwarder is not None:
-                return asyncio.ensure_future(self._finish(forwarder, query, answer, tcp))
-        if self._forwarders and self._falls_through(name, answer):
-            forwarder = self._forwarder_of(name)
-            if forwarder is not None:
-                return asyncio.ensure_future(self._forward(forwarder, data, query, tcp))
-        reply = self._responder.reply(data, query, answer, tcp=tcp)
-        self._metrics.query(query.question.type, tcp, answer.rcode, time.perf_counter() - started)
-        return reply
-
-    def _forwarder_of(self, name: records.Name) -> Forwarder | None:
-        return next((f for zone, f in self._forwarders if name[len(name) - len(zone) :] == zone), None)
-
-    def _is_stub(self, name: records.Name) -> bool:
-        """Whether a zone of its own inside the cluster's is asked elsewhere."""
-        own = records.zone_of(name, self._view) or ()
-        return any(len(zone) > len(own) and name[len(name) - len(zone) :] == zone for zone, _ in self._forwarders)
-
-    def _falls_through(self, name: records.Name, answer: records.Answer) -> bool:
-        """As CoreDNS: only a name that does not exist is asked for elsewhere."""
-        if answer.rcode != records.NXDOMAIN:
-            return False
-        return any(name[len(name) - len(zone) :] == zone for zone in self._fallthrough)
-
-    async def _forward(self, forwarder: Forwarder, data: bytes, query: wire.Query, tcp: bool) -> bytes:
-        started = time.perf_counter()
-        raw = await forwarder.ask(data, tcp=tcp)
-        if raw is None:
-            raw = wire.pack(query, records.Answer(records.SERVFAIL, authoritative=False), query.udp_size, recursion=True)
-        self._metrics.query(query.question.type, tcp, raw[3] & 0xF, time.perf_counter() - started)
-        return raw
-
-    async def _finish(self, forwarder: Forwarder, query: wire.Query, answer: records.Answer, tcp: bool) -> bytes:
-        """Go on outside where a chain of CNAMEs leaves the cluster."""
-        assert answer.unresolved is not None
-        found = await forwarder.resolve(answer.unresolved, query.question.type)
+        about = asked(query, data, tcp=tcp)
+        found = chain_for(self._chains, lower(query.question.name))
         if found is None:
-            answer = records.Answer(records.SERVFAIL, authoritative=False)
-        else:
-            answer.answers += found.answers
-            answer.rcode = found.rcode
-            answer.authority = []
-        limit = wire.MAX_TCP_SIZE if tcp else query.udp_size
-        return wire.pack(query, answer, limit, recursion=True)
+            raw = wire.pack(query, records.Answer(records.REFUSED, authoritative=False), about.limit)
+            self._told(about, raw, client, DROPPED, started)
+            return raw
+        chain, labels = found
+        zone = ".".join(labels) + "."
+        reply = chain.ask(about)
+
+        def told(raw: bytes) -> bytes:
+            self._told(about, raw, client, zone, started)
+            if chain.block.log:
+                size = query.udp_size if not tcp else MAX_TCP_SIZE
+                said = querylog.line(
+                    querylog.Exchange(
+                        client[0], client[1], data, raw, query.question.name, query.question.type, tcp, query.do, size,
+                        time.perf_counter() - started,
+                    ),
+                    chain.block.log,
+                )  # fmt: skip
+                if said:
+                    print(said, flush=True)
+            return raw
+
+        if isinstance(reply, bytes) and about.plugin == "kubernetes" and not chain.block.log:
+            self._responder.keep(data, reply, query.question.type, zone, tcp=tcp)
+        return then(reply, told)
+
+    def _told(self, about: Asked, raw: bytes, client: Client, zone: str, started: float) -> None:
+        size = MAX_TCP_SIZE if about.tcp else about.query.udp_size
+        seconds = time.perf_counter() - started
+        kind, ipv6, rcode = about.query.question.type, ":" in client[0], raw[3] & 0xF
+        self._metrics.query(Told(kind, zone, about.tcp, ipv6, rcode, size, len(raw), seconds, about.query.do, about.plugin))
+
+    def _elsewhere(self, about: Asked) -> Reply:
+        found = chain_for(self._chains, lower(about.query.question.name))
+        if found is None:
+            return wire.pack(about.query, records.Answer(records.REFUSED, authoritative=False), about.limit)
+        return found[0].ask(about)
 
     def keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -144,12 +138,13 @@ class DNSServer:
             writer.close()
             return
         self._connections.add(writer)
+        client = (writer.get_extra_info("peername") or ("", 0))[:2]
         try:
             while True:
                 async with asyncio.timeout(TCP_IDLE_TIMEOUT_S):
                     size = int.from_bytes(await reader.readexactly(2))
                     data = await reader.readexactly(size)
-                reply = self.handle(data, tcp=True)
+                reply = self.handle(data, client, tcp=True)
                 raw = reply if isinstance(reply, bytes) else await reply
                 if not raw:
                     return
@@ -161,10 +156,6 @@ class DNSServer:
         finally:
             self._connections.discard(writer)
             writer.close()
-
-
-def _lower(name: records.Name) -> records.Name:
-    return tuple(label.lower() for label in name)
 
 
 def _udp_socket(address: str, port: int) -> socket.socket:
@@ -191,7 +182,7 @@ class _Datagrams(asyncio.DatagramProtocol):
         self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        reply = self._server.handle(data, tcp=False)
+        reply = self._server.handle(data, addr, tcp=False)
         if isinstance(reply, bytes):
             self._send(reply, addr)
         else:

@@ -11,10 +11,12 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from nsk8s.api.meta import Object
+from nsk8s.dns.settings import REVERSE, Kubernetes
 
 NO_PORT = -1
 """Stands for the missing port of a service or slice that declares none: it has addresses, but no SRV record."""
 
+MAX_LABEL = 63
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 
 
@@ -38,7 +40,7 @@ class Service(NamedTuple):
 class Endpoint(NamedTuple):
     address: str
     label: str
-    """The endpoint's own DNS label: its hostname, or its address with dashes."""
+    """The endpoint's own DNS label: its hostname, its pod's name (`endpoint_pod_names`), or its address with dashes."""
 
 
 class Slice(NamedTuple):
@@ -88,31 +90,40 @@ def read_service(obj: Object) -> Service:
     return Service(namespace, name, tuple(canonical(a) for a in addresses if a and a != "None"), ports)
 
 
-def read_slice(obj: Object) -> Slice:
+def read_slice(obj: Object, *, pod_names: bool = False) -> Slice:
     """Unready endpoints are left out; a missing condition counts as ready, and publishNotReadyAddresses sets it."""
     fqdn = obj.get("addressType") == "FQDN"
     endpoints = [
-        Endpoint(canonical(address), str(entry.get("hostname") or "").lower() or address.replace(".", "-").replace(":", "-"))
+        Endpoint(canonical(address), _label(entry, address, pod_names))
         for entry in ([] if fqdn else obj.get("endpoints") or [])
         if (entry.get("conditions") or {}).get("ready") is not False
-        for address in (entry.get("addresses") or [])[:1]
+        for address in entry.get("addresses") or []
     ]
     service = (obj["metadata"].get("labels") or {}).get(SERVICE_NAME_LABEL, "")
     return Slice(obj["metadata"]["namespace"], service, tuple(endpoints), _ports(obj.get("ports")))
 
 
+def _label(entry: Object, address: str, pod_names: bool) -> str:
+    hostname = str(entry.get("hostname") or "").lower()
+    if not hostname and pod_names:
+        pod = str((entry.get("targetRef") or {}).get("name") or "")
+        hostname = pod if len(pod) <= MAX_LABEL else ""
+    return hostname or address.replace(".", "-").replace(":", "-")
+
+
 class View:
     """The cluster as DNS sees it. `generation` changes with every change of a record."""
 
-    def __init__(
-        self, domain: str = "cluster.local", local_addresses: Iterable[str] = (), *,
-        reverse: bool = True, pods: bool = True, ttl_s: int = 5, namespaces: frozenset[str] = frozenset(),
-        ignore_empty: bool = False,
-    ) -> None:  # fmt: skip
-        """The settings are the Corefile's: `nsk8s.dns.corefile`."""
-        self.has_reverse, self.has_pods, self.ttl_s, self.ignores_empty = reverse, pods, ttl_s, ignore_empty
-        self._only = namespaces
-        self.domain = tuple(domain.lower().strip(".").split("."))
+    def __init__(self, options: Kubernetes | None = None, local_addresses: Iterable[str] = (), *, serial: int = 0) -> None:
+        """`serial`: what the zone's SOA begins with."""
+        self.options = options or Kubernetes()
+        self.domain = tuple(self.options.domain.split("."))
+        self.zones = [tuple(z.split(".")) for z in sorted(self.options.zones, key=len, reverse=True)]
+        """Longest first."""
+        self.reverse_zones = [z for z in self.zones if z[-2:] in {tuple(r.split(".")) for r in REVERSE}]
+        self._only = self.options.namespaces
+        self._serial = serial
+        self._pods: dict[str, dict[tuple[str, str], None]] = {}
         self.local_addresses = tuple(canonical(a) for a in local_addresses)
         """The server's own addresses: the service that has one of them as an endpoint is the zone's name server."""
         self.synced = False
@@ -123,11 +134,18 @@ class View:
         self._slices: dict[ServiceKey, dict[str, Slice]] = {}
         self._by_endpoint: dict[str, dict[tuple[str, str], Slice]] = {}
 
+    @property
+    def serial(self) -> int:
+        return (self._serial + self.generation) & 0xFFFFFFFF
+
     # --- questions
+
+    def has_pod(self, namespace: str, address: str) -> bool:
+        return any(key[0] == namespace for key in self._pods.get(address, ()))
 
     def service(self, namespace: str, name: str) -> Service | None:
         found = self._services.get((namespace, name))
-        if found is not None and self.ignores_empty and found.addresses and not self._has_endpoints(namespace, name):
+        if found is not None and self.options.ignore_empty and found.addresses and not self._has_endpoints(namespace, name):
             return None
         return found
 
@@ -183,8 +201,9 @@ class View:
     def slice_changed(self, old: Object | None, new: Object | None) -> None:
         if self._is_hidden((new or old or {})["metadata"]["namespace"]):
             return
-        was = read_slice(old) if old is not None else None
-        now = read_slice(new) if new is not None else None
+        names = self.options.endpoint_pod_names
+        was = read_slice(old, pod_names=names) if old is not None else None
+        now = read_slice(new, pod_names=names) if new is not None else None
         if was == now:
             return
         self.generation += 1
@@ -204,3 +223,28 @@ class View:
             self._slices.setdefault((now.namespace, now.service), {})[name] = now
             for endpoint in now.endpoints:
                 self._by_endpoint.setdefault(endpoint.address, {})[now.namespace, name] = now
+
+    def pod_changed(self, old: Object | None, new: Object | None) -> None:
+        """Only with `pods verified`."""
+        was, now = _pod_addresses(old), _pod_addresses(new)
+        if was == now:
+            return
+        self.generation += 1
+        meta = (new or old or {})["metadata"]
+        key = (meta["namespace"], meta["name"])
+        for address in was:
+            holders = self._pods.get(address, {})
+            holders.pop(key, None)
+            if not holders:
+                self._pods.pop(address, None)
+        for address in now:
+            self._pods.setdefault(address, {})[key] = None
+
+
+def _pod_addresses(pod: Object | None) -> set[str]:
+    """What of it other pods reach: nothing once it has ended."""
+    status = (pod or {}).get("status") or {}
+    if status.get("phase") in ("Succeeded", "Failed"):
+        return set()
+    every = [status.get("podIP"), *(entry.get("ip") for entry in status.get("podIPs") or [])]
+    return {canonical(address) for address in every if address}

@@ -6,10 +6,28 @@ Upstream: CoreDNS' server and miekg/dns' acceptance rules (RFC 1035, 2181, 6891,
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from dnslib import AAAA, CLASS, CNAME, EDNS0, NS, PTR, QTYPE, RR, SOA, SRV, TXT, A, DNSHeader, DNSLabel, DNSRecord
+from dnslib import (
+    AAAA,
+    CLASS,
+    CNAME,
+    EDNS0,
+    NS,
+    PTR,
+    QTYPE,
+    RD,
+    RR,
+    SOA,
+    SRV,
+    TXT,
+    A,
+    DNSHeader,
+    DNSLabel,
+    DNSQuestion,
+    DNSRecord,
+)
 
 from nsk8s.dns import records
 from nsk8s.dns.records import Answer, Name, Question, Record
@@ -34,6 +52,8 @@ class Query(NamedTuple):
     edns: bool
     udp_size: int
     """What the client takes in one datagram."""
+    do: bool = False
+    """It asks for DNSSEC's records; the bit is given back (RFC 3225)."""
 
 
 class Rejected(Exception):
@@ -74,7 +94,7 @@ def parse(data: bytes) -> Query:
         raise _bare(data, records.FORMERR)
     size = min(max(options[0].edns_len, MIN_UDP_SIZE), MAX_UDP_SIZE) if options else MIN_UDP_SIZE
     question = Question(tuple(part.decode("latin-1") for part in name), QTYPE[message.q.qtype])
-    query = Query(message, question, bool(options), size)
+    query = Query(message, question, bool(options), size, bool(options and options[0].edns_do))
     if options and options[0].edns_ver != 0:
         reply = _reply(query, 0, authoritative=False, recursion=False)
         reply.add_ar(EDNS0(ext_rcode=BADVERS >> 4, udp_len=MAX_UDP_SIZE))
@@ -98,6 +118,8 @@ def _rr(record: Record) -> Any:
         rdata = TXT(data[0])
     elif record.type == "SOA":
         rdata = SOA(label(data[0]), label(data[1]), data[2:])  # type: ignore[arg-type]
+    elif record.type == "HINFO":
+        rdata = RD(b"".join(bytes([len(text)]) + text.encode() for text in map(str, data)))
     elif record.type == "SRV":
         rdata = SRV(data[0], data[1], data[2], label(data[3]))  # type: ignore[arg-type]
     else:
@@ -116,10 +138,15 @@ def _reply(query: Query, rcode: int, *, authoritative: bool, recursion: bool) ->
 def pack(query: Query, answer: Answer, limit: int, *, recursion: bool = False) -> bytes:
     """The reply in at most `limit` bytes: additional records go first; if answers must go too, TC says so."""
     reply = _reply(query, answer.rcode, authoritative=answer.authoritative, recursion=recursion)
-    option = [EDNS0(udp_len=MAX_UDP_SIZE)] if query.edns else []
     reply.rr = [_rr(r) for r in answer.answers]
     reply.auth = [_rr(r) for r in answer.authority]
-    reply.ar = [_rr(r) for r in answer.additional] + option
+    reply.ar = [_rr(r) for r in answer.additional]
+    return _fit(reply, query, limit)
+
+
+def _fit(reply: Any, query: Query, limit: int) -> bytes:
+    option = [EDNS0(udp_len=MAX_UDP_SIZE, flags="do" if query.do else "")] if query.edns else []
+    reply.ar = [*reply.ar, *option]
     raw = bytes(reply.pack())
     if len(raw) <= limit:
         return raw
@@ -142,23 +169,69 @@ def pack(query: Query, answer: Answer, limit: int, *, recursion: bool = False) -
     return bytes(reply.pack())
 
 
+def question(query: Query, name: Name, kind: str) -> bytes:
+    """The same query about something else. Raises ValueError for what is no name."""
+    if any(not 0 < len(part) <= MAX_LABEL for part in name) or sum(len(part) + 1 for part in name) + 1 > MAX_NAME:
+        raise ValueError(f"{'.'.join(name)} is not a name")
+    header = DNSHeader(id=query.message.header.id, bitmap=query.message.header.bitmap & 0x0110)
+    made = DNSRecord(header, q=DNSQuestion(label(name), QTYPE.reverse.get(kind) or int(kind.removeprefix("TYPE"))))
+    if query.edns:
+        made.add_ar(EDNS0(udp_len=query.udp_size, flags="do" if query.do else ""))
+    return bytes(made.pack())
+
+
+def restored(raw: bytes, query: Query, undo: Sequence[Callable[[Any], None]], limit: int) -> bytes:
+    """The reply to a question that stood for `query`'s, as a reply to that one. `undo` is applied to each record, last first."""
+    try:
+        reply = DNSRecord.parse(raw)
+        reply.questions = query.message.questions
+        reply.ar = [rr for rr in reply.ar if rr.rtype != QTYPE.OPT]
+        for rr in (*reply.auth, *reply.rr, *reply.ar):
+            for change in reversed(undo):
+                change(rr)
+        return _fit(reply, query, limit)
+    except Exception:  # dnslib lets many kinds through: what another server said, or a name that became too long
+        return pack(query, Answer(records.SERVFAIL, authoritative=False), limit)
+
+
+def records_of(raw: bytes) -> tuple[int, list[Any]]:
+    """A reply's rcode, and its answer section's records as they are. SERVFAIL where it cannot be read."""
+    try:
+        reply = DNSRecord.parse(raw)
+    except Exception:  # as above
+        return records.SERVFAIL, []
+    return reply.header.rcode, list(reply.rr)
+
+
+def chained(query: Query, answer: Answer, further: Sequence[Any], limit: int, *, recursion: bool) -> bytes:
+    """A chain of CNAMEs and what another answer says of its end."""
+    reply = _reply(query, answer.rcode, authoritative=answer.authoritative, recursion=recursion)
+    reply.rr = [*(_rr(r) for r in answer.answers), *further]
+    return _fit(reply, query, limit)
+
+
 class Responder:
     """Bytes to bytes over one view, remembering answers until the view changes."""
 
     def __init__(self, view: View, shuffle: Shuffle, *, recursion: bool = False) -> None:
         self.view = view
         self._shuffle = shuffle
-        self._recursion = recursion
-        self._cache: dict[tuple[bytes, bool], bytes] = {}
+        self.recursion = recursion
+        self._cache: dict[tuple[bytes, bool], tuple[bytes, str, str]] = {}
         self._cache_of: tuple[int, bool] = (-1, False)
 
-    def cached(self, data: bytes, *, tcp: bool) -> bytes | None:
-        """The reply to the same query as before, with this one's id, if nothing has changed since."""
+    def cached(self, data: bytes, *, tcp: bool) -> tuple[bytes, str, str] | None:
+        """(the reply to the same query as before, with this one's id; its type; its zone), if nothing has changed since."""
         if self._cache_of != (self.view.generation, self.view.synced):
             self._cache.clear()
             self._cache_of = (self.view.generation, self.view.synced)
         known = self._cache.get((data[2:], tcp))
-        return None if known is None else data[:2] + known
+        return None if known is None else (data[:2] + known[0], known[1], known[2])
+
+    def keep(self, data: bytes, raw: bytes, kind: str, zone: str, *, tcp: bool) -> None:
+        """For next time. Not if the order is to differ then."""
+        if int.from_bytes(raw[6:8]) < 2 and len(self._cache) < CACHED_ANSWERS:
+            self._cache[data[2:], tcp] = raw[2:], kind, zone
 
     def answer(self, query: Query) -> Answer:
         """Records in the order they are sent: addresses shuffled, a CNAME before what it leads to."""
@@ -169,10 +242,3 @@ class Responder:
             self._shuffle(rest)
             answer.answers = chain + rest
         return answer
-
-    def reply(self, data: bytes, query: Query, answer: Answer, *, tcp: bool) -> bytes:
-        """The packed reply; kept for next time unless its order is to differ next time."""
-        raw = pack(query, answer, MAX_TCP_SIZE if tcp else query.udp_size, recursion=self._recursion)
-        if len(answer.answers) < 2 and len(self._cache) < CACHED_ANSWERS:
-            self._cache[data[2:], tcp] = raw[2:]
-        return raw

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -19,7 +18,7 @@ import pytest
 from aiohttp import ClientSession, web
 from dnslib import CLASS, EDNS0, QTYPE, RCODE, DNSHeader, DNSQuestion, DNSRecord
 
-PLURALS = {"namespaces": "Namespace", "services": "Service", "endpointslices": "EndpointSlice"}
+PLURALS = {"namespaces": "Namespace", "services": "Service", "endpointslices": "EndpointSlice", "pods": "Pod"}
 TIMEOUT_S = 10.0
 
 
@@ -190,12 +189,14 @@ async def start(api: FakeAPI, tmp_path: Path) -> AsyncIterator[Start]:
     )
     servers: list[Server] = []
 
-    async def begin(*flags: str, wait: bool = True, address: str = "127.0.0.1", port: int = 0) -> Server:
+    async def begin(
+        *flags: str, wait: bool = True, address: str = "127.0.0.1", port: int = 0, stdout: int | None = None
+    ) -> Server:
         started = time.monotonic()
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "nsk8s.dns", "--kubeconfig", str(config), "--bind-address", address,
             "--port", str(port), "--health-port", "0", "--ready-port", "0", "--metrics-port", "0", *flags,
-            stderr=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[3],
+            stdout=stdout, stderr=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[3],
         )  # fmt: skip
         assert process.stderr is not None
         async with asyncio.timeout(TIMEOUT_S):
@@ -296,7 +297,9 @@ async def test_the_spelling_of_the_question_comes_back(start: Start) -> None:
 async def test_nothing_outside_is_asked_or_answered(start: Start) -> None:
     server = await start()
     reply = await server.dig("example.com")
-    assert (reply.header.rcode, reply.header.aa, reply.header.ra) == (RCODE.REFUSED, 0, 0)
+    assert (reply.header.rcode, reply.header.ra, [str(rr.rname) for rr in reply.auth]) == (RCODE.NXDOMAIN, 0, ["."])
+    for above in (".", "local", "arpa"):
+        assert (await server.dig(above, "NS")).header.rcode == RCODE.NOERROR, "or the cluster's zone could not exist, either"
     chain = await server.dig("ext.default.svc.cluster.local")
     assert [str(rr.rdata) for rr in chain.rr] == ["www.example.test."]
 
@@ -374,17 +377,21 @@ async def test_several_queries_on_one_connection(start: Start) -> None:
             raw = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
             codes.append(raw[3] & 0xF)
     writer.close()
-    assert codes == [RCODE.NOERROR, RCODE.REFUSED, RCODE.NOERROR]
+    assert codes == [RCODE.NOERROR, RCODE.NXDOMAIN, RCODE.NOERROR]
 
 
 async def test_metrics(start: Start) -> None:
     server = await start()
-    await server.dig(WEB)
+    question = bytes(DNSRecord.question(WEB).pack())
+    assert (await server.raw(question)) == (await server.raw(question))
     await server.dig("nothing.default.svc.cluster.local")
     status, text = await server.page("metrics")
     assert status == 200
-    assert 'coredns_dns_requests_total{server="dns://:53",proto="udp",type="A"} 2' in text
-    assert 'coredns_dns_responses_total{server="dns://:53",rcode="NXDOMAIN"} 1' in text
+    where = 'server="dns://:0",zone=".",view=""'
+    assert f'coredns_dns_requests_total{{{where},proto="udp",family="1",type="A"}} 3' in text, "one of them out of the cache"
+    assert f'coredns_dns_responses_total{{{where},rcode="NXDOMAIN",plugin="kubernetes"}} 1' in text
+    assert f"coredns_dns_request_duration_seconds_count{{{where}}} 3" in text
+    assert f'coredns_dns_response_size_bytes_bucket{{{where},proto="udp",le="100"}} 2' in text
 
 
 async def test_forward(start: Start) -> None:
@@ -457,7 +464,7 @@ async def test_a_corefile_says_what_is_answered_and_is_read_again(start: Start, 
         assert [rr.ttl for rr in (await server.dig(WEB)).rr] == [7]
         assert (await server.dig(pod)).header.rcode == RCODE.NXDOMAIN
         assert await answers("www.corp.test") == ["192.0.2.80"], "a stub domain"
-        assert (await server.dig("example.com")).header.rcode == RCODE.REFUSED, "and nothing else leaves"
+        assert (await server.dig("example.com")).header.rcode == RCODE.NXDOMAIN, "and nothing else leaves"
         assert await answers("7.0.96.10.in-addr.arpa", "PTR") == [WEB + "."]
         assert await answers("9.9.9.10.in-addr.arpa", "PTR") == ["host.test."], "fallthrough"
         conf.write_text("nonsense")
@@ -469,11 +476,8 @@ async def test_a_corefile_says_what_is_answered_and_is_read_again(start: Start, 
         conf.write_text(COREFILE.format(port=port, upstream=upstream, pods="insecure"))
         question = bytes(DNSRecord.question(pod).pack())
         async with asyncio.timeout(TIMEOUT_S):
-            while True:  # it listens anew, and for a moment nobody does
-                with contextlib.suppress(ConnectionRefusedError, TimeoutError):
-                    if [str(rr.rdata) for rr in DNSRecord.parse(await server.raw(question, timeout_s=0.3)).rr] == ["10.1.2.3"]:
-                        break
-                await asyncio.sleep(0.01)
+            while [str(rr.rdata) for rr in DNSRecord.parse(await server.raw(question)).rr] != ["10.1.2.3"]:
+                assert await answers(WEB) == ["10.96.0.7"], "nobody waits meanwhile"
         assert await answers("www.corp.test") == ["192.0.2.80"]
     finally:
         transport.close()
@@ -484,6 +488,66 @@ search default.svc.cluster.local svc.cluster.local cluster.local
 nameserver {address}
 options ndots:5
 """
+
+
+PLUGINS = """\
+.:{port} {{
+    kubernetes cluster.local {{
+        pods verified
+        fallthrough
+    }}
+    hosts {hosts} {{
+        203.0.113.10 www.example.test
+        fallthrough
+    }}
+    rewrite name shop.test web.default.svc.cluster.local
+    rewrite continue name suffix .old.test .new.test
+    rewrite name back.new.test ext.default.svc.cluster.local
+    any
+    bufsize 1232
+    log
+    reload
+}}
+"""
+
+
+async def test_hosts_rewrite_any_log_and_pods_that_are_there(start: Start, api: FakeAPI, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    conf = tmp_path / "Corefile"
+    conf.write_text(PLUGINS.format(port=port, hosts=tmp_path / "no-such-file"))
+    server = await start("-conf", str(conf), wait=False, stdout=asyncio.subprocess.PIPE)
+    await server.until(WEB, {"10.96.0.7"})
+
+    async def answers(name: str, kind: str = "A") -> list[str]:
+        reply = await server.dig(name, kind)
+        assert str(reply.q.qname) == f"{name}."
+        return [f"{rr.rname} {rr.rdata}" for rr in reply.rr]
+
+    assert await answers("www.example.test") == ["www.example.test. 203.0.113.10"]
+    assert await answers("ext.default.svc.cluster.local") == [
+        "ext.default.svc.cluster.local. www.example.test.", "www.example.test. 203.0.113.10",
+    ], "an ExternalName is followed wherever it leads"  # fmt: skip
+    assert await answers("Shop.Test") == ["shop.test. 10.96.0.7"]
+    assert await answers("back.old.test") == ["back.new.test. www.example.test.", "www.example.test. 203.0.113.10"]
+    assert (await server.dig("shop.test", "ANY")).rr[0].rtype == 13, "HINFO"
+    pod = "10-244-3-9.default.pod.cluster.local"
+    assert (await server.dig(pod)).header.rcode == RCODE.NXDOMAIN
+    api.put("pods", {"metadata": {"name": "p", "namespace": "default"}, "status": {"podIP": "10.244.3.9", "phase": "Running"}})
+    await server.until(pod, {"10.244.3.9"})
+    query = DNSRecord(DNSHeader(), q=DNSQuestion(MANY))
+    query.add_ar(EDNS0(udp_len=4096, flags="do"))
+    raw = await server.raw(bytes(query.pack()))
+    reply = DNSRecord.parse(raw)
+    assert (len(raw) <= 1232, reply.header.tc, reply.ar[0].edns_do) == (True, 1, 1)
+    assert server.process.stdout is not None
+    async with asyncio.timeout(TIMEOUT_S):
+        while not re.match(
+            rb'\[INFO\] 127\.0\.0\.1:\d+ - \d+ "A IN Shop\.Test\. udp 27 false 512" NOERROR qr,aa,rd \d+ 0\.\d+s\n',
+            await server.process.stdout.readline(),
+        ):
+            continue
 
 
 @pytest.mark.root

@@ -36,7 +36,8 @@ def test_the_probes_and_ports_are_those_the_program_listens_on() -> None:
     assert (volume["configMap"]["name"], volume["name"]) == (config["metadata"]["name"], mount["name"])
     assert parse(container["args"]).conf == f"{mount['mountPath']}/{item['path']}"
     settings = corefile.parse(config["data"][item["key"]])
-    assert (settings.domain, settings.forward) == ("cluster.example", (("", (("192.0.2.1", 53),)),))
+    assert settings.kubernetes.domain == "cluster.example"
+    assert settings.blocks[0].forward == (("", (("192.0.2.1", 53),)),)
     assert container["readinessProbe"]["httpGet"]["port"] == settings.ready_port
     assert container["livenessProbe"]["httpGet"]["port"] == settings.health_port
     assert {p["containerPort"] for p in container["ports"]} == {settings.port, settings.metrics_port}
