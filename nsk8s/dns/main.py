@@ -199,9 +199,16 @@ async def serve(options: Options, said: list[Settings], changed: asyncio.Event, 
             for address in addresses:
                 pages.append(await http.serve(address, port or options.ports.get(name, 0), {f"/{name}": page}))
                 options.ports[name] = pages[-1].sockets[0].getsockname()[1]
+        log.info("nsk8s' DNS %s: what CoreDNS' Corefile says, by another program (docs/dns.md)", __version__)
         log.info("listening on %s, ports %s", " ".join(addresses), options.ports)
         source.start()
-        while await source.until(changed, stop):
+        server.seek_loops()
+        while True:
+            await source.until(changed, stop, server.looped)
+            if server.looped.is_set():
+                raise Nsk8sError(server.loop, remedy="forward to somebody else: https://coredns.io/plugins/loop#troubleshooting")
+            if stop.is_set():
+                break
             changed.clear()
             if said[-1].ports() != settings.ports():
                 return
@@ -209,6 +216,7 @@ async def serve(options: Options, said: list[Settings], changed: asyncio.Event, 
             if settings.kubernetes != old.options:
                 source = await old.succeeded(settings.kubernetes, stop)
             server.use(source.view, metrics, with_servers(settings.blocks))
+            server.seek_loops()
             metrics.plugins = sorted(set(settings.plugins()))
         if settings.lameduck_s:
             log.info("going down in %g s", settings.lameduck_s)

@@ -10,9 +10,12 @@ import time
 from collections.abc import Sequence
 from typing import cast
 
+from dnslib import DNSRecord
+
 from nsk8s.dns import querylog, records, wire
 from nsk8s.dns.chain import Asked, Chain, Reply, asked, chain_for, lower, then
 from nsk8s.dns.metrics import DROPPED, Metrics, Told
+from nsk8s.dns.records import Name
 from nsk8s.dns.settings import Block
 from nsk8s.dns.view import View
 from nsk8s.dns.wire import MAX_TCP_SIZE
@@ -36,6 +39,10 @@ class DNSServer:
         self._listeners: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections: set[asyncio.StreamWriter] = set()
+        self.looped = asyncio.Event()
+        """What was forwarded came back: `loop` says how."""
+        self.loop = ""
+        self._probes: dict[Name, str] = {}
         self.use(view, metrics, blocks)
 
     def use(self, view: View, metrics: Metrics, blocks: Sequence[Block]) -> None:
@@ -43,6 +50,20 @@ class DNSServer:
         self._metrics = metrics
         self._responder = wire.Responder(view, random.shuffle, recursion=any(block.forward for block in blocks))
         self._chains = [Chain(block, self._responder, self._elsewhere) for block in blocks]
+
+    def seek_loops(self) -> None:
+        """Where the plugin loop is on: forward a question that nobody else asks. CoreDNS asks itself the same way."""
+        self._probes.clear()
+        for chain in self._chains:
+            if "loop" not in chain.block.plugins or not chain.block.forward:
+                continue
+            zone = chain.zones[0]
+            name = (str(random.getrandbits(63)), str(random.getrandbits(63)), *zone)
+            self._probes[name] = ".".join(zone) + "."
+            data = bytes(DNSRecord.question(".".join(name), "HINFO").pack())
+            reply = chain.ask(asked(wire.parse(data), data, tcp=False))
+            if not isinstance(reply, bytes):
+                self.keep(asyncio.ensure_future(_forgotten(reply)))
 
     async def start(self, addresses: Sequence[str], port: int) -> int:
         """Bind UDP and TCP on every address; returns the port (that was found, for 0). Raises Nsk8sError."""
@@ -87,6 +108,10 @@ class DNSServer:
                 seconds = time.perf_counter() - started
                 self._metrics.query(Told("other", DROPPED, tcp, ipv6, e.rcode, len(data), len(e.reply), seconds))
             return e.reply
+        if self._probes and query.question.type == "HINFO" and lower(query.question.name) in self._probes:
+            name, where = lower(query.question.name), f"{client[0]}:{client[1]}"
+            self.loop = f'Loop ({where}) detected for zone "{self._probes[name]}". Query: "HINFO {".".join(name)}."'
+            self.looped.set()
         about = asked(query, data, tcp=tcp)
         found = chain_for(self._chains, lower(query.question.name))
         if found is None:
@@ -156,6 +181,10 @@ class DNSServer:
         finally:
             self._connections.discard(writer)
             writer.close()
+
+
+async def _forgotten(reply: asyncio.Future[bytes]) -> None:
+    await reply
 
 
 def _udp_socket(address: str, port: int) -> socket.socket:

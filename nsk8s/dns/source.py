@@ -34,10 +34,10 @@ class Source:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def until(self, changed: asyncio.Event, stop: asyncio.Event) -> bool:
-        """True once `changed` is set, False once `stop` is. Raises what ended the following."""
+    async def until(self, *awaited: asyncio.Event) -> None:
+        """One of them is set. Raises what ended the following."""
         assert self._task is not None
-        events = [asyncio.ensure_future(event.wait()) for event in (changed, stop)]
+        events = [asyncio.ensure_future(event.wait()) for event in awaited]
         try:
             await asyncio.wait([*events, self._task], return_when=asyncio.FIRST_COMPLETED)
             if self._task.done():
@@ -45,7 +45,6 @@ class Source:
         finally:
             for event in events:
                 event.cancel()
-        return not stop.is_set()
 
     async def succeeded(self, options: Kubernetes, stop: asyncio.Event) -> Source:
         """Another one with other options, in this one's place: it has begun, and has synced if that was soon."""

@@ -490,6 +490,20 @@ options ndots:5
 """
 
 
+async def test_one_that_forwards_to_itself_ends_with_coredns_words(start: Start, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    conf = tmp_path / "Corefile"
+    conf.write_text(f".:{port} {{\n  kubernetes cluster.local\n  forward . 127.0.0.1:{port}\n  loop\n}}\n")
+    server = await start("-conf", str(conf), wait=False)
+    assert server.process.stderr is not None
+    async with asyncio.timeout(TIMEOUT_S):
+        said = (await server.process.stderr.read()).decode()
+        assert await server.process.wait() == 1
+    assert re.search(r'error: Loop \(127\.0\.0\.1:\d+\) detected for zone "\."\. Query: "HINFO \d+\.\d+\."', said), said
+
+
 PLUGINS = """\
 .:{port} {{
     kubernetes cluster.local {{
