@@ -6,14 +6,15 @@ kubernetes-sigs/iptables-wrappers for the choice of the variant.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from nsk8s.errors import Nsk8sError
+from nsk8s.kernel import runs
 
 VARIANT_ENV = "NSK8S_IPTABLES"
 VARIANTS = ("auto", "nft", "legacy")
@@ -140,12 +141,19 @@ class Iptables:
         """iptables-save of one table or all (empty text when the table was never used)."""
         return await _run([self.save_program, *(["-t", table] if table else [])])
 
-    async def restore(self, text: str) -> None:
-        """Load `text` atomically, table by table; what it does not name stays. Raises IptablesError with the failing line."""
+    async def restore(self, text: str | Iterable[str]) -> None:
+        """Load `text` atomically, table by table; what it does not name stays. Parts of whole lines are read while the next are
+        made; without its COMMIT a table is left as it was. Raises IptablesError with the failing line."""
+        given: list[str] = []
+        parts: str | Iterable[str] = text
+        if isinstance(text, str):
+            given.append(text)
+        else:
+            parts = _noting(text, given)
         try:
-            await _run([self.restore_program, "-w", str(LOCK_WAIT_S), "--noflush", "--counters"], text)
+            await _run([self.restore_program, "-w", str(LOCK_WAIT_S), "--noflush", "--counters"], parts)
         except IptablesError as e:
-            raise IptablesError(f"{e.message}{_failing_lines(e.message, text)}", code=e.code) from None
+            raise IptablesError(f"{e.message}{_failing_lines(e.message, ''.join(given))}", code=e.code) from None
 
     async def chain_exists(self, table: str, chain: str) -> bool:
         """Whether a chain is there. Raises IptablesError when that cannot be told: the lock was held too long."""
@@ -159,6 +167,12 @@ class Iptables:
         return True
 
 
+def _noting(parts: Iterable[str], given: list[str]) -> Iterator[str]:
+    for part in parts:
+        given.append(part)
+        yield part
+
+
 def _failing_lines(message: str, text: str) -> str:
     """The input around the line number in an error message."""
     found = re.search(r"line:? (\d+)", message)
@@ -170,23 +184,12 @@ def _failing_lines(message: str, text: str) -> str:
     return "\n" + "\n".join(shown) if shown else ""
 
 
-async def _run(argv: list[str], text: str = "") -> str:
-    # The input goes through an anonymous file: iptables-restore reads it whole, and no pipe has to be fed meanwhile.
-    fd = os.memfd_create("iptables-input", os.MFD_CLOEXEC)
+async def _run(argv: list[str], text: str | Iterable[str] = "") -> str:
     try:
-        with open(fd, "wb", closefd=False) as f:
-            f.write(text.encode())
-        os.lseek(fd, 0, os.SEEK_SET)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *argv, stdin=fd, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-            )
-        except OSError as e:
-            raise IptablesError(f"{argv[0]}: {e.strerror}") from e
-    finally:
-        os.close(fd)
-    out, err = await process.communicate()
-    if process.returncode:
-        said = err.decode(errors="replace").strip() or f"exit code {process.returncode}"
-        raise IptablesError(f"{os.path.basename(argv[0])}: {said}", code=process.returncode)
-    return out.decode(errors="replace")
+        done = await runs.run(argv, text)
+    except OSError as e:
+        raise IptablesError(f"{argv[0]}: {e.strerror}") from e
+    if done.code:
+        said = done.err.strip() or f"exit code {done.code}"
+        raise IptablesError(f"{os.path.basename(argv[0])}: {said}", code=done.code)
+    return done.out

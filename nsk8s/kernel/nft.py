@@ -7,7 +7,6 @@ Upstream: sigs.k8s.io/knftables. Numbers are the kernel's (include/uapi/linux/ne
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import re
@@ -15,10 +14,10 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nsk8s.errors import Nsk8sError
-from nsk8s.kernel import nftwire
+from nsk8s.kernel import nftwire, runs
 from nsk8s.kernel import rtmsg as m
 from nsk8s.kernel.iptables import program
 
@@ -73,6 +72,7 @@ class Nft:
 
     path: str
     version: tuple[int, ...]
+    wire: nftwire.Channel = field(default_factory=nftwire.Channel, compare=False, repr=False)
 
     async def run(self, script: str) -> None:
         """Run a script as one transaction: all of it or nothing. Raises NftError with the failing lines.
@@ -81,24 +81,14 @@ class Nft:
         """
         wire = nftwire.encode(script)
         if wire is not None:
-            nftwire.send(wire, lambda words: NftError(f"netlink: {words}"))
+            self.wire.send(wire, lambda words: NftError(f"netlink: {words}"))
             return
-        fd = os.memfd_create("nft-script", os.MFD_CLOEXEC)
         try:
-            with open(fd, "wb", closefd=False) as f:
-                f.write(script.encode())
-            os.lseek(fd, 0, os.SEEK_SET)
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    self.path, "-f", "-", stdin=fd, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-                )
-            except OSError as e:
-                raise NftError(f"{self.path}: {e.strerror}") from e
-        finally:
-            os.close(fd)
-        _, err = await process.communicate()
-        if process.returncode:
-            said = err.decode(errors="replace").strip() or f"exit code {process.returncode}"
+            done = await runs.run([self.path, "-f", "-"], script)
+        except OSError as e:
+            raise NftError(f"{self.path}: {e.strerror}") from e
+        if done.code:
+            said = done.err.strip() or f"exit code {done.code}"
             raise NftError("nft: " + said[:2000])
 
     def chains(self, family: str, table: str) -> list[str]:

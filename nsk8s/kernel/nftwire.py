@@ -1,4 +1,4 @@
-"""nft scripts as netlink messages, for the few lines that a small change of Services is made of. Pure, but for `send`.
+"""nft scripts as netlink messages, for the few lines that a small change of Services is made of. Pure, but for `Channel`.
 
 The `nft` program first asks the kernel for every chain and set of the table: at 10,000 services that is most of the tenth of a
 second that one changed endpoint takes. What is written here is byte for byte what nft would write (so `nft list` shows the same);
@@ -208,35 +208,64 @@ def _outside(family: str, text: str) -> list[bytes]:
 # ── sending ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def send(lines: Iterable[tuple[str, bytes]], failed: Callable[[str], Exception]) -> None:
-    """Send them as one transaction: all or nothing. Raises `failed(words)` with the first line that the kernel refuses."""
-    begin = struct.pack(">BBH", 0, 0, _SUBSYS)
-    batch = [_HEADER.pack(20, _BATCH_BEGIN, m.NLM_F_REQUEST, 0, 0) + begin]
-    said: dict[int, str] = {}
-    sequence = 0
-    for line, messages in lines:
-        for message in _split(messages):
-            sequence += 1
-            said[sequence] = line
-            length, kind, flags, _, _ = _HEADER.unpack_from(message)
-            batch.append(_HEADER.pack(length, kind, flags | m.NLM_F_ACK, sequence, 0) + message[16:])
-    batch.append(_HEADER.pack(20, _BATCH_END, m.NLM_F_REQUEST, sequence + 1, 0) + begin)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as s:
-        s.settimeout(_TIMEOUT_S)
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+class Channel:
+    """Where transactions are sent: one socket, kept open. Closing one makes the kernel wait until what the last transaction
+    took away is freed (nf_tables' NETLINK_URELEASE: an RCU grace period, 5 to 20 ms in which its owner stands still)."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._netns: tuple[int, int] | None = None
+        self._sequence = 0
+
+    def send(self, lines: Iterable[tuple[str, bytes]], failed: Callable[[str], Exception]) -> None:
+        """Send them as one transaction in the caller's network namespace: all or nothing. Raises `failed(words)` with the first
+        line that the kernel refuses."""
+        begin = struct.pack(">BBH", 0, 0, _SUBSYS)
+        batch = [_HEADER.pack(20, _BATCH_BEGIN, m.NLM_F_REQUEST, 0, 0) + begin]
+        said: dict[int, str] = {}
+        for line, messages in lines:
+            for message in _split(messages):
+                said[self._next()] = line
+                length, kind, flags, _, _ = _HEADER.unpack_from(message)
+                batch.append(_HEADER.pack(length, kind, flags | m.NLM_F_ACK, self._sequence, 0) + message[16:])
+        batch.append(_HEADER.pack(20, _BATCH_END, m.NLM_F_REQUEST, self._next(), 0) + begin)
         try:
-            s.send(b"".join(batch))
+            wire = self._open()
+            wire.send(b"".join(batch))
             while said:
-                for kind, _, seq, body in m.split(s.recv(1 << 17)):
+                for kind, _, sequence, body in m.split(wire.recv(1 << 17)):
                     if kind != m.NLMSG_ERROR:
                         continue
                     code = -struct.unpack_from("=i", body)[0]
                     if code:
-                        raise failed(f"{os.strerror(code)}: {said.get(seq, 'the transaction')}")
-                    said.pop(seq, None)
+                        self.close()  # what else it has to say of this transaction is nobody's business
+                        raise failed(f"{os.strerror(code)}: {said.get(sequence, 'the transaction')}")
+                    said.pop(sequence, None)
         except OSError as e:
+            self.close()
             raise failed(str(e)) from e
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _next(self) -> int:
+        self._sequence = self._sequence % 0xFFFFFFFF + 1
+        return self._sequence
+
+    def _open(self) -> socket.socket:
+        status = os.stat("/proc/thread-self/ns/net")
+        here = status.st_dev, status.st_ino
+        if self._socket is not None and self._netns != here:
+            self.close()
+        if self._socket is None:
+            self._netns = here
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+            self._socket.settimeout(_TIMEOUT_S)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        return self._socket
 
 
 def _split(messages: bytes) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from proxy_table import CASES, node_object, objects, six, slice_of
-from proxy_world import FakeApi, World, endpoint_slice, eventually, service
+from proxy_world import FakeApi, World, endpoint_slice, eventually, node, service
 
 from nsk8s.net import chainset
 
@@ -61,6 +62,35 @@ def test_after_increments_the_kernel_holds_what_a_fresh_start_writes(world: Worl
     world.sh("node", "nft flush ruleset")
     world.proxy(api, tmp_path, *NFT, clusters=BOTH)
     eventually(lambda: (table(world), table(world, "ip6")) == wanted)
+
+
+def handles(world: World) -> set[str]:
+    """Every rule with its chain and its handle: a rule that is written anew has another one."""
+    listed = json.loads(world.sh("node", "nft -j list table ip kube-proxy"))["nftables"]
+    return {f"{r['chain']} {r['handle']}" for each in listed if (r := each.get("rule"))}
+
+
+def test_what_is_heard_after_the_start_writes_only_what_it_changes(world: World, api: FakeApi, tmp_path: Path) -> None:
+    """Without this a ServiceCIDR that comes after the first sync has 10,000 Services written twice: half a minute in which no
+    other change is heard."""
+    api.put(service("web", "10.96.0.50"), endpoint_slice("web", (A, "node1")))
+    world.proxy(api, tmp_path, *NFT)
+    eventually(lambda: world.ask("b", "10.96.0.50", 80, timeout_s=0.3).startswith("a"))
+    before = handles(world)
+    cidr = {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}}
+    api.put({**cidr, "spec": {"cidrs": ["10.96.0.0/16"]}})
+    eventually(lambda: "10.96.0.0/16" in world.sh("node", "nft list chain ip kube-proxy cluster-ips-check"))
+    beaten = node("node1", World.NODE, "10.244.1.0/24")
+    beaten["status"]["conditions"] = [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]
+    api.put(beaten)
+    api.put(service("other", "10.96.0.51"), endpoint_slice("other", (B, "node1")))
+    eventually(lambda: world.ask("b", "10.96.0.51", 80, timeout_s=0.3).startswith("b"))
+    gone, new = before - handles(world), handles(world) - before
+    assert {rule.split()[0] for rule in gone} == {"cluster-ips-check"}
+    assert {rule.split()[0].partition("-")[0] for rule in new} == {"cluster", "service", "endpoint"}
+    assert all("/other/" in rule for rule in new if not rule.startswith("cluster-ips-check"))
+    metrics = world.sh("node", "curl -s 127.0.0.1:10249/metrics")
+    assert 'sync_full_proxy_rules_duration_seconds_count{ip_family="IPv4"} 1\n' in metrics
 
 
 @pytest.mark.parametrize("damage", ["flush ruleset", "delete table ip kube-proxy", "flush table ip kube-proxy"])
@@ -191,7 +221,7 @@ delete element {f} kube-proxy cluster-ips {{ {vip} }}
 add rule {f} kube-proxy service-X/a numgen random mod 1 vmap {{ 0 : goto endpoint-X/a }}
 delete chain {f} kube-proxy endpoint-X/b
 """
-WIRE = "import sys; from nsk8s.kernel import nftwire; w = nftwire.encode(sys.stdin.read()); nftwire.send(w, RuntimeError)"
+WIRE = "import sys; from nsk8s.kernel import nftwire; w = nftwire.encode(sys.stdin.read()); nftwire.Channel().send(w, RuntimeError)"
 
 
 @pytest.mark.parametrize(("family", "net"), [
