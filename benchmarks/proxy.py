@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,15 @@ class _Recorded:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.programs, name)
 
-    async def restore(self, text: str) -> None:
-        self.text += text
-        await self.programs.restore(text)
+    async def restore(self, text: str | Iterable[str]) -> None:
+        await self.programs.restore(self._noted(text))
+
+    def _noted(self, parts: str | Iterable[str]) -> Iterator[str]:
+        given = []
+        for part in [parts] if isinstance(parts, str) else parts:
+            given.append(part)
+            yield part
+        self.text += "".join(given)
 
     async def run(self, script: str) -> None:
         self.text += script

@@ -104,12 +104,24 @@ def render_table(
     With `iptables-restore --noflush`, naming a chain empties it and what is not named stays.
     """
     gone = list(delete)
-    lines = [f"*{name}"]
-    lines += [f":{chain} {value.policy or '-'} [0:0]" for chain, value in table.items()]
-    lines += [f":{chain} - [0:0]" for chain in gone]
-    for chain, value in table.items():
-        lines += [f"-A {chain} {rule}" for rule in value.rules]
-    lines += [f"-X {chain}" for chain in gone]
+    head = f"*{name}\n{chain_lines(table)}{chain_lines(dict.fromkeys(gone, Chain()))}"
+    return head + rule_lines(table) + end_lines(name, delete=gone, insert=insert, append=append)
+
+
+def chain_lines(table: Table) -> str:
+    """The lines that name chains: naming one empties it."""
+    return "".join([f":{name} {chain.policy or '-'} [0:0]\n" for name, chain in table.items()])
+
+
+def rule_lines(table: Table) -> str:
+    return "".join([f"-A {name} {rule}\n" for name, chain in table.items() for rule in chain.rules])
+
+
+def end_lines(
+    name: str, *, delete: Iterable[str] = (), insert: Sequence[Jump] = (), append: Sequence[Jump] = ()
+) -> str:
+    """What ends a table's section: see `render_table`."""
+    lines = [f"-X {chain}" for chain in delete]
     lines += [f"-I {jump.hook} 1 {jump.rule}" for jump in insert if jump.table == name]
     lines += [f"-A {jump.hook} {jump.rule}" for jump in append if jump.table == name]
     lines.append("COMMIT\n")

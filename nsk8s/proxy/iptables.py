@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from nsk8s.kernel.iptables import Iptables
 from nsk8s.net import chainset
-from nsk8s.net.chainset import Chain, Rules
+from nsk8s.net.chainset import Chain, ChainSet, Rules
 from nsk8s.proxy import rules
+from nsk8s.proxy.decision import Decision
 from nsk8s.proxy.metrics import Metrics
 from nsk8s.proxy.names import PORTALS_HOST, SERVICE_PREFIXES
 from nsk8s.proxy.nodeaddresses import NodePortAddresses
@@ -26,17 +27,19 @@ log = logging.getLogger("proxier")
 CANARY_POLL_S = 0.1
 CANARY_POLLS = 50
 
+_Chains = dict[str, Chain]
+
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What stays in memory of a service port's rules: its part of the shared chains, its chains' names, its decision's facts."""
+    """What stays in memory of a service port's rules."""
 
     shared: PortRules
     chains: tuple[str, ...]
+    hashes: tuple[int, ...]
+    """Of the rules of each of its own chains; 0 for an endpoint's."""
     own_rules: int
     sticky: bool
-    no_local_internal: bool
-    no_local_external: bool
 
 
 class IptablesProxier(Proxier):
@@ -47,10 +50,15 @@ class IptablesProxier(Proxier):
         self._iptables = iptables
         self._held: dict[PortName, _Held] = {}
         self._names: dict[str, tuple[PortName, ...]] = {}  # Service → its keys in _held
+        self._own_rules = 0
         self._written: dict[tuple[str, str], Rules] = {}  # (table, shared chain) → its rules as last written
+        self._written_for: tuple[Context, list[str] | None] | None = None  # what else the shared chains were made of
 
     async def _write(self, full: bool, changed: set[str]) -> None:
-        text = await self._full_text() if full else self._partial_text(changed)
+        if full:
+            await self._write_whole()
+            return
+        text = self._partial_text(changed)
         if text:
             await self._iptables.restore(text)
 
@@ -58,10 +66,6 @@ class IptablesProxier(Proxier):
         self._metrics.inc("sync_proxy_rules_iptables_restore_failures_total", 1, **self._family)
         if not full:
             self._metrics.inc("sync_proxy_rules_iptables_partial_restore_failures_total", 1, **self._family)
-
-    def _no_local(self) -> tuple[int, int]:
-        held = self._held.values()
-        return sum(h.no_local_internal for h in held), sum(h.no_local_external for h in held)
 
     async def is_intact(self) -> bool:
         """Whether the canary lives. When it does not, wait a while for who flushes table by table to finish."""
@@ -80,112 +84,120 @@ class IptablesProxier(Proxier):
                 return True
         return False
 
-    # ── texts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── everything ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _render(self, key: str) -> tuple[dict[str, Chain], list[str]]:
-        """Render one Service; returns those of its chains that may differ from the kernel's, and the names it owns no more.
-
-        An endpoint's chain depends on its name and on whether there is affinity: who had it has it still, with its counters.
-        """
-        differing: dict[str, Chain] = {}
-        own: set[str] = set()
-        kept: list[PortName] = []
-        before = [n for p in self._ports_of(key) for n in self._held[p].chains]
-        for decision in self.decisions(key):
-            made = rules.port_rules(decision, self._context)
-            name, sticky = decision.service.name, bool(decision.service.affinity_s)
-            own.update(made.own)
-            kept.append(name)
-            old = self._held.get(name)
-            known = {c for c in old.chains if c.startswith("KUBE-SEP-")} if old and old.sticky == sticky else ()
-            differing.update((n, c) for n, c in made.own.items() if n not in known)
-            self._held[name] = _Held(
-                replace(made, own={}),
-                tuple(made.own),
-                sum(len(c.rules) for c in made.own.values()),
-                sticky,
-                decision.internal_verdict == "DROP",
-                decision.external_verdict == "DROP" and decision.service.externally_accessible,
-            )
-        for gone in self._ports_of(key):
-            if gone not in kept:
-                del self._held[gone]
-        if kept:
-            self._names[key] = tuple(kept)
-        else:
-            self._names.pop(key, None)
-        return differing, [n for n in before if n not in own]
-
-    def _ports_of(self, key: str) -> tuple[PortName, ...]:
-        return self._names.get(key, ())
-
-    def _shared(self) -> tuple[dict[str, Chain], dict[str, Chain]]:
-        """Tables filter and nat, without the service-owned chains."""
-        ports = [self._held[name].shared for name in sorted(self._held)]
-        return rules.filter_table(ports, self._context), rules.nat_table(ports, self._context, self._node_ports.current())
-
-    async def _full_text(self) -> str:
-        """The restore text of everything; chains that nobody needs any more are removed."""
+    async def _write_whole(self) -> None:
+        """Everything; chains that nobody needs any more are removed. The program reads while the services' chains are made."""
         saving = asyncio.ensure_future(self._iptables.save())
         await asyncio.sleep(0)  # let it start: it then runs beside what follows
-        self._held, self._names = {}, {}
-        own: dict[str, Chain] = {}
-        for key in sorted(self._services):
-            own.update(self._render(key)[0])
-        filters, nat = self._shared()
-        self._remember(filters, nat)
-        nat.update(own)
+        self._held, self._names, self._own_rules = {}, {}, 0
+        decided = {key: self.decisions(key) for key in sorted(self._services)}
+        ports = {d.service.name: rules.port_rules(d, self._context) for each in decided.values() for d in each}
+        filters, nat = self._shared([ports[name] for name in sorted(ports)])
+        self._written = {("filter", n): c.rules for n, c in filters.items()} | {("nat", n): c.rules for n, c in nat.items()}
         have = chainset.outline(await saving)
         self.has_seen_portals |= PORTALS_HOST in have.tables.get("nat", {})
-        stale = [n for n in have.tables.get("nat", {}) if n.startswith(SERVICE_PREFIXES) and n not in own]
-        wanted = rules.jumps(self._context.ipv6, self._context.localhost_node_ports)
-        insert = chainset.missing_jumps(have, wanted)
+        await self._iptables.restore(self._whole(decided, ports, filters, nat, have))
+        self._count(self._own_rules)
+
+    def _whole(
+        self, decided: Mapping[str, list[Decision]], ports: Mapping[PortName, PortRules], filters: _Chains, nat: _Chains,
+        have: ChainSet,
+    ) -> Iterator[str]:  # fmt: skip
+        """The restore text of everything, in parts; a service's chains are made when the part with them is asked for."""
+        insert = chainset.missing_jumps(have, rules.jumps(self._context.ipv6, self._context.localhost_node_ports))
         canary = {rules.CANARY: Chain()}
-        text = (
-            chainset.render_table("mangle", canary)
-            + chainset.render_table("filter", canary | filters, insert=insert)
-            + chainset.render_table("nat", canary | nat, delete=stale, insert=insert)
-        )
-        self._count(filters, nat, sum(len(c.rules) for c in own.values()))
-        return text
+        yield chainset.render_table("mangle", canary)
+        yield chainset.render_table("filter", canary | filters, insert=insert)
+        yield "*nat\n" + chainset.chain_lines(canary | nat)
+        own: set[str] = set()
+        for key, decisions in decided.items():
+            made = {d.service.name: rules.own_chains(d, self._context) for d in decisions}
+            for decision in decisions:
+                name = decision.service.name
+                self._hold(decision, ports[name], made[name])
+            self._names[key] = tuple(made)
+            chains = {n: Chain(r) for each in made.values() for n, r in each.items()}
+            own.update(chains)
+            yield chainset.chain_lines(chains) + chainset.rule_lines(chains)
+        stale = [n for n in have.tables.get("nat", {}) if n.startswith(SERVICE_PREFIXES) and n not in own]
+        yield chainset.chain_lines(dict.fromkeys(stale, Chain())) + chainset.rule_lines(nat)
+        yield chainset.end_lines("nat", delete=stale, insert=insert)
+
+    # ── what changed ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _partial_text(self, changed: Iterable[str]) -> str:
         """The restore text of what changed: the services' own chains, and of the shared chains those whose rules differ.
 
-        Upstream always rewrites the shared ones; leaving equal ones alone spares time and keeps their counters.
+        Upstream always rewrites the shared ones; leaving equal ones alone spares time and keeps their counters. Where no port's
+        part in them has changed, they are not even put together.
         """
         own: dict[str, Chain] = {}
-        stale: list[str] = []
+        before, after = dict[str, None](), set[str]()
+        shared_differ = self._written_for != (self._context, self._node_ports.current())
         for key in sorted(changed):
-            made, gone = self._render(key)
-            own.update(made)
-            stale += gone
-        filters, nat = self._shared()
-        written = sum(len(c.rules) for c in own.values())
-        self._count(filters, nat, written)
-        text = ""
-        filters, nat = self._differing("filter", filters), self._differing("nat", nat)
-        if filters:
-            text += chainset.render_table("filter", filters)
+            held = {name: self._held.pop(name) for name in self._names.pop(key, ())}
+            before.update(dict.fromkeys(n for h in held.values() for n in h.chains))
+            decisions = self.decisions(key)
+            for decision in decisions:
+                name = decision.service.name
+                shared, made = rules.port_rules(decision, self._context), rules.own_chains(decision, self._context)
+                new = self._hold(decision, shared, made)
+                old = held.pop(name, _NOTHING)
+                shared_differ |= old.shared != shared
+                same = dict(zip(old.chains, old.hashes, strict=True)) if old.sticky == new.sticky else {}
+                own.update((n, Chain(made[n])) for n, h in zip(new.chains, new.hashes, strict=True) if same.get(n) != h)
+                after.update(made)
+                self._own_rules -= old.own_rules
+            for name, gone in held.items():
+                shared_differ |= gone.shared != _NOTHING.shared
+                self._own_rules -= gone.own_rules
+                self._lacking.pop(name, None)
+            if decisions:
+                self._names[key] = tuple(d.service.name for d in decisions)
+        stale = [n for n in before if n not in after]
+        filters, nat = self._differing() if shared_differ else ({}, {})
+        self._count(sum(len(c.rules) for c in own.values()))
+        text = chainset.render_table("filter", filters) if filters else ""
         if nat or own or stale:
             text += chainset.render_table("nat", nat | own, delete=stale)
         return text
 
-    def _differing(self, table: str, chains: Mapping[str, Chain]) -> dict[str, Chain]:
-        found = {n: c for n, c in chains.items() if self._written.get((table, n)) != c.rules}
-        for name, chain in found.items():
-            self._written[table, name] = chain.rules
-        return found
+    def _differing(self) -> tuple[_Chains, _Chains]:
+        """The shared chains of tables filter and nat whose rules are not those last written."""
+        found: list[_Chains] = []
+        tables = self._shared([self._held[name].shared for name in sorted(self._held)])
+        for table, chains in zip(("filter", "nat"), tables, strict=True):
+            differing = {n: c for n, c in chains.items() if self._written.get((table, n)) != c.rules}
+            self._written.update(((table, n), c.rules) for n, c in differing.items())
+            found.append(differing)
+        return found[0], found[1]
 
-    def _remember(self, filters: Mapping[str, Chain], nat: Mapping[str, Chain]) -> None:
-        self._written = {("filter", n): c.rules for n, c in filters.items()} | {("nat", n): c.rules for n, c in nat.items()}
+    # ── both ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _hold(self, decision: Decision, shared: PortRules, made: Mapping[str, Rules]) -> _Held:
+        """Note what is held of a port from now on. An endpoint's chain depends on its name and on whether there is affinity: who
+        had it has it still, with its counters."""
+        hashes = tuple(0 if n.startswith("KUBE-SEP-") else hash(r) for n, r in made.items())
+        held = _Held(shared, tuple(made), hashes, sum(map(len, made.values())), bool(decision.service.affinity_s))
+        self._held[decision.service.name] = held
+        self._own_rules += held.own_rules
+        self._note_local(decision)
+        return held
+
+    def _shared(self, ports: list[PortRules]) -> tuple[_Chains, _Chains]:
+        """Tables filter and nat, without the service-owned chains."""
+        addresses = self._node_ports.current()
+        self._written_for = self._context, addresses
+        return rules.filter_table(ports, self._context), rules.nat_table(ports, self._context, addresses)
+
+    def _count(self, own_written: int) -> None:
+        shared = {"filter": 0, "nat": 0}
+        for (table, _), held in self._written.items():
+            shared[table] += len(held)
+        for name, own in (("sync_proxy_rules_iptables_total", self._own_rules), ("sync_proxy_rules_iptables_last", own_written)):
+            self._metrics.set(name, shared["filter"], table="filter", **self._family)
+            self._metrics.set(name, shared["nat"] + own, table="nat", **self._family)
 
 
-
-    def _count(self, filters: Mapping[str, Chain], nat: Mapping[str, Chain], own_written: int) -> None:
-        in_filter = sum(len(c.rules) for c in filters.values())
-        in_nat = sum(len(c.rules) for n, c in nat.items() if not n.startswith(SERVICE_PREFIXES))
-        held = sum(h.own_rules for h in self._held.values())
-        for name, own in (("sync_proxy_rules_iptables_total", held), ("sync_proxy_rules_iptables_last", own_written)):
-            self._metrics.set(name, in_filter, table="filter", **self._family)
-            self._metrics.set(name, in_nat + own, table="nat", **self._family)
+_NOTHING = _Held(PortRules(), (), (), 0, False)

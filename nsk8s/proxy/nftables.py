@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from nsk8s.kernel.nft import DELETES_AT_ONCE, Nft, NftError, kernel_version
-from nsk8s.net.nftset import NftChain, NftSet, Transaction
+from nsk8s.net.nftset import NftChain, NftSet, NftTable, Transaction
 from nsk8s.proxy import nftrules
 from nsk8s.proxy.metrics import Metrics
 from nsk8s.proxy.nftrules import NODE_PORT_IPS, TABLE, PortElements
@@ -73,8 +73,6 @@ class _Held:
     keys: tuple[Key, ...]
     tops: tuple[int, ...]
     """A hash of the rules of each chain that is no endpoint's, in their order."""
-    no_local_internal: bool
-    no_local_external: bool
 
 
 class NftablesProxier(Proxier):
@@ -86,7 +84,8 @@ class NftablesProxier(Proxier):
         self._held: dict[PortName, _Held] = {}
         self._names: dict[str, tuple[PortName, ...]] = {}  # Service → its keys in _held
         self._claims = Claims()
-        self._node_port_ips: tuple[str, ...] | None = ()
+        self._base = NftTable()
+        """What all Services share, as last written."""
         self._service_cidrs: tuple[str, ...] = ()
         self._stale: dict[str, float] = {}  # empty chain → since when
         self._stale_s = 0.0 if kernel_version() >= DELETES_AT_ONCE else STALE_S
@@ -98,7 +97,7 @@ class NftablesProxier(Proxier):
         if ours == self._service_cidrs:
             return False
         self._service_cidrs = ours
-        self.force_full_sync()
+        self._common_changed = True
         return True
 
     @property
@@ -113,10 +112,6 @@ class NftablesProxier(Proxier):
 
     def _failed(self, full: bool) -> None:
         self._metrics.inc("sync_proxy_rules_nftables_sync_failures_total", 1, **self._family)
-
-    def _no_local(self) -> tuple[int, int]:
-        held = self._held.values()
-        return sum(h.no_local_internal for h in held), sum(h.no_local_external for h in held)
 
     # ── writing ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -166,9 +161,7 @@ class NftablesProxier(Proxier):
         """Everything. Affinity sets that are still wanted stay, with the clients they remember."""
         have = set(self._nft.chains(self._family_name, TABLE))
         have_sets = self._nft.sets(self._family_name, TABLE)
-        addresses = self._node_ports.current()
-        self._node_port_ips = None if addresses is None else tuple(addresses)
-        base = nftrules.skeleton(self._context, addresses, self._service_cidrs)
+        base = self._base = self._skeleton()
         tx.table(base.comment)
         for name, chain in base.chains.items():
             remade = bool(chain.base) and not self._made_base_chains
@@ -226,6 +219,7 @@ class NftablesProxier(Proxier):
                 _merge(touched, self._claims.change(port, old.keys, made.elements))
             for port, gone in before.items():
                 del self._held[port]
+                self._lacking.pop(port, None)
                 fallen.update(gone.chains)
                 fallen_sets.update(gone.sets)
                 _merge(touched, self._claims.change(port, gone.keys, {}))
@@ -241,7 +235,7 @@ class NftablesProxier(Proxier):
                 tx.delete_element(name, key, was[0])
             if now is not None:
                 tx.element(name, key, *now)
-        self._update_node_port_ips(tx)
+        self._fill_base(tx)
 
     def _fill_port(self, tx: Transaction, old: _Held, made: PortElements, new: _Held) -> None:
         """The chains of one port. An endpoint's chain depends on its name and on affinity only: who had it has it still."""
@@ -258,15 +252,21 @@ class NftablesProxier(Proxier):
             if have.get(name) != new.affinity_s:
                 self._set(tx, name, held, have)
 
-    def _update_node_port_ips(self, tx: Transaction) -> None:
-        addresses = self._node_ports.current()
-        if addresses is None or self._node_port_ips is None or tuple(addresses) == self._node_port_ips:
-            return
-        for gone in set(self._node_port_ips) - set(addresses):
-            tx.delete_element(NODE_PORT_IPS, gone, "")
-        for new in set(addresses) - set(self._node_port_ips):
-            tx.element(NODE_PORT_IPS, new, "")
-        self._node_port_ips = tuple(addresses)
+    def _fill_base(self, tx: Transaction) -> None:
+        """Of what all Services share, what differs from what was written: some rules, and who serves node ports."""
+        old, base = self._base, self._skeleton()
+        for name, chain in base.chains.items():
+            if chain != old.chains.get(name):
+                tx.chain(name, chain, is_new=name not in old.chains)
+        had, has = old.elements.get(NODE_PORT_IPS, {}), base.elements.get(NODE_PORT_IPS, {})
+        for address in had.keys() - has.keys():
+            tx.delete_element(NODE_PORT_IPS, address, "")
+        for address in has.keys() - had.keys():
+            tx.element(NODE_PORT_IPS, address, "")
+        self._base = base
+
+    def _skeleton(self) -> NftTable:
+        return nftrules.skeleton(self._context, self._node_ports.current(), self._service_cidrs)
 
     def _made(self, service: str) -> list[tuple[PortName, PortElements]]:
         """Render one Service and note what is held of it from now on."""
@@ -280,9 +280,8 @@ class NftablesProxier(Proxier):
                 decision.service.affinity_s,
                 tuple(made.elements),
                 tuple(hash(rules) for name, rules in made.chains.items() if not name.startswith("endpoint-")),
-                decision.internal_verdict == "DROP",
-                decision.external_verdict == "DROP" and decision.service.externally_accessible,
             )
+            self._note_local(decision)
             found.append((port, made))
         if found:
             self._names[service] = tuple(port for port, _ in found)
@@ -291,7 +290,7 @@ class NftablesProxier(Proxier):
         return found
 
 
-_NOTHING = _Held((), (), 0, (), (), False, False)
+_NOTHING = _Held((), (), 0, (), ())
 
 
 def _merge(into: dict[Key, Value | None], touched: Mapping[Key, Value | None]) -> None:

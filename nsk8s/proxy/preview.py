@@ -35,8 +35,8 @@ class _PaperIptables:
     async def save(self, table: str = "") -> str:
         return chainset.render(self.held)
 
-    async def restore(self, text: str) -> None:
-        self.held = chainset.apply(self.held, text)
+    async def restore(self, text: str | Iterable[str]) -> None:
+        self.held = chainset.apply(self.held, "".join(text))
 
 
 class _PaperNft:

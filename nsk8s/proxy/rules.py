@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
-from nsk8s.net.chainset import Chain, Jump, Rules, Table, quote
+from nsk8s.net.chainset import Chain, Jump, Rules, quote
 from nsk8s.proxy import names
 from nsk8s.proxy.decision import Decision
 from nsk8s.proxy.endpoints import Endpoint
@@ -82,7 +82,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class PortRules:
-    """The rules of one service port: what it adds to each shared chain, and its own chains in table nat."""
+    """What one service port adds to each of the chains that all share."""
 
     services: Rules = ()
     node_ports: Rules = ()
@@ -90,7 +90,6 @@ class PortRules:
     external_services: Rules = ()
     health_checks: Rules = ()
     proxy_firewall: Rules = ()
-    own: Table = field(default_factory=dict)
 
 
 def jumps(ipv6: bool = False, localhost_node_ports: bool = True) -> list[Jump]:
@@ -126,8 +125,13 @@ def jumps(ipv6: bool = False, localhost_node_ports: bool = True) -> list[Jump]:
 
 
 def port_rules(decision: Decision, context: Context) -> PortRules:
-    """Everything that one service port contributes on this node."""
-    return _Writer(decision, context).write()
+    """What one service port adds to the shared chains on this node."""
+    return _Writer(decision, context).shared()
+
+
+def own_chains(decision: Decision, context: Context) -> dict[str, Rules]:
+    """A service port's own chains in table nat: what is jumped to may come after what jumps."""
+    return {name: tuple(rules) for name, rules in _Writer(decision, context).own().items()}
 
 
 class _Writer:
@@ -143,8 +147,8 @@ class _Writer:
         shared = names.service_hash(self.name, self.protocol)
         self.svc, self.svl = f"KUBE-SVC-{shared}", f"KUBE-SVL-{shared}"
         self.ext, self.fw = f"KUBE-EXT-{shared}", f"KUBE-FW-{shared}"
-        self.texts = {e: str(e) for e in decision.reachable}
-        self.sep = {e: names.endpoint_chain(self.name, self.protocol, text) for e, text in self.texts.items()}
+        self.texts: dict[Endpoint, str] = {}
+        self.sep: dict[Endpoint, str] = {}
         self.has_external = decision.usable and service.externally_accessible
         self.has_firewall = decision.usable and bool(service.vips and service.source_ranges)
 
@@ -154,7 +158,7 @@ class _Writer:
     def _to(self, address: str, port: int) -> str:
         return f"-m {self.protocol} -p {self.protocol} -d {address} --dport {port}"
 
-    def write(self) -> PortRules:
+    def shared(self) -> PortRules:
         return PortRules(
             services=tuple(self._services()),
             node_ports=tuple(self._node_ports()),
@@ -162,7 +166,6 @@ class _Writer:
             external_services=tuple(self._external_services()),
             health_checks=tuple(self._health_checks()),
             proxy_firewall=tuple(self._proxy_firewall()),
-            own={name: Chain(tuple(rules)) for name, rules in self._own().items()},
         )
 
     def _services(self) -> Iterable[str]:
@@ -210,9 +213,11 @@ class _Writer:
             for ip in self.service.vips:
                 yield f"{comment} {self._to(ip, self.service.port)} -j DROP"
 
-    def _own(self) -> dict[str, list[str]]:
+    def own(self) -> dict[str, list[str]]:
         """The port's own chains. The entry rule of the internal chain comes before its balancing rules."""
         decision, chains = self.decision, dict[str, list[str]]()
+        self.texts = {e: str(e) for e in decision.reachable}
+        self.sep = {e: names.endpoint_chain(self.name, self.protocol, text) for e, text in self.texts.items()}
         if self.has_external:
             chains[self.ext] = list(self._external_chain())
         if self.has_firewall:
@@ -355,7 +360,7 @@ def filter_table(ports: Iterable[PortRules], context: Context) -> dict[str, Chai
 
 
 def nat_table(ports: Iterable[PortRules], context: Context, node_port_addresses: Sequence[str] | None) -> dict[str, Chain]:
-    """The chains of table nat that all services share; each port's `own` chains come on top."""
+    """The chains of table nat that all services share; each port's own chains come on top."""
     services: list[str] = []
     node_ports: list[str] = []
     for port in ports:

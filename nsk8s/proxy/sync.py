@@ -19,7 +19,7 @@ from nsk8s.api.meta import Object
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel.conntrack import Conntrack
 from nsk8s.proxy import conntrack, endpoints, rules, services
-from nsk8s.proxy.decision import Decision, decide
+from nsk8s.proxy.decision import DROP, Decision, decide
 from nsk8s.proxy.endpoints import Endpoint
 from nsk8s.proxy.metrics import Metrics
 from nsk8s.proxy.nodeaddresses import NodePortAddresses
@@ -50,7 +50,10 @@ class Proxier(ABC):
         self._changed: set[str] = set()  # Services whose rules may differ from the kernel's
         self._triggers: dict[str, list[float]] = {}  # Service → when its pods changed (seconds since the epoch)
         self._udp_changed = False
+        self._health_ports: dict[str, int] = {}  # Service → its health check node port, where it has one
+        self._lacking: dict[PortName, tuple[bool, bool]] = {}  # whether its internal, external Local policy finds none here
         self._need_full = True
+        self._common_changed = False  # something that all Services share
         self._last_full = 0.0
         self._started = time.time()
         self.has_written = False
@@ -71,6 +74,11 @@ class Proxier(ABC):
             self._services[key] = ports
         else:
             del self._services[key]
+        checked = next((p.health_check_node_port for p in ports.values() if p.health_check_node_port), 0)
+        if checked:
+            self._health_ports[key] = checked
+        else:
+            self._health_ports.pop(key, None)
         self._changed.add(key)
         self._note_change("service", key)
         return True
@@ -117,13 +125,19 @@ class Proxier(ABC):
             self._triggers.setdefault(key, []).append(when)
 
     def node_changed(self, *, zone: str, context: Context, node_ips: tuple[str, ...]) -> bool:
-        """Take in what the node says of itself; True when that changes rules (all are then written again)."""
+        """Take in what the node says of itself; True when that can change rules: each is looked at again."""
         context = replace(context, large_cluster=self._context.large_cluster)
         moved = self._node_ports.set_node_ips(node_ips)
         if zone == self._zone and context == self._context and not moved:
             return False
-        self._zone, self._context, self._need_full = zone, context, True
+        self._zone, self._context = zone, context
+        self._reconsider()
         return True
+
+    def _reconsider(self) -> None:
+        """Something all Services depend on has changed: the next sync decides each of them anew, and writes what differs."""
+        self._common_changed = True
+        self._changed.update(self._services)
 
     def force_full_sync(self) -> None:
         self._need_full = True
@@ -137,7 +151,8 @@ class Proxier(ABC):
     def has_work(self) -> bool:
         """Whether a sync has something to look at: a change in one family is none of the other's business."""
         is_old = time.monotonic() - self._last_full > FULL_SYNC_PERIOD_S
-        return bool(self._need_full or self._changed or self._udp_changed or self.wants_another_s or is_old)
+        asked = self._need_full or self._common_changed or self._changed or self._udp_changed
+        return bool(asked or self.wants_another_s or is_old)
 
     # ── syncing ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -145,10 +160,12 @@ class Proxier(ABC):
         """Bring the kernel's rules in line; False when that failed (the next sync is then a full one)."""
         start = time.monotonic()
         full = self._need_full or start - self._last_full > FULL_SYNC_PERIOD_S
-        self._need_full = False
+        self._need_full = self._common_changed = False
         changed, self._changed = self._changed, set()
         triggers, self._triggers = self._triggers, {}
         udp, self._udp_changed = self._udp_changed, False
+        if full:
+            self._lacking.clear()
         try:
             with _no_garbage_collection():
                 udp |= self._take_in(changed)
@@ -204,10 +221,19 @@ class Proxier(ABC):
     def _failed(self, full: bool) -> None:
         """Count a failed write."""
 
-    @abstractmethod
+    def _note_local(self, decision: Decision) -> None:
+        """Whether a port's Local policies find only endpoints elsewhere, for the metric of that."""
+        internal, external = decision.internal_verdict == DROP, decision.external_verdict == DROP
+        lacking = internal, external and decision.service.externally_accessible
+        if any(lacking):
+            self._lacking[decision.service.name] = lacking
+        else:
+            self._lacking.pop(decision.service.name, None)
+
     def _no_local(self) -> tuple[int, int] | None:
         """How many service ports have an internal, an external Local policy and only endpoints elsewhere; None where policies
         are not heard."""
+        return sum(internal for internal, _ in self._lacking.values()), sum(external for _, external in self._lacking.values())
 
     @abstractmethod
     async def is_intact(self) -> bool:
@@ -239,12 +265,7 @@ class Proxier(ABC):
 
     def health_check_ports(self) -> dict[str, int]:
         """Service → its health check node port."""
-        return {
-            key: port.health_check_node_port
-            for key, ports in self._services.items()
-            for port in ports.values()
-            if port.health_check_node_port
-        }
+        return self._health_ports
 
     def local_ready_counts(self) -> dict[str, int]:
         """Service → distinct addresses of its ready endpoints on this node."""

@@ -163,6 +163,9 @@ class UserspaceProxier(Proxier):
 
     # ── the rest ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _reconsider(self) -> None:
+        self.force_full_sync()  # the node's address is in every rule
+
     def _failed(self, full: bool) -> None:
         """It is logged; upstream had no metric for it."""
 

@@ -24,7 +24,10 @@ from proxy_table import six
 from nsk8s.kernel import rtnl
 
 Object = dict[str, Any]
-PLURALS = {"Service": "services", "EndpointSlice": "endpointslices", "Node": "nodes", "ConfigMap": "configmaps"}
+PLURALS = {
+    "Service": "services", "EndpointSlice": "endpointslices", "Node": "nodes", "ConfigMap": "configmaps",
+    "ServiceCIDR": "servicecidrs",
+}  # fmt: skip
 
 
 class FakeApi:

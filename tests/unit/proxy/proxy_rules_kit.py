@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,7 +40,8 @@ class FakeIptables:
     async def save(self, table: str = "") -> str:
         return chainset.render(self.held)
 
-    async def restore(self, text: str) -> None:
+    async def restore(self, text: str | Iterable[str]) -> None:
+        text = "".join(text)
         self.texts.append(text)
         if self.fail_next:
             self.fail_next = False

@@ -12,6 +12,7 @@ from nsk8s.net import chainset
 from nsk8s.net.trace import ACCEPT, DROP, REJECT, Host, Packet, Verdict, outcomes, trace
 from nsk8s.proxy import rules
 from nsk8s.proxy.metrics import Metrics
+from nsk8s.proxy.nftables import NftablesProxier
 from nsk8s.proxy.rules import LocalDetector
 
 OUTSIDE, POD, NODE2 = "203.0.113.10", "10.244.1.5", "192.168.56.12"
@@ -319,3 +320,93 @@ def test_metrics_are_called_as_upstreams(mode: str, own: set[str]) -> None:
     """All of upstream's (pkg/proxy/metrics) but those of nfacct's counters, in each mode those that it has."""
     named = {line.split()[2].removeprefix("kubeproxy_") for line in Metrics(mode).render().splitlines() if line.startswith("# TYPE")}
     assert named == _EVERY_MODE | own
+
+
+# ── what all services share ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def written(text: str) -> set[str]:
+    """The chains, sets and maps that an nft script is about."""
+    return {line.split()[4] for line in text.splitlines()}
+
+
+def test_a_service_cidr_heard_late_is_written_without_the_services() -> None:
+    kit = Kit(mode="nftables").put(service("s", "10.96.0.1"), slice_of("s", ep("10.244.1.8")))
+    kit.sync()
+    assert isinstance(kit.proxier, NftablesProxier)
+    assert kit.proxier.service_cidrs_changed({"10.96.0.0/16", "fd00:10:96::/108"})
+    assert kit.proxier.has_work
+    text = kit.sync()
+    assert text == (
+        "flush chain ip kube-proxy cluster-ips-check\n"
+        'add rule ip kube-proxy cluster-ips-check ip daddr @cluster-ips reject comment "Reject traffic to invalid ports of '
+        'ClusterIPs"\n'
+        'add rule ip kube-proxy cluster-ips-check ip daddr { 10.96.0.0/16 } drop comment "Drop traffic to unallocated ClusterIPs"\n'
+    )
+    assert not kit.proxier.service_cidrs_changed({"10.96.0.0/16"}), "the same again, as after a relist"
+    assert kit.metrics.count("sync_full_proxy_rules_duration_seconds", ip_family="IPv4") == 1
+    fresh = Kit(mode="nftables").put(*kit.objects.values())
+    assert isinstance(fresh.proxier, NftablesProxier)
+    fresh.proxier.service_cidrs_changed({"10.96.0.0/16"})
+    fresh.sync()
+    assert kit.dump() == fresh.dump()
+    assert kit.proxier.service_cidrs_changed(())
+    assert written(kit.sync()) == {"cluster-ips-check"}
+    assert "10.96.0.0/16" not in kit.dump()
+
+
+def test_a_service_cidr_that_comes_while_a_sync_fails_is_not_forgotten() -> None:
+    kit = Kit(mode="nftables").put(service("s", "10.96.0.1"), slice_of("s", ep("10.244.1.8")))
+    kit.sync()
+    assert isinstance(kit.proxier, NftablesProxier)
+    kit.proxier.service_cidrs_changed({"10.96.0.0/16"})
+    kit.nft.fail_next = True
+    kit.sync(ok=False)
+    kit.sync()
+    assert "ip daddr { 10.96.0.0/16 } drop" in kit.dump()
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_what_a_node_says_is_written_where_it_matters(mode: str) -> None:
+    """A heartbeat is nothing; a zone concerns Services with hints; the node's address those with source ranges."""
+    kit = Kit(mode=mode, context=dataclasses.replace(CONTEXT, node_ip="192.168.56.11"))
+    kit.put(service("plain", "10.96.0.1"), slice_of("plain", ep("10.244.1.8"), ep("10.244.2.8")))
+    kit.put(service("hints", "10.96.0.2"), slice_of("hints", ep("10.244.1.9", zones=("east",)), ep("10.244.2.9", zones=("west",))))
+    kit.put(service("lb", "10.96.0.3", type="LoadBalancer", vips=("1.2.3.4",), loadBalancerSourceRanges=["192.168.56.12/32"]),
+            slice_of("lb", ep("10.244.1.7")))  # fmt: skip
+    kit.sync()
+
+    def hears(zone: str, ip: str = NODE_IP) -> str:
+        context = dataclasses.replace(CONTEXT, node_ip=ip)
+        changed = kit.proxier.node_changed(zone=zone, context=context, node_ips=(ip,))
+        assert kit.proxier.has_work == changed
+        return kit.sync() if changed else "nothing to do"
+
+    def services(text: str) -> set[str]:
+        names = {n for n in ("plain", "hints", "lb") for line in text.splitlines() if f"ns/{n}" in line}
+        return names | {line for line in text.splitlines() if line.startswith(("add table", ":KUBE-SERVICES", ":KUBE-MARK"))}
+
+    assert hears("") == "nothing to do"
+    assert services(hears("west")) == {"hints"}
+    assert services(hears("west", "192.168.56.12")) == ({"lb"})
+    kit.proxier.force_full_sync()
+    now = kit.dump()
+    kit.sync()
+    assert kit.dump() == now, "a full sync has nothing to add"
+
+
+def test_a_change_of_endpoints_does_not_put_the_shared_chains_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That would be work for every Service there is."""
+    kit = table_of_services()
+    kit.sync()
+    total = kit.metrics.get("sync_proxy_rules_iptables_total", table="nat", ip_family="IPv4")
+    monkeypatch.setattr(rules, "nat_table", None)
+    kit.put(slice_of("svc1", ep("10.180.0.9"), ns="ns1"))
+    named, deleted = sent(kit.sync())
+    assert (len(named), len(deleted)) == (2, 1)
+    assert kit.metrics.get("sync_proxy_rules_iptables_total", table="nat", ip_family="IPv4") == total
+    assert kit.metrics.get("sync_proxy_rules_no_local_endpoints_total", traffic_policy="internal", ip_family="IPv4") == 1
+    monkeypatch.undo()
+    kit.delete("Service", "svc6")
+    kit.sync()
+    assert kit.metrics.get("sync_proxy_rules_no_local_endpoints_total", traffic_policy="internal", ip_family="IPv4") == 0
