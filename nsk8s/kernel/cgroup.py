@@ -10,6 +10,7 @@ moving the calling thread does not. So a fork, which is one thread, joins v1 gro
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -68,7 +69,6 @@ def limit_files(resources: dict[str, int], v2: bool) -> list[tuple[str, str, str
         if memory:
             out.append(("memory", "memory.max", str(memory) if memory > 0 else "max"))
             out.append(("memory", "memory.swap.max", "0" if memory > 0 else "max"))
-            out.append(("memory", "memory.oom.group", "1"))
     else:
         if shares > 0:
             out.append(("cpu", "cpu.shares", str(shares)))
@@ -83,7 +83,7 @@ def limit_files(resources: dict[str, int], v2: bool) -> list[tuple[str, str, str
     return out
 
 
-_OPTIONAL_FILES = {"memory.swap.max", "memory.oom.group", "memory.memsw.limit_in_bytes"}
+_OPTIONAL_FILES = {"memory.swap.max", "memory.memsw.limit_in_bytes"}
 
 
 def _read(path: str) -> str:
@@ -198,6 +198,13 @@ class Cgroups:
         """Move the calling process, which has one thread, into a group."""
         for root in self.roots:
             _write(f"{root}{path}/cgroup.procs" if root == self.v2 else f"{root}{path}/tasks", "0")
+
+    def die_together(self, path: str) -> None:
+        """Out of memory, all processes of this group end, not the largest only (v2; upstream: singleProcessOOMKill false). For a
+        container, never for a pod: its other containers, and the process that holds its namespaces, live on."""
+        if "memory" in self.v2_controllers:
+            with contextlib.suppress(OSError):  # before Linux 4.19
+                _write(f"{self.v2}{path}/memory.oom.group", "1")
 
     def limit(self, path: str, resources: dict[str, int]) -> None:
         """Apply CRI's resources. A limit whose controller the machine lacks raises OSError (ENOTSUP) naming it; a share, which

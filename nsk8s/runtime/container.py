@@ -130,11 +130,10 @@ def close_all_but(*keep: int) -> None:
 
 
 def set_oom_score(value: int | None) -> None:
-    if value is None:
-        return
+    """A container that was given none has 0, not that of the sandbox process, which forked it."""
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
-            f.write(str(value))
+            f.write(str(value or 0))
     except OSError:
         return  # lowering it needs CAP_SYS_RESOURCE, which this machine may withhold
 

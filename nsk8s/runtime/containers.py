@@ -89,6 +89,7 @@ class Containers:
             self.node.cgroups.create(built["cgroup"])
             default = {"pidsLimit": spec.DEFAULT_PIDS} if self.node.cgroups.has("pids") else {}
             self.node.cgroups.limit(built["cgroup"], {**default, **spec.limits(config)})
+            self.node.cgroups.die_together(built["cgroup"])
         except OSError as e:
             self.sandboxes.delete_container(container)
             raise CriError(f"failed to create container: {describe(e)}") from e

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _CHUNK = 65536
 _MAX_QUEUE = 256 * 1024
 START_ERROR_EXIT = 128
+OOM_SCORE = -998  # containerd's defaultSandboxOOMAdj: out of memory, a pod's containers go before what holds its namespaces
 
 
 def main(raw: bytes, fds: list[int], state_dir: str, cgroups: Cgroups, parent: int) -> NoReturn:
@@ -46,6 +47,7 @@ def main(raw: bytes, fds: list[int], state_dir: str, cgroups: Cgroups, parent: i
         folder, cgroup, pid_mode, title = raw.decode().split("\0")
         os.setsid()
         cgroups.join(cgroup)
+        child.set_oom_score(OOM_SCORE)
         sc.prctl(sc.PR_SET_CHILD_SUBREAPER, 1)
         for fd in fds[1:]:
             sc.setns(fd, 0)

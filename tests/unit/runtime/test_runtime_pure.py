@@ -121,7 +121,7 @@ def test_limit_files():
     resources = {"cpuQuota": 50000, "cpuPeriod": 100000, "cpuShares": 1024, "memoryLimitInBytes": 1 << 20, "pidsLimit": 10}
     assert limit_files(resources, True) == [
         ("cpu", "cpu.weight", "39"), ("cpu", "cpu.max", "50000 100000"), ("memory", "memory.max", "1048576"),
-        ("memory", "memory.swap.max", "0"), ("memory", "memory.oom.group", "1"), ("pids", "pids.max", "10"),
+        ("memory", "memory.swap.max", "0"), ("pids", "pids.max", "10"),
     ]  # fmt: skip
     assert limit_files(resources, False) == [
         ("cpu", "cpu.shares", "1024"), ("cpu", "cpu.cfs_period_us", "100000"), ("cpu", "cpu.cfs_quota_us", "50000"),
@@ -129,7 +129,7 @@ def test_limit_files():
     ]  # fmt: skip
     assert limit_files({"cpuQuota": -1, "memoryLimitInBytes": -1, "pidsLimit": -1}, True) == [
         ("cpu", "cpu.max", "max 100000"), ("memory", "memory.max", "max"), ("memory", "memory.swap.max", "max"),
-        ("memory", "memory.oom.group", "1"), ("pids", "pids.max", "max"),
+        ("pids", "pids.max", "max"),
     ]  # fmt: skip
     assert limit_files({}, True) == []
 
