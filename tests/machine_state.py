@@ -188,6 +188,7 @@ def _mounts() -> dict[str, str]:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, rest = line.partition(" - ")
         mounts[fields.split()[4]] = " ".join(rest.split()[:2])
+    mounts.pop("/run/netns", None)  # the machine's first `ip netns add` makes it a mount for good; `down` undoes our own, by test
     return mounts
 
 
