@@ -1,49 +1,22 @@
-"""KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1): defaults, the file, the flags. Touches: one file.
+"""What kube-proxy runs with: values, defaults, and what fits together. Pure, but for asking whether the kernel has ip_vs.
 
-Upstream: pkg/proxy/apis/config, k8s.io/kube-proxy/config/v1alpha1, cmd/kube-proxy/app/options.go. Unknown fields are
-refused, and so is what nsk8s does not do; what is harmless to leave out (qps, profiling …) is accepted.
+Upstream: pkg/proxy/apis/config. What nsk8s does not do is refused in words. The file is `configfile`'s, the flags are `main`'s.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from nsk8s.api import yamldoc
 from nsk8s.errors import Nsk8sError
+from nsk8s.proxy.addresses import Network, parse_cidr, parse_ip
 
-API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 MODES = ("iptables", "nftables", "userspace")
 KERNELSPACE = "that is Windows'"
+HEALTHZ_PORT, METRICS_PORT = 10256, 10249
 DETECT_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-_CONNTRACK = {
-    "maxPerCore", "min", "tcpEstablishedTimeout", "tcpCloseWaitTimeout", "tcpBeLiberal", "udpTimeout", "udpStreamTimeout",
-}  # fmt: skip
-_NESTED: Mapping[str, set[str]] = {
-    "clientConnection": {"kubeconfig", "acceptContentTypes", "contentType", "qps", "burst"},
-    "iptables": {"masqueradeBit", "masqueradeAll", "localhostNodePorts", "syncPeriod", "minSyncPeriod"},
-    "ipvs": {
-        "syncPeriod", "minSyncPeriod", "scheduler", "excludeCIDRs", "strictARP", "tcpTimeout", "tcpFinTimeout", "udpTimeout",
-    },
-    "nftables": {"masqueradeBit", "masqueradeAll", "syncPeriod", "minSyncPeriod"},
-    "winkernel": {"networkName", "sourceVip", "enableDSR", "rootHnsEndpointName", "forwardHealthCheckVip"},
-    "detectLocal": {"bridgeInterface", "interfaceNamePrefix"},
-    "conntrack": _CONNTRACK,
-}  # fmt: skip
-_TOP = {
-    "apiVersion", "kind", "featureGates", "logging", "hostnameOverride", "bindAddress", "healthzBindAddress",
-    "metricsBindAddress", "bindAddressHardFail", "enableProfiling", "showHiddenMetricsForVersion", "mode", "detectLocalMode",
-    "clusterCIDR", "nodePortAddresses", "oomScoreAdj", "configSyncPeriod", "portRange", "windowsRunAsService",
-    "udpIdleTimeout", *_NESTED,
-}  # fmt: skip
 
 
 class ConfigError(Nsk8sError):
@@ -69,8 +42,8 @@ class Config:
     node_port_addresses: tuple[str, ...] = ()
     bind_address: str = "0.0.0.0"
     """Where health and metrics are served by default; one that is not unspecified is the node's own address."""
-    healthz_bind_address: str = "0.0.0.0:10256"
-    metrics_bind_address: str = "127.0.0.1:10249"
+    healthz_bind_address: str = f"0.0.0.0:{HEALTHZ_PORT}"
+    metrics_bind_address: str = f"127.0.0.1:{METRICS_PORT}"
     bind_address_hard_fail: bool = False
     tcp_established_timeout_s: float = 86400.0
     tcp_close_wait_timeout_s: float = 3600.0
@@ -79,6 +52,10 @@ class Config:
     udp_stream_timeout_s: float = 0.0
     udp_idle_timeout_s: float = 0.25
     port_range: str = ""
+    oom_score_adj: int | None = None
+    """Upstream's default is -999; here the kernel's choice stays unless it is asked for."""
+    verbosity: int | None = None
+    """The log level; it is also a flag."""
     warnings: tuple[str, ...] = field(default=())
 
     def validated(self) -> Config:
@@ -87,44 +64,57 @@ class Config:
             raise _no_such_mode(self.mode)
         if self.detect_local_mode not in DETECT_MODES:
             raise ConfigError(f"detectLocalMode: {self.detect_local_mode!r} is none of {', '.join(DETECT_MODES)}")
-        if self.detect_local_mode == "BridgeInterface" and not self.bridge_interface:
-            raise ConfigError("detectLocal.bridgeInterface: needed by detectLocalMode BridgeInterface")
-        if self.detect_local_mode == "InterfaceNamePrefix" and not self.interface_name_prefix:
-            raise ConfigError("detectLocal.interfaceNamePrefix: needed by detectLocalMode InterfaceNamePrefix")
+        for mode, path, name, longest in (
+            ("BridgeInterface", "detectLocal.bridgeInterface", self.bridge_interface, 15),
+            ("InterfaceNamePrefix", "detectLocal.interfaceNamePrefix", self.interface_name_prefix, 14),
+        ):
+            if self.detect_local_mode == mode and not name:
+                raise ConfigError(f"{path}: needed by detectLocalMode {mode}")
+            if name and (not re.fullmatch(rf"[!-~]{{1,{longest}}}", name) or set(name) & set("\"'\\/+*")):
+                raise ConfigError(f"{path}: {name!r} is not an interface's name (at most {longest} letters)")
         if not 0 <= self.masquerade_bit <= 31:
             raise ConfigError(f"{self.mode}.masqueradeBit: {self.masquerade_bit} is not between 0 and 31")
         if self.sync_period_s <= 0:
             raise ConfigError(f"{self.mode}.syncPeriod: must be greater than 0")
         if self.min_sync_period_s < 0 or self.min_sync_period_s > self.sync_period_s:
             raise ConfigError(f"{self.mode}.minSyncPeriod: must be between 0 and syncPeriod")
+        for path, value in (
+            ("tcpEstablishedTimeout", self.tcp_established_timeout_s), ("tcpCloseWaitTimeout", self.tcp_close_wait_timeout_s),
+            ("udpTimeout", self.udp_timeout_s), ("udpStreamTimeout", self.udp_stream_timeout_s),
+        ):  # fmt: skip
+            if value < 0:
+                raise ConfigError(f"conntrack.{path}: must be greater than or equal to 0")
         clusters = [_network("clusterCIDR", cidr) for cidr in filter(None, self.cluster_cidr.split(","))]
         if len({n.version for n in clusters}) < len(clusters):
             raise ConfigError(f"clusterCIDR: {self.cluster_cidr!r}: only one CIDR allowed or a valid DualStack CIDR",
                               "e.g. 10.100.0.0/16,fde4:8dba:82e1::/48")  # fmt: skip
-        try:
-            ip_address(self.bind_address)
-        except ValueError as e:
-            raise ConfigError(f"bindAddress: {e}") from e
+        if parse_ip(self.bind_address) is None:
+            raise ConfigError(f"bindAddress: {self.bind_address!r} is not an IP address")
+        if self.oom_score_adj is not None and not -1000 <= self.oom_score_adj <= 1000:
+            raise ConfigError(f"oomScoreAdj: {self.oom_score_adj} is not between -1000 and 1000")
         if self.udp_idle_timeout_s <= 0:
             raise ConfigError("udpIdleTimeout: must be greater than 0")
         parse_port_range(self.port_range)
-        for cidr in self.node_port_addresses:
+        for i, cidr in enumerate(self.node_port_addresses):
             if cidr != "primary":
-                _network("nodePortAddresses", cidr)
+                _network(f"nodePortAddresses[{i}]", cidr)
         if "primary" in self.node_port_addresses and len(self.node_port_addresses) > 1:
             raise ConfigError('nodePortAddresses: "primary" cannot stand beside other values')
-        for name, value in (("healthzBindAddress", self.healthz_bind_address), ("metricsBindAddress", self.metrics_bind_address)):
-            if value:
-                split_address(name, value)
+        config = replace(
+            self,
+            healthz_bind_address=_with_port("healthzBindAddress", self.healthz_bind_address, HEALTHZ_PORT),
+            metrics_bind_address=_with_port("metricsBindAddress", self.metrics_bind_address, METRICS_PORT),
+        )
         if self.mode == "nftables" and not self.node_port_addresses:
-            return replace(self, node_port_addresses=("primary",))  # as upstream: not every address by accident
-        return self
+            return replace(config, node_port_addresses=("primary",))  # as upstream: not every address by accident
+        return config
 
 
 def defaults(bind_address: str) -> Config:
     """What a bindAddress (empty: none) makes of the defaults: an IPv6 one serves health and metrics on IPv6."""
     if ":" in bind_address:
-        return Config(bind_address=bind_address, healthz_bind_address="[::]:10256", metrics_bind_address="[::1]:10249")
+        healthz, metrics = f"[::]:{HEALTHZ_PORT}", f"[::1]:{METRICS_PORT}"
+        return Config(bind_address=bind_address, healthz_bind_address=healthz, metrics_bind_address=metrics)
     return Config(bind_address=bind_address) if bind_address else Config()
 
 
@@ -151,25 +141,33 @@ def parse_port_range(text: str) -> range:
     return range(first, last + 1) if last else range(0)
 
 
-def _network(name: str, text: str) -> IPv4Network | IPv6Network:
-    try:
-        return ip_network(text.strip(), strict=False)
-    except ValueError as e:
-        raise ConfigError(f"{name}: {e}") from e
+def _network(name: str, text: str) -> Network:
+    network = parse_cidr(text)
+    if network is None:
+        raise ConfigError(f"{name}: {text.strip()!r} is not a CIDR", "e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48")
+    return network
+
+
+def _with_port(name: str, text: str, port: int) -> str:
+    """An IP:port, completed where it is only an IP; empty for none."""
+    if not text:
+        return ""
+    ip = parse_ip(text.removeprefix("[").removesuffix("]"))
+    if ip is not None:
+        return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+    split_address(name, text)
+    return text
 
 
 def split_address(name: str, text: str) -> tuple[str, int]:
     """("0.0.0.0", 10256) of "0.0.0.0:10256" or "[::]:10256"."""
     host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    try:
-        ip_address(host)
-        number = int(port)
-    except ValueError:
-        number = -1
-    if not 0 <= number <= 65535:
+    ip = parse_ip(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
+    if ip is None or (ip.version == 6) != host.startswith("["):
         raise ConfigError(f"{name}: {text!r} is not IP:port")
-    return host, number
+    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or not 1 <= int(port) <= 65535:
+        raise ConfigError(f"{name}: {port!r} is not a valid port")
+    return str(ip), int(port)
 
 
 def seconds(name: str, value: Any) -> float:
@@ -182,102 +180,3 @@ def seconds(name: str, value: Any) -> float:
         raise ConfigError(f"{name}: {text!r} is not a duration like 30s or 1m30s")
     total = sum(float(n) * _UNITS_S[u] for n, u in parts)
     return -total if text.startswith("-") else total
-
-
-def load(path: str | Path) -> Config:
-    """The configuration in a file. Raises ConfigError for what cannot be read, unknown fields and wrong types."""
-    try:
-        document = yamldoc.load(Path(path).read_text())
-    except OSError as e:
-        raise ConfigError(f"cannot read {path}: {e.strerror}") from e
-    except yaml.YAMLError as e:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(e).split())}") from e
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: not a KubeProxyConfiguration")
-    return from_document(document, str(path))
-
-
-def from_document(document: Mapping[str, Any], where: str = "configuration") -> Config:
-    """The configuration that a decoded document describes. Pure."""
-    kind, version = document.get("kind"), document.get("apiVersion")
-    if kind != "KubeProxyConfiguration" or version != API_VERSION:
-        raise ConfigError(f"{where}: kind {kind!r} of {version!r} is not KubeProxyConfiguration of {API_VERSION}")
-    _refuse_unknown(document, where)
-    get = _Reader(document).get
-    config = defaults(get("bindAddress", str) or "")
-    section = "nftables" if document.get("mode") == "nftables" else "iptables"
-    text_fields = {
-        "kubeconfig": "clientConnection.kubeconfig", "hostname_override": "hostnameOverride", "mode": "mode",
-        "cluster_cidr": "clusterCIDR", "detect_local_mode": "detectLocalMode",
-        "bridge_interface": "detectLocal.bridgeInterface", "interface_name_prefix": "detectLocal.interfaceNamePrefix",
-        "bind_address": "bindAddress", "healthz_bind_address": "healthzBindAddress",
-        "metrics_bind_address": "metricsBindAddress", "port_range": "portRange",
-    }  # fmt: skip
-    flag_fields = {
-        "masquerade_all": f"{section}.masqueradeAll", "localhost_node_ports": "iptables.localhostNodePorts",
-        "bind_address_hard_fail": "bindAddressHardFail", "tcp_be_liberal": "conntrack.tcpBeLiberal",
-    }  # fmt: skip
-    duration_fields = {
-        "sync_period_s": f"{section}.syncPeriod", "min_sync_period_s": f"{section}.minSyncPeriod",
-        "tcp_established_timeout_s": "conntrack.tcpEstablishedTimeout",
-        "tcp_close_wait_timeout_s": "conntrack.tcpCloseWaitTimeout",
-        "udp_timeout_s": "conntrack.udpTimeout", "udp_stream_timeout_s": "conntrack.udpStreamTimeout",
-        "udp_idle_timeout_s": "udpIdleTimeout",
-    }  # fmt: skip
-    values: dict[str, Any] = {}
-    for attribute, path in text_fields.items():
-        values[attribute] = get(path, str) or getattr(config, attribute)
-    for attribute, path in flag_fields.items():
-        found = get(path, bool)
-        values[attribute] = getattr(config, attribute) if found is None else found
-    for attribute, path in duration_fields.items():
-        raw = get(path, (str, int))
-        # Upstream takes zero sync periods for "not set"; a zero conntrack time-out means "leave the kernel's".
-        found = None if raw is None else seconds(path, raw)
-        unset = found is None or (found == 0 and attribute in ("sync_period_s", "udp_idle_timeout_s"))
-        values[attribute] = getattr(config, attribute) if unset else found
-    bit = get(f"{section}.masqueradeBit", int)
-    values["masquerade_bit"] = config.masquerade_bit if bit is None else bit
-    addresses = get("nodePortAddresses", list) or []
-    values["node_port_addresses"] = tuple(str(a) for a in addresses)
-    return replace(config, **values, warnings=_warnings(document)).validated()
-
-
-class _Reader:
-    def __init__(self, document: Mapping[str, Any]) -> None:
-        self.document = document
-
-    def get(self, path: str, kinds: type | tuple[type, ...]) -> Any:
-        """The value at "a.b", or None. A value of another type is a ConfigError."""
-        value: Any = self.document
-        for part in path.split("."):
-            value = (value or {}).get(part)
-        if value is None or (isinstance(value, kinds) and (kinds is bool or not isinstance(value, bool))):
-            return value
-        raise ConfigError(f"{path}: {value!r} has the wrong type")
-
-
-def _refuse_unknown(document: Mapping[str, Any], where: str) -> None:
-    for key, value in document.items():
-        if key not in _TOP:
-            raise ConfigError(f"{where}: unknown field {key!r}")
-        if key in _NESTED and value is not None:
-            if not isinstance(value, dict):
-                raise ConfigError(f"{where}: {key}: must be an object")
-            for inner in value:
-                if inner not in _NESTED[key]:
-                    raise ConfigError(f"{where}: unknown field {key}.{inner}")
-
-
-def _warnings(document: Mapping[str, Any]) -> tuple[str, ...]:
-    """What is accepted and has no effect here, in words."""
-    said = []
-    conntrack = document.get("conntrack") or {}
-    if conntrack.get("maxPerCore") or conntrack.get("min"):
-        said.append("conntrack.maxPerCore and conntrack.min have no effect: nf_conntrack_max belongs to the whole machine")
-    if document.get("featureGates"):
-        said.append("featureGates have no effect")
-    if document.get("mode") != "userspace":
-        given = [name for name in ("portRange", "udpIdleTimeout") if document.get(name)]
-        said += [f"{name} has no effect: it is for userspace mode" for name in given]
-    return tuple(said)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import socket
 from collections.abc import Iterable
@@ -96,8 +97,10 @@ def detector(config: Config, facts: NodeFacts, ipv6: bool) -> LocalDetector:
 class Server:
     """One kube-proxy."""
 
-    def __init__(self, config: Config, variant: str = "auto") -> None:
+    def __init__(self, config: Config, variant: str = "auto", master: str = "") -> None:
+        """`master`: the API server's URL, whatever the kubeconfig says."""
         self._config = config
+        self._master = master
         self._name = config.hostname_override or socket.gethostname().lower()
         self._variant = variant
         self._metrics = Metrics(config.mode)
@@ -115,13 +118,10 @@ class Server:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`. Rules stay when it ends, so that connections go on."""
-        refuse_root_namespace()
         for warning in self._config.warnings:
             log.warning("%s", warning)
-        self._start_proxiers()
-        sysctls.apply_conntrack(self._config)
-        client_config = kubeconfig.load(self._config.kubeconfig) if self._config.kubeconfig else kubeconfig.in_cluster()
-        async with Client(client_config) as client:
+        self.initialise()
+        async with Client(self._client_config()) as client:
             services = Informer(client, SERVICES, label_selector=SELECTOR)
             slices = Informer(client, ENDPOINTSLICES, label_selector=SELECTOR)
             node = Informer(client, NODES, field_selector=f"metadata.name={self._name}")
@@ -136,6 +136,19 @@ class Server:
                 )  # fmt: skip
             finally:
                 await self._service_health.close()
+
+    def initialise(self) -> None:
+        """What needs root at the start: the programs found, this process' and this namespace's settings. Raises Nsk8sError."""
+        refuse_root_namespace()
+        self._start_proxiers()
+        sysctls.apply_conntrack(self._config)
+        sysctls.apply_oom_score(self._config.oom_score_adj)
+
+    def _client_config(self) -> kubeconfig.ClientConfig:
+        if not self._config.kubeconfig:
+            return kubeconfig.ClientConfig(self._master) if self._master else kubeconfig.in_cluster()
+        config = kubeconfig.load(self._config.kubeconfig)
+        return replace(config, server=self._master) if self._master else config
 
     def _start_proxiers(self) -> None:
         if self._config.mode == "nftables":
@@ -340,6 +353,10 @@ class Server:
             return 200, "text/plain; version=0.0.4", self._metrics.render()
         if path == "/proxyMode":
             return 200, "text/plain", self._config.mode
+        if path == "/configz":
+            from nsk8s.proxy.configfile import API_VERSION, to_document
+
+            return 200, "application/json", json.dumps({API_VERSION.partition("/")[0]: to_document(self._config)})
         return (200, "text/plain", "ok") if path == "/healthz" else None
 
 

@@ -1,6 +1,7 @@
-"""The network namespace's sysctls that kube-proxy reads and sets. Upstream: pkg/proxy/conntrack/sysctls.go. Touches: /proc/sys.
+"""The network namespace's sysctls that kube-proxy reads and sets, and its own OOM score. Touches: /proc/sys, /proc/self.
 
-All are the namespace's own. nf_conntrack_max, which upstream also sets, belongs to the whole machine and is left alone.
+Upstream: pkg/proxy/conntrack/sysctls.go. All sysctls are the namespace's own. nf_conntrack_max, which upstream also sets,
+belongs to the whole machine and is left alone.
 """
 
 from __future__ import annotations
@@ -50,3 +51,13 @@ def apply_conntrack(config: Config) -> None:
             ensure(f"netfilter/nf_conntrack_{name}", int(seconds))
     if config.tcp_be_liberal:
         ensure(BE_LIBERAL, 1)
+
+
+def apply_oom_score(value: int | None) -> None:
+    """oomScoreAdj, for this process alone; None leaves it."""
+    if value is None:
+        return
+    try:
+        Path("/proc/self/oom_score_adj").write_text(str(value))
+    except OSError as e:
+        log.warning("cannot set oom_score_adj to %d: %s", value, e.strerror)

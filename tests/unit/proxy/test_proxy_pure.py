@@ -18,7 +18,7 @@ from nsk8s.net.trace import Host, Packet, trace
 from nsk8s.nodenetwork import plan
 from nsk8s.nodenetwork.agent import masquerade_text
 from nsk8s.nodenetwork.cnifiles import write_whole
-from nsk8s.proxy import config, names
+from nsk8s.proxy import config, configfile, names
 from nsk8s.proxy.addresses import parse_cidr, parse_ip
 from nsk8s.proxy.cleanup import removal
 from nsk8s.proxy.conntrack import stale
@@ -182,18 +182,18 @@ def test_which_udp_flows_are_stale() -> None:
     assert stale(cut, services, {udp: ()}) == [], "without a serving endpoint nothing is cut"
 
 
-DOCUMENT = {"apiVersion": config.API_VERSION, "kind": "KubeProxyConfiguration"}
+DOCUMENT = {"apiVersion": configfile.API_VERSION, "kind": "KubeProxyConfiguration"}
 
 
 def test_configuration_defaults_and_fields() -> None:
-    plain = config.from_document(DOCUMENT)
+    plain = configfile.from_document(DOCUMENT)
     assert (plain.min_sync_period_s, plain.sync_period_s, plain.masquerade_bit) == (1.0, 30.0, 14)
-    full = config.from_document({
+    full = configfile.from_document({
         **DOCUMENT, "mode": "", "clusterCIDR": "10.1.0.0/16,fd00::/56", "nodePortAddresses": ["primary"],
         "iptables": {"syncPeriod": "1m30s", "minSyncPeriod": "0s", "masqueradeAll": True, "masqueradeBit": 3},
         "conntrack": {"maxPerCore": 1, "tcpEstablishedTimeout": None}, "detectLocalMode": "NodeCIDR",
     })  # fmt: skip
-    assert (full.sync_period_s, full.min_sync_period_s, full.masquerade_all, full.masquerade_bit) == (90.0, 0.0, True, 3)
+    assert (full.sync_period_s, full.min_sync_period_s, full.masquerade_all, full.masquerade_bit) == (90.0, 1.0, True, 3), "zero is upstream's word for not said"
     assert full.mode == "iptables"
     assert "nf_conntrack_max" in full.warnings[0]
 
@@ -224,7 +224,7 @@ def test_configuration_defaults_and_fields() -> None:
 )  # fmt: skip
 def test_bad_configuration_is_refused_by_name(change: dict, said: str) -> None:
     with pytest.raises(config.ConfigError, match=said):
-        config.from_document({**DOCUMENT, **change})
+        configfile.from_document({**DOCUMENT, **change})
 
 
 def test_the_file_counts_and_flags_fill_what_it_leaves_out(tmp_path, capsys: pytest.CaptureFixture) -> None:
@@ -242,16 +242,16 @@ def test_the_file_counts_and_flags_fill_what_it_leaves_out(tmp_path, capsys: pyt
 def test_local_traffic_detection() -> None:
     facts = NodeFacts(pod_cidrs=("10.1.3.0/24", "fd00:3::/64"))
     base = {**DOCUMENT, "clusterCIDR": "10.1.0.0/16"}
-    assert detector(config.from_document(base), facts, False).is_not_local == "! -s 10.1.0.0/16"
-    assert not detector(config.from_document(base), facts, True)
-    node_cidr = config.from_document({**base, "detectLocalMode": "NodeCIDR"})
+    assert detector(configfile.from_document(base), facts, False).is_not_local == "! -s 10.1.0.0/16"
+    assert not detector(configfile.from_document(base), facts, True)
+    node_cidr = configfile.from_document({**base, "detectLocalMode": "NodeCIDR"})
     assert detector(node_cidr, facts, True).is_local == "-s fd00:3::/64"
     prefix = {"detectLocalMode": "InterfaceNamePrefix", "detectLocal": {"interfaceNamePrefix": "veth"}}
-    assert detector(config.from_document({**base, **prefix}), facts, False).is_local == "-i veth+"
+    assert detector(configfile.from_document({**base, **prefix}), facts, False).is_local == "-i veth+"
 
 
 def test_both_families_have_a_detector_and_an_address() -> None:
-    both = config.from_document({**DOCUMENT, "clusterCIDR": "10.1.0.0/16, fd00:1::/56"})
+    both = configfile.from_document({**DOCUMENT, "clusterCIDR": "10.1.0.0/16, fd00:1::/56"})
     facts = NodeFacts.of({"metadata": {"name": "n"}, "status": {"addresses": [
         {"type": "Hostname", "address": "n"}, {"type": "ExternalIP", "address": "2001:db8::1"},
         {"type": "InternalIP", "address": "192.168.0.1"}, {"type": "InternalIP", "address": "fd00::1"},
@@ -264,9 +264,9 @@ def test_both_families_have_a_detector_and_an_address() -> None:
 
 
 def test_an_ipv6_bind_address() -> None:
-    six = config.from_document({**DOCUMENT, "bindAddress": "::"})
+    six = configfile.from_document({**DOCUMENT, "bindAddress": "::"})
     assert (six.healthz_bind_address, six.metrics_bind_address) == ("[::]:10256", "[::1]:10249")
-    own = config.from_document({**DOCUMENT, "bindAddress": "fd00::7", "healthzBindAddress": "0.0.0.0:10256"})
+    own = configfile.from_document({**DOCUMENT, "bindAddress": "fd00::7", "healthzBindAddress": "0.0.0.0:10256"})
     assert own.healthz_bind_address == "0.0.0.0:10256", "what is said stays"
     assert NodeFacts.of(None, own.bind_address).ip(True) == "fd00::7"
     for node in (None, {"metadata": {"name": "n"}}):  # not there yet, or without addresses
@@ -440,16 +440,16 @@ def test_switches_may_be_spelled_as_go_does() -> None:
 
 def test_each_mode_reads_its_own_section_of_the_configuration() -> None:
     document = {
-        "apiVersion": config.API_VERSION, "kind": "KubeProxyConfiguration", "mode": "nftables",
+        "apiVersion": configfile.API_VERSION, "kind": "KubeProxyConfiguration", "mode": "nftables",
         "nftables": {"masqueradeAll": True, "masqueradeBit": 3, "syncPeriod": "40s", "minSyncPeriod": "2s"},
         "iptables": {"masqueradeBit": 9, "minSyncPeriod": "5s"},
     }  # fmt: skip
-    found = config.from_document(document)
+    found = configfile.from_document(document)
     assert (found.masquerade_all, found.masquerade_bit, found.sync_period_s, found.min_sync_period_s) == (True, 3, 40, 2)
     assert found.node_port_addresses == ("primary",), "upstream's default in this mode"
-    found = config.from_document({**document, "mode": "iptables"})
+    found = configfile.from_document({**document, "mode": "iptables"})
     assert (found.masquerade_all, found.masquerade_bit, found.min_sync_period_s, found.node_port_addresses) == (False, 9, 5, ())
-    kept = config.from_document({**document, "nodePortAddresses": ["0.0.0.0/0"]})
+    kept = configfile.from_document({**document, "nodePortAddresses": ["0.0.0.0/0"]})
     assert kept.node_port_addresses == ("0.0.0.0/0",)
 
 
@@ -480,8 +480,8 @@ def test_ipvs_is_refused_with_what_the_kernel_could(tmp_path: Path, monkeypatch:
 
 def test_userspace_modes_own_settings() -> None:
     document = {**DOCUMENT, "mode": "userspace", "portRange": "20000+5", "udpIdleTimeout": "1s"}
-    found = config.from_document(document)
+    found = configfile.from_document(document)
     assert (found.mode, found.udp_idle_timeout_s, config.parse_port_range(found.port_range)) == ("userspace", 1.0, range(20000, 20006))
-    assert config.from_document(DOCUMENT).udp_idle_timeout_s == 0.25
-    assert "portRange has no effect" in config.from_document({**document, "mode": "iptables"}).warnings[0]
+    assert configfile.from_document(DOCUMENT).udp_idle_timeout_s == 0.25
+    assert "portRange has no effect" in configfile.from_document({**document, "mode": "iptables"}).warnings[0]
     assert [config.parse_port_range(t) for t in ("", "0-0", "7", "7-9")] == [range(0), range(0), range(7, 8), range(7, 10)]
