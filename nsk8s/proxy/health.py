@@ -160,8 +160,9 @@ Listening = tuple[int, tuple[str, ...]]
 class ServiceHealth:
     """One server for each Service with a health check node port: 200 while this node has a ready endpoint of it."""
 
-    def __init__(self, health: ProxyHealth) -> None:
-        self._health = health
+    def __init__(self, health: ProxyHealth, failed: Callable[[str, str], None] = lambda service, message: None) -> None:
+        """`failed(service, message)` is told of a port that cannot be opened; the next sync tries again."""
+        self._health, self._failed = health, failed
         self._open: dict[str, Listening] = {}
         self._local: dict[str, int] = {}
         self._servers: dict[str, HttpServer] = {}
@@ -197,6 +198,7 @@ class ServiceHealth:
                 await server.listen(address, port, both=False)
         except OSError as e:
             log.error("health check node port %d of %s: %s", port, service, e.strerror or e)
+            self._failed(service, f"failed to start healthcheck {service!r} on port {port}: {e.strerror or e}")
             await server.close()
             return
         self._servers[service], self._open[service] = server, listening

@@ -11,13 +11,12 @@ import json
 import logging
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from dataclasses import replace
 
-from nsk8s.api import meta
 from nsk8s.api.meta import Object
 from nsk8s.client import kubeconfig
 from nsk8s.client.component import until
+from nsk8s.client.events import WARNING, EventRecorder
 from nsk8s.client.informer import Informer, wait_synced
 from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES, Resource
 from nsk8s.client.rest import Client
@@ -25,14 +24,14 @@ from nsk8s.errors import Forbidden, NotFound, Nsk8sError
 from nsk8s.kernel import iptables, nft
 from nsk8s.kernel.iptables import Iptables, IptablesError
 from nsk8s.proxy import health, sysctls
-from nsk8s.proxy.addresses import parse_cidr
 from nsk8s.proxy.cleanup import clean_up_other_modes
 from nsk8s.proxy.config import Config, parse_port_range, split_address
 from nsk8s.proxy.iptables import IptablesProxier
 from nsk8s.proxy.metrics import Metrics
 from nsk8s.proxy.nftables import NftablesProxier
 from nsk8s.proxy.nodeaddresses import NodePortAddresses
-from nsk8s.proxy.rules import Context, LocalDetector
+from nsk8s.proxy.nodefacts import NodeFacts, detector
+from nsk8s.proxy.rules import Context
 from nsk8s.proxy.runner import BoundedFrequencyRunner
 from nsk8s.proxy.services import SELECTOR
 from nsk8s.proxy.sync import FULL_SYNC_PERIOD_S, Proxier
@@ -41,57 +40,8 @@ log = logging.getLogger("proxy")
 
 SERVICE_CIDRS = Resource("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", namespaced=False)
 SERVICE_CIDRS_RETRY_S = 5.0
-ZONE_LABEL = "topology.kubernetes.io/zone"
-DELETION_TAINT = "ToBeDeletedByClusterAutoscaler"
 NODE_WAIT_S = 2.0
 """How long the first sync waits for what the node says of itself; a node that comes later causes a full sync."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
-    """What kube-proxy reads from its own Node. Pure."""
-
-    zone: str = ""
-    ips: tuple[str, ...] = ()
-    pod_cidrs: tuple[str, ...] = ()
-    eligible: bool = True
-    bound_ipv6: bool = False
-    """Whether kube-proxy's bind address is IPv6's."""
-
-    @classmethod
-    def of(cls, node: Object | None, bind_address: str = "0.0.0.0") -> NodeFacts:
-        """`bind_address`: kube-proxy's; one that is not unspecified is the node's address, whatever the node says."""
-        bound, bound_ipv6 = () if ip_address(bind_address).is_unspecified else (bind_address,), ":" in bind_address
-        if node is None:
-            return cls(ips=bound, bound_ipv6=bound_ipv6)
-        spec, status = node.get("spec") or {}, node.get("status") or {}
-        # The first address of each family counts, InternalIP before ExternalIP.
-        ordered = sorted(status.get("addresses") or [], key=lambda a: a.get("type") != "InternalIP")
-        ips = [a["address"] for a in ordered if a.get("type") in ("InternalIP", "ExternalIP")]
-        tainted = any(t.get("key") == DELETION_TAINT for t in spec.get("taints") or [])
-        cidrs = spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else [])
-        eligible = not tainted and not meta.is_deleting(node)
-        return cls(meta.labels(node).get(ZONE_LABEL, ""), (*bound, *ips), tuple(cidrs), eligible, bound_ipv6)
-
-    def ip(self, ipv6: bool) -> str:
-        return next((i for i in self.ips if (":" in i) == ipv6), "")
-
-    def has(self, ipv6: bool) -> bool:
-        """Whether the node has an address of the family; one that says nothing (yet) has the bind address'."""
-        return bool(self.ip(ipv6)) if self.ips else ipv6 == self.bound_ipv6
-
-
-def detector(config: Config, facts: NodeFacts, ipv6: bool) -> LocalDetector:
-    """How to tell this node's pods' traffic, as detectLocalMode says. Pure."""
-    if config.detect_local_mode == "BridgeInterface":
-        return LocalDetector.by_interface(config.bridge_interface)
-    if config.detect_local_mode == "InterfaceNamePrefix":
-        return LocalDetector.by_interface(config.interface_name_prefix + "+")
-    cidrs = facts.pod_cidrs if config.detect_local_mode == "NodeCIDR" else config.cluster_cidr.split(",")
-    for network in map(parse_cidr, cidrs):
-        if network is not None and (network.version == 6) == ipv6:
-            return LocalDetector.by_cidr(str(network))
-    return LocalDetector()
 
 
 class Server:
@@ -114,7 +64,8 @@ class Server:
         )
         self._ready = False
         self._cleaned = False
-        self._service_health = health.ServiceHealth(self._health)
+        self._service_health = health.ServiceHealth(self._health, self._no_health_check)
+        self._events: EventRecorder | None = None
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`. Rules stay when it ends, so that connections go on."""
@@ -122,6 +73,7 @@ class Server:
             log.warning("%s", warning)
         self.initialise()
         async with Client(self._client_config()) as client:
+            self._events = EventRecorder(client, "kube-proxy", self._name)
             services = Informer(client, SERVICES, label_selector=SELECTOR)
             slices = Informer(client, ENDPOINTSLICES, label_selector=SELECTOR)
             node = Informer(client, NODES, field_selector=f"metadata.name={self._name}")
@@ -132,7 +84,7 @@ class Server:
             try:
                 await until(
                     stop, services.run(), slices.run(), node.run(), self._start_syncing(services, slices, node),
-                    self._watch_canaries(), self._watch_service_cidrs(client), *self._servers(),
+                    self._watch_canaries(), self._watch_service_cidrs(client), self._events.run(), *self._servers(),
                 )  # fmt: skip
             finally:
                 await self._service_health.close()
@@ -303,6 +255,12 @@ class Server:
             for key, count in proxier.local_ready_counts().items():
                 local[key] = max(local.get(key, 0), count)
         await self._service_health.sync(ports, local)
+
+    def _no_health_check(self, service: str, message: str) -> None:
+        namespace, _, name = service.partition("/")
+        about = {"kind": "Service", "apiVersion": "v1", "metadata": {"namespace": namespace, "name": name}}
+        if self._events is not None:
+            self._events.event(about, WARNING, "FailedToStartServiceHealthcheck", f"node {self._name} {message}")
 
     def _node_port_addresses(self, ipv6: bool) -> tuple[str, ...]:
         node_ips = tuple(filter(None, [self._facts.ip(ipv6)]))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 from datetime import UTC, datetime, timedelta
 
-from nsk8s.proxy.health import ProxyHealth, healthz, livez
+from nsk8s.proxy.health import ProxyHealth, ServiceHealth, healthz, livez
 from nsk8s.proxy.metrics import Metrics
 
 
@@ -80,3 +82,23 @@ def test_a_node_on_its_way_out_is_alive_and_not_to_be_sent_anything() -> None:
     code, _, body = livez(health, metrics)
     assert (code, "nodeEligible" in json.loads(body)) == (200, False)
     assert metrics.get("proxy_healthz_total", code="503") == 1
+
+
+async def test_a_port_that_is_taken_is_told_of_and_tried_again() -> None:
+    told: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = ServiceHealth(ProxyHealth(60), lambda service, message: told.append(f"{service}: {message}"))
+        await server.sync({"ns/s": (port, ("127.0.0.1",))}, {"ns/s": 2})
+    assert len(told) == 1
+    assert told[0].startswith(f"ns/s: failed to start healthcheck 'ns/s' on port {port}: Address already in use")
+    await server.sync({"ns/s": (port, ("127.0.0.1",))}, {"ns/s": 2})
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+    assert head.splitlines()[0] == "HTTP/1.1 200 OK"
+    assert {"X-Load-Balancing-Endpoint-Weight: 2", "X-Content-Type-Options: nosniff"} <= set(head.splitlines())
+    assert json.loads(body) == {"service": {"namespace": "ns", "name": "s"}, "localEndpoints": 2, "serviceProxyHealthy": True}
+    writer.close()
+    await server.close()
+    assert len(told) == 1

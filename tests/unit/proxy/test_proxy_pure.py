@@ -25,8 +25,8 @@ from nsk8s.proxy.conntrack import stale
 from nsk8s.proxy.decision import decide
 from nsk8s.proxy.endpoints import endpoints_of
 from nsk8s.proxy.nodeaddresses import NodePortAddresses
+from nsk8s.proxy.nodefacts import NodeFacts, detector
 from nsk8s.proxy.runner import BoundedFrequencyRunner
-from nsk8s.proxy.server import NodeFacts, detector
 from nsk8s.proxy.services import PortName, service_ports
 
 
