@@ -54,8 +54,8 @@ class LocalDetector:
         unequal = "!= " if negated else ""
         if self.cidr:
             return f"{family} saddr {unequal}{self.cidr}"
-        name = f'"{self.interface[:-1]}*"' if self.interface.endswith("+") else self.interface
-        return f"iifname {unequal}{name}"
+        name = f"{self.interface[:-1]}*" if self.interface.endswith("+") else self.interface
+        return f'iifname {unequal}"{name}"'
 
     def __bool__(self) -> bool:
         return bool(self.cidr or self.interface)

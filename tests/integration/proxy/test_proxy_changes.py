@@ -276,3 +276,30 @@ def test_settings_that_the_kernel_sees(world: World, api: FakeApi, tmp_path: Pat
     values = world.sh("node", "cd /proc/sys/net/netfilter; cat nf_conntrack_tcp_timeout_established nf_conntrack_tcp_timeout_close_wait "
                       "nf_conntrack_udp_timeout nf_conntrack_udp_timeout_stream nf_conntrack_tcp_be_liberal")  # fmt: skip
     assert values.split() == ["7200", "1800", "44", "55", "1"]
+
+
+def test_a_deleted_node_serves_on_and_asks_for_no_more_traffic(world: World, api: FakeApi, tmp_path: Path) -> None:
+    api.put(service("web", "10.96.0.50", type="NodePort", port_fields={"nodePort": 30050}), endpoint_slice("web", (A, "node1")))
+    world.proxy(api, tmp_path, "--proxy-mode", "nftables")
+    eventually(lambda: world.ask("outside", world.NODE, 30050, timeout_s=0.3).startswith("a"))
+    assert json.loads(get(world, "node", "127.0.0.1:10256/healthz")[1])["status"]["IPv4"]["healthy"]
+    api.delete("Node", "node1")
+    code, body = eventually(lambda: (found := get(world, "node", "127.0.0.1:10256/healthz"))[0] == 503 and found)
+    assert (code, json.loads(body)["nodeEligible"], json.loads(body)["healthy"]) == (503, False, True)
+    assert get(world, "node", "127.0.0.1:10256/livez")[0] == 200
+    api.put(endpoint_slice("web", (B, "node1")))
+    eventually(lambda: world.ask("outside", world.NODE, 30050, timeout_s=0.3).startswith("b"))
+    shown = json.loads(get(world, "node", "127.0.0.1:10249/configz")[1])["kubeproxy.config.k8s.io"]
+    assert (shown["mode"], shown["nodePortAddresses"]) == ("nftables", ["primary"])
+    assert get(world, "node", "127.0.0.1:10249/what")[0] == 404
+
+
+def test_a_health_check_port_answers_where_node_ports_do(world: World, api: FakeApi, tmp_path: Path) -> None:
+    lb = service("lb", "10.96.0.60", type="LoadBalancer", externalTrafficPolicy="Local", healthCheckNodePort=32100,
+                 port_fields={"nodePort": 30060})  # fmt: skip
+    api.put(lb, endpoint_slice("lb", (A, "node1")))
+    world.proxy(api, tmp_path, "--nodeport-addresses", "127.0.0.0/8")
+    eventually(lambda: get(world, "node", "127.0.0.1:32100")[0] == 200)
+    assert get(world, "outside", f"{World.NODE}:32100")[0] == 0
+    assert world.ask("node", "127.0.0.1", 30060).startswith("a")
+    assert world.ask("outside", World.NODE, 30060) == "refused", "nobody listens there"

@@ -247,7 +247,11 @@ def test_local_traffic_detection() -> None:
     node_cidr = configfile.from_document({**base, "detectLocalMode": "NodeCIDR"})
     assert detector(node_cidr, facts, True).is_local == "-s fd00:3::/64"
     prefix = {"detectLocalMode": "InterfaceNamePrefix", "detectLocal": {"interfaceNamePrefix": "veth"}}
-    assert detector(configfile.from_document({**base, **prefix}), facts, False).is_local == "-i veth+"
+    by_prefix = detector(configfile.from_document({**base, **prefix}), facts, False)
+    assert (by_prefix.is_local, by_prefix.nft("ip")) == ("-i veth+", 'iifname "veth*"')
+    bridge = {"detectLocalMode": "BridgeInterface", "detectLocal": {"bridgeInterface": "ip"}}
+    named_as_a_keyword = detector(configfile.from_document({**base, **bridge}), facts, False)
+    assert named_as_a_keyword.nft("ip", negated=True) == 'iifname != "ip"'
 
 
 def test_both_families_have_a_detector_and_an_address() -> None:
