@@ -7,6 +7,7 @@ and the rest is done all the same.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote
@@ -19,6 +20,7 @@ CLASS_ANNOTATION = "kubernetes.io/ingress.class"
 DEFAULT_CLASS_ANNOTATION = "ingressclass.kubernetes.io/is-default-class"
 ANNOTATIONS = "nginx.ingress.kubernetes.io/"
 SSL_REDIRECT, REWRITE_TARGET, USE_REGEX = (ANNOTATIONS + name for name in ("ssl-redirect", "rewrite-target", "use-regex"))
+_HOST = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 CATCH_ALL = ""
 """The host of rules without a host."""
 
@@ -63,6 +65,8 @@ class Site:
 
     servers: tuple[Server, ...] = ()
     upstreams: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    externals: Mapping[str, str] = field(default_factory=dict)
+    """Upstreams that are a name outside, `host:port`: Services of type ExternalName."""
     certificates: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
 
@@ -103,6 +107,7 @@ class _Builder:
         self._defaults: dict[str, Location] = {}
         self._certificates: dict[str, str] = {}
         self._upstreams: dict[str, tuple[str, ...]] = {}
+        self._externals: dict[str, str] = {}
         self._problems: set[Problem] = set()
 
     def site(self) -> Site:
@@ -115,7 +120,8 @@ class _Builder:
                 certificate = self._certificates.get(host) or self._certificates.get(_wildcard(host), "")
                 servers.append(Server(host, tuple(sorted(locations)), certificate))
         used = sorted({s.certificate for s in servers if s.certificate})
-        return Site(tuple(servers), dict(sorted(self._upstreams.items())), tuple(used), tuple(sorted(self._problems)))
+        upstreams, externals = dict(sorted(self._upstreams.items())), dict(sorted(self._externals.items()))
+        return Site(tuple(servers), upstreams, externals, tuple(used), tuple(sorted(self._problems)))
 
     def add(self, ingress: Object) -> None:
         spec, key = ingress.get("spec") or {}, meta.key(ingress)
@@ -171,15 +177,20 @@ class _Builder:
             self._problem(key, "ServiceNotFound", f"the Service {namespace}/{name} does not exist")
             return ""
         spec = service.get("spec") or {}
-        if spec.get("type") == "ExternalName":
-            self._problem(key, "UnsupportedBackend", f"the Service {namespace}/{name} is of type ExternalName")
-            return ""
         asked = port.get("name") or port.get("number")
         found = next((p for p in spec.get("ports") or [] if asked in (p.get("name"), p.get("port"))), None)
+        # Dots keep namespace and Service apart: neither has one, and both have dashes.
+        upstream = f"{namespace}.{name}.{asked}"
+        if spec.get("type") == "ExternalName":
+            host, number = str(spec.get("externalName") or "").rstrip("."), _external_port(found, asked)
+            if not _HOST.fullmatch(host) or not number:
+                self._problem(key, "ServicePortNotFound", f"the Service {namespace}/{name} leads to no host and port {asked}")
+                return ""
+            self._externals[upstream] = f"{host}:{number}"
+            return upstream
         if found is None or found.get("protocol", "TCP") != "TCP":
             self._problem(key, "ServicePortNotFound", f"the Service {namespace}/{name} has no TCP port {asked}")
             return ""
-        upstream = f"{namespace}-{name}-{asked}"
         self._upstreams[upstream] = endpoints(self._view.slices(f"{namespace}/{name}"), found.get("name") or "")
         return upstream
 
@@ -203,6 +214,14 @@ class _Builder:
 
     def _problem(self, key: str, reason: str, message: str) -> None:
         self._problems.add(Problem(key, reason, message))
+
+
+def _external_port(port: Object | None, asked: object) -> int:
+    """A number needs no port in the Service; 0 if there is none."""
+    if port is None:
+        return asked if isinstance(asked, int) else 0
+    target = port.get("targetPort")
+    return target if isinstance(target, int) and target else int(port["port"])
 
 
 def _wildcard(host: str) -> str:

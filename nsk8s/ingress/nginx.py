@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nsk8s.ingress.model import CATCH_ALL, Location, Server, Site
 
@@ -69,10 +69,14 @@ http {{
 
 def render(
     site: Site, certificates: Mapping[str, str], *, folder: str = "/tmp/nginx", http: int = 80, https: int = 443,
-    health: int = HEALTH_PORT, workers: int = 1, user: str = "nobody nogroup",
+    health: int = HEALTH_PORT, workers: int = 1, user: str = "nobody nogroup", resolvers: Sequence[str] = (),
 ) -> str:  # fmt: skip
-    """The whole file. `certificates`: `namespace/secret` or FALLBACK → the path of a PEM file with certificate and key."""
+    """The whole file. `certificates`: `namespace/secret` or FALLBACK → the path of a PEM file with certificate and key.
+    `resolvers`: the name servers that ExternalNames are asked of."""
     parts = [_HEAD.format(folder=folder, workers=workers, user=user, health=health)]
+    if site.externals and resolvers:
+        servers = " ".join(f"[{r}]" if ":" in r else r for r in resolvers)
+        parts.append(f"\n    resolver {servers} valid=5s;\n    resolver_timeout 5s;\n")
     for name, addresses in site.upstreams.items():
         if addresses:
             parts.append("".join([
@@ -82,11 +86,11 @@ def render(
     served = {name for name, addresses in site.upstreams.items() if addresses}
     for server in site.servers:
         pem = certificates.get(server.certificate) or certificates[FALLBACK]
-        parts.append(_server(server, served, pem, http, https))
+        parts.append(_server(server, served, site.externals, pem, http, https))
     return "".join(parts) + "}\n"
 
 
-def _server(server: Server, served: set[str], pem: str, http: int, https: int) -> str:
+def _server(server: Server, served: set[str], externals: Mapping[str, str], pem: str, http: int, https: int) -> str:
     default = " default_server" if server.host == CATCH_ALL else ""
     lines = [
         f"listen {http}{default};", f"listen {https} ssl{default};", f"server_name {server_name(server.host)};",
@@ -96,13 +100,13 @@ def _server(server: Server, served: set[str], pem: str, http: int, https: int) -
     expressions = any(e.regex for e in server.locations)
     order = sorted(server.locations, key=lambda e: -len(e.path)) if expressions else server.locations
     for location in order:
-        lines += _location(location, served, expressions)
+        lines += _location(location, served, externals, expressions)
     if not any(not e.exact and e.path == "/" for e in server.locations):
         lines += ["location / {", "    default_type text/plain;", '    return 404 "default backend - 404\\n";', "}"]
     return "\n    server {\n" + "".join(f"        {line}\n" for line in lines) + "    }\n"
 
 
-def _location(location: Location, served: set[str], expressions: bool) -> list[str]:
+def _location(location: Location, served: set[str], externals: Mapping[str, str], expressions: bool) -> list[str]:
     path = location.path if location.regex else re.escape(location.path)
     if location.exact:
         lines = [f"location = {quoted(location.path)} {{"]
@@ -112,11 +116,15 @@ def _location(location: Location, served: set[str], expressions: bool) -> list[s
         lines = [f"location {quoted(location.path)} {{"]
     if location.redirect:
         lines.append("    if ($scheme = http) { return 308 https://$host$request_uri; }")
-    if location.upstream in served:
+    if location.upstream in served or location.upstream in externals:
         if location.rewrite:
             lines.append(f"    rewrite {quoted('(?i)' + path)} {quoted(location.rewrite)} break;")
-        # Quoting does not keep nginx from reading variables in a URL: names of upstreams hold no $.
-        lines.append(f"    proxy_pass http://{location.upstream};")
+        # Quoting does not keep nginx from reading variables in a URL: neither names of upstreams nor hosts hold a $.
+        if location.upstream in externals:
+            lines.append(f"    set $external {quoted(externals[location.upstream])};")  # a variable: asked for at every request
+            lines.append("    proxy_pass http://$external;")
+        else:
+            lines.append(f"    proxy_pass http://{location.upstream};")
     else:
         lines.append("    return 503;")
     return [*lines, "}"]
@@ -127,7 +135,7 @@ def server_name(host: str) -> str:
     if host == CATCH_ALL:
         return "_"
     if host.startswith("*."):
-        return f'"~^[^.]+{re.escape(host[1:])}$"'
+        return quoted(f"~^[^.]+{re.escape(host[1:])}$")
     return quoted(host)
 
 

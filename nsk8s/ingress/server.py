@@ -38,11 +38,13 @@ class Nginx:
         self._text = ""
         self._process: asyncio.subprocess.Process | None = None
         self._started = asyncio.Event()
+        self._resolvers: list[str] = []
 
     def prepare(self) -> None:
         """Make the folder and the certificate for hosts without one. Raises Nsk8sError when there is no nginx."""
         if not shutil.which(self._binary):
             raise Nsk8sError(f"there is no {self._binary} here", "apt-get install nginx-light")
+        self._resolvers = _name_servers()
         (self._folder / "ssl").mkdir(parents=True, exist_ok=True, mode=0o700)
         authority = certs.new_ca("nsk8s Ingress Controller")
         pair = certs.issue(authority, "Kubernetes Ingress Controller Fake Certificate", hosts=["ingress.local"])
@@ -66,7 +68,9 @@ class Nginx:
         """
         new_keys = [self._write_pem(name, *pems[name]) for name in site.certificates]
         paths = {name: str(self._pem(name)) for name in (*site.certificates, nginx.FALLBACK)}
-        text = nginx.render(site, paths, folder=str(self._folder), user=self._user, **self._ports)
+        text = nginx.render(
+            site, paths, folder=str(self._folder), user=self._user, resolvers=self._resolvers, **self._ports
+        )
         if text == self._text and not any(new_keys) and self._process is not None:
             return False
         trial, path = self._folder / "nginx.conf.new", self._folder / "nginx.conf"
@@ -121,6 +125,15 @@ class Nginx:
             return
         self._process.kill()
         await self._process.wait()
+
+
+def _name_servers() -> list[str]:
+    """Of /etc/resolv.conf, which a pod has from its start to its end."""
+    try:
+        lines = Path("/etc/resolv.conf").read_text().splitlines()
+    except OSError:
+        return []
+    return [words[1] for words in map(str.split, lines) if words[:1] == ["nameserver"] and len(words) > 1 and "%" not in words[1]]
 
 
 def _write(path: Path, text: str, mode: int) -> None:

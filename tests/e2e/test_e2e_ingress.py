@@ -193,6 +193,60 @@ def test_what_is_missing_answers_503_and_is_told(address: str) -> None:
     nsk8s("delete", "service", "nobody")
 
 
+UPGRADE = """
+import socketserver
+class H(socketserver.StreamRequestHandler):
+    def handle(self):
+        head = []
+        while (line := self.rfile.readline().strip()):
+            head.append(line.lower())
+        asked = b'upgrade: websocket' in head and b'connection: upgrade' in head
+        if not asked:
+            self.wfile.write(b'HTTP/1.1 400 No\\r\\nContent-Length: 0\\r\\n\\r\\n')
+            return
+        self.wfile.write(b'HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n\\r\\n')
+        while (data := self.connection.recv(100)):
+            self.connection.sendall(data.upper())
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+socketserver.ThreadingTCPServer(('', 8080), H).serve_forever()
+"""
+UPGRADED = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], 80), timeout=10)
+s.sendall(b'GET /chat HTTP/1.1\\r\\nHost: chat.example.com\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n\\r\\n')
+said = b''
+while not said.endswith(b'\\r\\n\\r\\n'):
+    more = s.recv(1000)
+    assert more, said
+    said += more
+assert said.startswith(b'HTTP/1.1 101 '), said
+for word in (b'one', b'two'):
+    s.sendall(word)
+    print(s.recv(100).decode())
+"""
+
+
+def test_a_connection_can_be_upgraded_and_an_external_name_is_a_backend(address: str) -> None:
+    """Bytes go both ways after the 101; the external name is asked of the cluster's DNS, by nginx itself."""
+    apply(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "chat", "labels": {"app": "chat"}}, "spec": {
+            "containers": [{"name": "main", "image": "python", "command": ["python3", "-u", "-c", UPGRADE]}]}},
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "chat"}, "spec": {
+            "selector": {"app": "chat"}, "ports": [{"port": 80, "targetPort": 8080}]}},
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "away"}, "spec": {
+            "type": "ExternalName", "externalName": "cart.default.svc.cluster.local"}},
+        ingress("chat", rule("chat.example.com", ("/", "Prefix", "chat", 80))),
+        ingress("away", rule("away.example.com", ("/", "Prefix", "away", 80))),
+    )  # fmt: skip
+    until("the chat", lambda: fetch(address, "chat.example.com")[0] == 400)
+    done = netns("client", sys.executable, "-c", UPGRADED, address)
+    assert done.stdout.split() == ["ONE", "TWO"], done.stderr
+    expect(address, {("away.example.com", "/x"): "cart"})
+    nsk8s("delete", "ingress", "chat", "away")
+    nsk8s("delete", "service", "chat", "away")
+    nsk8s("delete", "pod", "chat", "--grace-period=0", "--force", ok=False)
+
+
 def test_rewrites_and_what_nginx_refuses(address: str) -> None:
     """An expression that nginx does not take harms nobody else, whose changes still come through."""
     rewrite = ingress("rewrite", rule("re.example.com", ("/api(/|$)(.*)", "ImplementationSpecific", "cart", 80)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nsk8s.apiserver.admission.ingresses import default_ingress_class
 from nsk8s.apiserver.admission.limits import LimitRanger
 from nsk8s.apiserver.admission.namespaces import NamespaceLifecycle
 from nsk8s.apiserver.admission.nodes import NodeRestriction, taint_new_node
@@ -27,7 +28,7 @@ class Settings:
 
 PLUGINS = frozenset(
     ("NamespaceLifecycle", "LimitRanger", "ServiceAccount", "TaintNodesByCondition", "Priority", "DefaultTolerationSeconds",
-     "DefaultStorageClass", "NodeRestriction", "ResourceQuota")
+     "DefaultStorageClass", "DefaultIngressClass", "NodeRestriction", "ResourceQuota")
 )  # fmt: skip
 
 
@@ -43,6 +44,7 @@ def install(registry: Registry, cache: Cache, settings: Settings) -> None:
         ("Priority", Priority(cache).admit),
         ("DefaultTolerationSeconds", tolerations.admit),
         ("DefaultStorageClass", default_storage_class(cache)),
+        ("DefaultIngressClass", default_ingress_class(cache)),
     ]
     validating: list[tuple[str, Admit]] = [
         ("NamespaceLifecycle", lifecycle.protect),

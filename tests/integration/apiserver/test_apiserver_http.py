@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -483,3 +484,26 @@ def test_what_is_no_http_is_answered_400_and_leaves_no_traceback(api: Any) -> No
             assert b" 400 " in secure.recv(1000).split(b"\r\n")[0], raw
     assert api.request("GET", "/readyz").body == b"ok"
     assert "Error handling request" not in api.log()
+
+
+def test_an_ingress_that_names_no_class_is_of_the_default_one(api: Any) -> None:
+    classes = "/apis/networking.k8s.io/v1/ingressclasses"
+    path = "/apis/networking.k8s.io/v1/namespaces/default/ingresses"
+    backend = {"defaultBackend": {"service": {"name": "x", "port": {"number": 80}}}}
+
+    def made(**parts: Any) -> str | None:
+        body = {"metadata": {"name": unique(), "annotations": parts.pop("annotations", {})}, "spec": {**backend, **parts}}
+        found: str | None = api.request("POST", path, body).json()["spec"].get("ingressClassName")
+        return found
+
+    assert made() is None
+    name = unique("class")
+    default = {"name": name, "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}}
+    api.request("POST", classes, {"metadata": {"name": unique("class")}, "spec": {"controller": "example.com/other"}})
+    api.request("POST", classes, {"metadata": default, "spec": {"controller": "example.com/x"}})
+    deadline = time.monotonic() + 10
+    while made() != name:
+        assert time.monotonic() < deadline
+    assert made(ingressClassName="own") == "own"
+    assert made(annotations={"kubernetes.io/ingress.class": "old"}) is None
+    api.request("DELETE", f"{classes}/{name}")

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nsk8s.client import certs
 from nsk8s.ingress import manifest, model, nginx
@@ -36,7 +38,10 @@ def ingress(*rules: dict[str, Any], name: str = "a", when: str = "2026-01-01T00:
 SERVICES = {
     "default/web": {"spec": {"ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}},
     "default/api": {"spec": {"ports": [{"name": "grpc", "port": 9000}]}},
-    "default/outside": {"spec": {"type": "ExternalName", "externalName": "example.com"}},
+    "default/outside": {"spec": {"type": "ExternalName", "externalName": "example.com."}},
+    "default/named": {"spec": {"type": "ExternalName", "externalName": "example.com", "ports": [
+        {"name": "http", "port": 80, "targetPort": 8080}]}},
+    "default/odd": {"spec": {"type": "ExternalName", "externalName": "a;}"}},
 }
 SLICES = {
     "default/web": [
@@ -58,7 +63,7 @@ def locations(site: Site, host: str) -> list[tuple[str, bool, str]]:
     return [(e.path, e.exact, e.upstream) for e in server.locations]
 
 
-UP = "default-web-80"
+UP = "default.web.80"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +88,7 @@ def test_exact_goes_before_prefix_whichever_comes_first() -> None:
     exact, prefix = ("/a", "Exact", backend("api", 9000)), ("/a", "Prefix", backend())
     for pair in ((exact, prefix), (prefix, exact)):
         site = build(ingress(rule("h", *pair)))
-        assert locations(site, "h") == [("/a", True, "default-api-9000"), ("/a/", False, UP)]
+        assert locations(site, "h") == [("/a", True, "default.api.9000"), ("/a/", False, UP)]
         assert site.problems == ()
 
 
@@ -102,17 +107,17 @@ def test_default_backends() -> None:
     mixed = ingress(rule("h", ("/a", "Exact", backend("api", 9000))), name="mixed", defaultBackend=backend("api", 9000))
     assert build(plain).servers == (Server("", (Location("/", False, UP),)),)
     site = build(mixed, plain)
-    assert locations(site, "h") == [("/", False, "default-api-9000"), ("/a", True, "default-api-9000")]
-    assert locations(site, "") == [("/", False, "default-api-9000")], "of the same age: the first by name"
+    assert locations(site, "h") == [("/", False, "default.api.9000"), ("/a", True, "default.api.9000")]
+    assert locations(site, "") == [("/", False, "default.api.9000")], "of the same age: the first by name"
     rootless = ingress({"host": "only"}, defaultBackend=backend())
     assert locations(build(rootless), "only") == [("/", False, UP)]
     rooted = ingress(rule("h", ("/", "Prefix", backend("api", 9000))), defaultBackend=backend())
-    assert locations(build(rooted), "h") == [("/", False, "default-api-9000")]
+    assert locations(build(rooted), "h") == [("/", False, "default.api.9000")]
 
 
 def test_ready_endpoints_by_the_services_port_name() -> None:
     site = build(ingress(rule("h", ("/", "Prefix", backend("web", "http")), ("/n", "Exact", backend("api", "grpc")))))
-    assert site.upstreams == {"default-api-grpc": (), "default-web-http": ("10.244.1.2:8080", "10.244.2.2:8080")}
+    assert site.upstreams == {"default.api.grpc": (), "default.web.http": ("10.244.1.2:8080", "10.244.2.2:8080")}
 
 
 @pytest.mark.parametrize(
@@ -121,7 +126,8 @@ def test_ready_endpoints_by_the_services_port_name() -> None:
         (backend("nope"), "ServiceNotFound", "the Service default/nope does not exist"),
         (backend("web", 81), "ServicePortNotFound", "the Service default/web has no TCP port 81"),
         (backend("web", "dns"), "ServicePortNotFound", "the Service default/web has no TCP port dns"),
-        (backend("outside"), "UnsupportedBackend", "the Service default/outside is of type ExternalName"),
+        (backend("outside", "web"), "ServicePortNotFound", "the Service default/outside leads to no host and port web"),
+        (backend("odd"), "ServicePortNotFound", "the Service default/odd leads to no host and port 80"),
         ({"resource": {"kind": "Bucket", "name": "x"}}, "UnsupportedBackend", "only backends that are Services are supported"),
     ],
 )
@@ -186,7 +192,7 @@ def test_the_configuration_as_text() -> None:
     text = nginx.render(site, {nginx.FALLBACK: "/f.pem", "default/one": "/one.pem"}, http=8080, https=8443)
     _, _, rest = text.partition("location / { return 404; }\n    }\n")
     assert rest == r"""
-    upstream "default-web-80" {
+    upstream "default.web.80" {
         server 10.244.1.2:8080 max_fails=0;
         server 10.244.2.2:8080 max_fails=0;
         keepalive 32;
@@ -207,11 +213,11 @@ def test_the_configuration_as_text() -> None:
     server {
         listen 8080;
         listen 8443 ssl;
-        server_name "~^[^.]+\.w\.x$";
+        server_name "~^[^.]+\\.w\\.x$";
         ssl_certificate "/f.pem";
         ssl_certificate_key "/f.pem";
         location "/" {
-            proxy_pass http://default-web-80;
+            proxy_pass http://default.web.80;
         }
     }
 
@@ -223,7 +229,7 @@ def test_the_configuration_as_text() -> None:
         ssl_certificate_key "/one.pem";
         location "/" {
             if ($scheme = http) { return 308 https://$host$request_uri; }
-            proxy_pass http://default-web-80;
+            proxy_pass http://default.web.80;
         }
         location = "/api" {
             if ($scheme = http) { return 308 https://$host$request_uri; }
@@ -235,7 +241,7 @@ def test_the_configuration_as_text() -> None:
         }
         location = "/we\"ird\\" {
             if ($scheme = http) { return 308 https://$host$request_uri; }
-            proxy_pass http://default-web-80;
+            proxy_pass http://default.web.80;
         }
     }
 }
@@ -251,17 +257,17 @@ def test_rewrites_and_expressions() -> None:
     wanted = r"""
         location ~* "^/some(/|$)(.*)" {
             rewrite "(?i)/some(/|$)(.*)" "/$2" break;
-            proxy_pass http://default-web-80;
+            proxy_pass http://default.web.80;
         }
         location ~* "^/some/v1\\.0/" {
-            proxy_pass http://default-web-80;
+            proxy_pass http://default.web.80;
         }
         location = "/some/v1.0" {
-            proxy_pass http://default-web-80;
+            proxy_pass http://default.web.80;
         }
         location = "/exact" {
             rewrite "(?i)/exact" "/$2" break;
-            proxy_pass http://default-web-80;
+            proxy_pass http://default.web.80;
         }
 """
     assert wanted.strip() in text
@@ -286,3 +292,70 @@ def test_the_example_begins_with_the_manifest() -> None:
     objects = manifest.objects()
     assert documents[: len(objects)] == objects
     assert [d["kind"] for d in documents[len(objects) :]] == ["Deployment", "Service"] * 2 + ["Ingress"]
+
+
+def test_external_names_are_asked_of_the_clusters_dns_at_every_request() -> None:
+    site = build(ingress(rule("h", ("/", "Prefix", backend("outside", 81)), ("/n", "Exact", backend("named", "http")))))
+    assert site.problems == ()
+    assert site.externals == {"default.named.http": "example.com:8080", "default.outside.81": "example.com:81"}
+    text = nginx.render(site, {nginx.FALLBACK: "/x.pem"}, resolvers=["10.96.0.10", "fd00::10"])
+    assert "    resolver 10.96.0.10 [fd00::10] valid=5s;\n" in text
+    assert 'set $external "example.com:81";\n            proxy_pass http://$external;' in text
+    assert "resolver" not in nginx.render(build(), {nginx.FALLBACK: "/x.pem"}, resolvers=["10.96.0.10"])
+
+
+def test_upstreams_of_different_namespaces_have_different_names() -> None:
+    services = {"a/b-c": SERVICES["default/web"], "a-b/c": SERVICES["default/web"]}
+    found = []
+    for namespace, name in (("a", "b-c"), ("a-b", "c")):
+        one = ingress(rule(f"{name}.example", ("/", "Prefix", backend(name))))
+        one["metadata"]["namespace"] = namespace
+        found.append(one)
+    site = model.build(found, View(services.get, lambda k: [], lambda _: None))
+    assert set(site.upstreams) == {"a.b-c.80", "a-b.c.80"}
+
+
+def tokens(text: str) -> list[str]:
+    """As nginx reads its configuration (ngx_conf_read_token), quotes and braces as tokens of their own."""
+    found, word, quote, escaped = [], "", "", False
+    for char in text:
+        if escaped:
+            word += {"t": "\t", "r": "\r", "n": "\n"}.get(char, char if char in "\\\"'" else "\\" + char)
+            escaped = False
+        elif char == "\\":
+            escaped = True
+        elif quote:
+            if char == quote:
+                found, word, quote = [*found, f"<{word}>"], "", ""
+            else:
+                word += char
+        elif char in "\"'" and not word:
+            quote = char
+        elif char.isspace() or char in ";{}":
+            found += [word] if word else []
+            found += [char] if char in ";{}" else []
+            word = ""
+        else:
+            word += char
+    assert (word, quote, escaped) == ("", "", False)
+    return found
+
+
+HOSTILE = st.text(st.one_of(st.sampled_from("\"'\\;{}$#/ntr ()*."), st.characters(codec="utf-8", exclude_categories=["C"])), max_size=12)
+
+
+@given(HOSTILE, HOSTILE, HOSTILE)
+def test_nothing_in_an_ingress_gets_out_of_its_quotes(host: str, path: str, rewrite: str) -> None:
+    def structure(host: str, path: str, rewrite: str) -> list[str]:
+        rules = rule(f"*.a{host}", (f"/p{path}", "ImplementationSpecific")), rule(f"x{host}", (f"/e{path}", "Exact"))
+        site = build(ingress(*rules, notes={model.REWRITE_TARGET: f"/r{rewrite}"}))
+        return [t for t in tokens(nginx.render(site, {nginx.FALLBACK: "/x.pem"})) if not t.startswith("<")]
+
+    assert structure(host, path.replace("%", ""), rewrite) == structure("", "", "")
+
+
+@pytest.mark.parametrize(("path", "rewrite"), [("/a\nb", ""), ("/a%0ab", ""), ("/a", "/b\n"), ("/a\x7f", "")])
+def test_control_characters_are_refused(path: str, rewrite: str) -> None:
+    site = build(ingress(rule("h", (path, "ImplementationSpecific")), notes={model.REWRITE_TARGET: rewrite} if rewrite else {}))
+    assert [p.reason for p in site.problems] == ["BadPath"]
+    assert all(s.host != "h" for s in site.servers)
