@@ -10,6 +10,7 @@ import pytest
 from failed_files import FailedFiles
 from hypothesis import HealthCheck, settings
 from nothing_left import NothingLeft
+from patience import PATIENCE
 
 # A busy machine is no defect: examples may take what they take.
 settings.register_profile("nsk8s", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -39,6 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if PATIENCE != 1:
+        for item in items:
+            mark = item.get_closest_marker("timeout")
+            limit = mark.args[0] if mark and mark.args else config.getoption("--timeout", None) or float(config.getini("timeout"))
+            item.add_marker(pytest.mark.timeout(PATIENCE * limit), append=False)
     if not config.getoption("--slow"):
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)

@@ -15,6 +15,7 @@ from typing import Any
 
 import e2e_forked
 import yaml
+from patience import PATIENCE
 
 NAME = os.environ.get("NSK8S_E2E_NAME", "e2e")  # so that several developers can run these at once
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -25,10 +26,10 @@ def nsk8s(
 ) -> subprocess.CompletedProcess[str]:
     """Run `nsk8s WORDS`; with `ok` a non-zero exit code fails the test with what was printed."""
     if words[0] in e2e_forked.COMMANDS:
-        done = e2e_forked.run(words, cluster, text, timeout)
+        done = e2e_forked.run(words, cluster, text, PATIENCE * timeout)
     else:
         done = subprocess.run(
-            [sys.executable, "-m", "nsk8s.cli.main", *words], capture_output=True, text=True, timeout=timeout, input=text,
+            [sys.executable, "-m", "nsk8s.cli.main", *words], capture_output=True, text=True, timeout=PATIENCE * timeout, input=text,
             env={**os.environ, "NSK8S_CLUSTER": cluster}, check=False,
         )  # fmt: skip
     assert not ok or done.returncode == 0, f"nsk8s {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -42,7 +43,8 @@ def get(*words: str, cluster: str = NAME) -> Any:
 def netns(machine: str, *argv: str, timeout: float = 20, cluster: str = NAME) -> subprocess.CompletedProcess[str]:
     """Run a command on a machine, as a course would write it."""
     return subprocess.run(
-        ["ip", "netns", "exec", f"{cluster}-{machine}", *argv], capture_output=True, text=True, timeout=timeout, check=False
+        ["ip", "netns", "exec", f"{cluster}-{machine}", *argv], capture_output=True, text=True, timeout=PATIENCE * timeout,
+        check=False,
     )
 
 
@@ -53,7 +55,7 @@ def components(cluster: str = NAME) -> dict[str, dict[str, Any]]:
 
 def until(what: str, condition: Callable[[], Any], timeout_s: float = 30) -> Any:
     """Poll until `condition()` is truthy; its value. Fails naming `what`."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + PATIENCE * timeout_s
     while True:
         value = condition()
         if value:

@@ -88,19 +88,60 @@ def test_the_router_and_the_client_have_cables_too(cluster: dict[str, str], mach
     assert netns("node1", "ping", "-c", "1", "-W", "1", "192.168.56.12").returncode == 0
 
 
+def ping(*words: str) -> tuple[int, int, float]:
+    """From node1 to node2: how many were sent and came back, and the shortest time in ms (0 without an answer)."""
+    said = netns("node1", "ping", "-n", *words, "192.168.56.12", timeout=60).stdout
+    sent, back = re.search(r"(\d+) packets transmitted, (\d+) received", said).groups()  # type: ignore[union-attr]
+    times = re.search(r"rtt min/avg/max/mdev = ([\d.]+)", said)
+    return int(sent), int(back), float(times[1]) if times else 0.0
+
+
+def dropped(machine: str, interface: str) -> int:
+    """By netem, at an end of a cable."""
+    (found,) = [q for q in json.loads(netns(machine, "tc", "-s", "-j", "qdisc", "show", "dev", interface).stdout) if q["kind"] == "netem"]
+    return found["drops"]
+
+
+def test_delay_and_loss_are_those_of_the_packets(cluster: dict[str, str]) -> None:
+    if netns("client", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "0ms").returncode:
+        pytest.skip("this kernel has no netem")
+    netns("client", "tc", "qdisc", "del", "dev", "lo", "root")
+    ends = (("node2", "eth0"), ("switch", "node2"))
+    nsk8s("link", "set", "node2", "--rate", "80mbit", "--delay", "30ms", "--jitter", "5ms")
+    for place in ends:
+        assert re.search(r"netem 2: root .*delay 30ms +5ms", qdiscs(*place))
+        assert "tbf 1: parent 2:1" in qdiscs(*place), "the rate holds as well"
+    sent, back, fastest = ping("-c", "5", "-i", "0.05")
+    assert (sent, back) == (5, 5)
+    assert fastest >= 2 * 25, "in each direction, less the jitter"
+    nsk8s("link", "set", "node2", "--delay", "60ms", "--jitter", "none")
+    assert ping("-c", "2", "-i", "0.05")[2] >= 120, "changed while packets pass"
+    assert seconds("pod/a", cluster["b"], 1000) >= 0.12, "a pod's packets: what it sends, and the answer"
+    nsk8s("link", "set", "node2", "--rate", "none", "--delay", "none", "--loss", "30%")
+    sent, back, _ = ping("-c", "400", "-i", "0.005", "-W", "2")
+    assert sent == 400
+    # Half come back (0.7 there, 0.7 again), give or take six standard deviations of 10.
+    assert 136 <= back <= 256
+    lost = [dropped(*place) for place in ends]
+    assert min(lost) >= 30, "at both ends"
+    assert sum(lost) >= sent - back
+    nsk8s("link", "set", "node2", "--loss", "none", "--delay", "20ms")
+    assert ping("-c", "20", "-i", "0.005")[:2] == (20, 20)
+    nsk8s("node", "stop", "node2")
+    nsk8s("node", "start", "node2")
+    assert all("delay 20ms" in qdiscs(*place) for place in ends), "a new card at the same cable"
+    nsk8s("link", "set", "node2", "--delay", "none", "--rate", "80mbit")
+    assert not [place for place in ends if "netem" in qdiscs(*place)]
+
+
 def test_what_the_kernel_lacks_and_what_makes_no_sense_is_refused(cluster: dict[str, str]) -> None:
     before = qdiscs("node1", "eth0")
-    has_netem = netns("client", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms").returncode == 0
     done = nsk8s("link", "set", "node1", "--delay", "20ms", "--loss", "0%", ok=False)
-    if has_netem:
-        assert "delay 20ms" in qdiscs("node1", "eth0")
-        times = netns("node1", "ping", "-c", "1", "192.168.56.12").stdout
-        assert float(re.search(r"time=([\d.]+)", times)[1]) >= 40  # type: ignore[index]
-        nsk8s("link", "set", "node1", "--delay", "none", "--loss", "none")
-    else:
-        assert done.returncode == 1
+    if done.returncode:
         assert done.stderr.startswith("error: this kernel cannot do netem (link delay and loss): ")
         assert "! netem (link delay and loss): " in nsk8s("doctor", ok=False).stdout
+    else:
+        nsk8s("link", "set", "node1", "--delay", "none", "--loss", "none")
     assert qdiscs("node1", "eth0") == before
     for words, says in (
         (("set", "node9", "--rate", "1mbit"), "no machine 'node9' has a cable in this cluster → there are control-plane, node1"),

@@ -61,3 +61,9 @@ def test_scripts_can_be_run_and_stop_at_the_first_error(name: str) -> None:
     path = ROOT / "scripts" / name
     assert path.stat().st_mode & 0o111
     assert re.search(r"^set -e?uo pipefail$", path.read_text(), re.M)
+
+
+def test_nothing_gives_wget_a_time_limit_of_its_own() -> None:
+    """On a machine without GNU wget a pod's is busybox', and Debian 12's (1.35.0-4+deb12u1) dies of SIGSEGV with -T."""
+    for file in (ROOT / "README.md", ROOT / "scripts/quickstart", *(ROOT / "examples").iterdir(), *(ROOT / "docs").glob("*.md")):
+        assert not re.search(r"wget[^|;\n]* (-T|--timeout)", file.read_text()), file

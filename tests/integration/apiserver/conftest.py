@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
+from patience import PATIENCE
 
 START_S = 20.0
 
@@ -59,7 +60,7 @@ class ApiServer:
         ]  # fmt: skip
         self.kubeconfig.unlink(missing_ok=True)
         self.process = subprocess.Popen([sys.executable, "-m", "nsk8s.apiserver.main", *arguments], stderr=log, stdout=log)
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + PATIENCE * START_S
         while not self.kubeconfig.exists():
             assert self.process.poll() is None, self.log()
             assert time.monotonic() < deadline, self.log()

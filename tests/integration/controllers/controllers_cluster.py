@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import real_kubectl
+from patience import PATIENCE
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
@@ -197,7 +198,7 @@ class Cluster:
 
     def eventually(self, check: Callable[[], Any], timeout_s: float = 15.0) -> Any:
         """What `check` answers once it is true; its last failure otherwise."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + PATIENCE * timeout_s
         while True:
             try:
                 answer = check()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import real_kubectl
+from patience import PATIENCE
 
 from nsk8s.client import certs
 from nsk8s.kernel import syscalls as sc
@@ -247,7 +248,7 @@ class KubeletNode:
 
     def wait(self, ready: Callable[[], Any], what: str, timeout_s: float = 20) -> Any:
         """The first true answer of `ready`, asked again and again."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + PATIENCE * timeout_s
         while True:
             answer = ready()
             if answer:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import raw_sctp
+from patience import PATIENCE
 
 PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": 132}
 Packet = tuple[int, str, int, int]
@@ -103,7 +104,7 @@ def ask(flows: list, timeout_s: float) -> list:
             continue
         selector.register(s, selectors.EVENT_READ, i)
         waiting += 1
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + PATIENCE * timeout_s
     while waiting and time.monotonic() < deadline:
         for key, _ in selector.select(max(0.0, deadline - time.monotonic())):
             s, i = key.fileobj, key.data

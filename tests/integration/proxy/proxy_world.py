@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from patience import PATIENCE
 from proxy_table import six
 
 from nsk8s.kernel import rtnl
@@ -153,7 +154,7 @@ class FakeApi:
 
 def eventually(check: Callable[[], Any], timeout_s: float = 10.0) -> Any:
     """The first true value of `check()`; fails after `timeout_s` with its last value."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + PATIENCE * timeout_s
     while True:
         value = check()
         if value:
