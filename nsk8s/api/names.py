@@ -183,5 +183,22 @@ def cidr_problems(text: str) -> list[str]:
     return []
 
 
+def canonical_ip_problems(text: str) -> list[str]:
+    """An IP address that is the name of an object: in its one spelling."""
+    found = address(text)
+    if found is None:
+        return [IP_MESSAGE]
+    return [] if str(found) == text else [f'must be in canonical form ("{found}")']
+
+
+def canonical_cidr_problems(text: str) -> list[str]:
+    """A range in its one spelling: no bits behind its length."""
+    problems = cidr_problems(text)
+    if problems:
+        return problems
+    right = str(ipaddress.ip_network(text, strict=False))
+    return [] if right == text else [f'must be in canonical form ("{right}")']
+
+
 def absolute_path_problems(text: str) -> list[str]:
     return [] if text.startswith("/") else ["must be an absolute path"]

@@ -18,7 +18,7 @@ from nsk8s.api.scheme import Kind, Scheme
 from nsk8s.apiserver import rbacpolicy
 from nsk8s.apiserver.cache import Cache, clone
 from nsk8s.apiserver.call import SYSTEM, Call
-from nsk8s.apiserver.deletion import DeleteOptions
+from nsk8s.apiserver.eventwriter import EventWriter
 from nsk8s.apiserver.registry import Registry
 from nsk8s.apiserver.request import RequestInfo
 from nsk8s.errors import AlreadyExists, NotFound, StatusError
@@ -31,9 +31,14 @@ PRIORITY_CLASSES = (
     ("system-cluster-critical", 2000000000,
      "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
 )  # fmt: skip
+DEFAULT_RANGE = "kubernetes"
 KEEP_S = 10.0
 """Upstream: the endpoint reconciler's period."""
 AUTOUPDATE = "rbac.authorization.kubernetes.io/autoupdate"
+
+
+def go_list(words: list[str]) -> str:
+    return f"[{' '.join(words)}]"
 
 
 class Bootstrap:
@@ -42,10 +47,13 @@ class Bootstrap:
         self._registry = registry
         self._cache = cache
         self._said_loopback = False
+        self._said_ranges = False
         self._ranges: list[str] = []
+        self.events = EventWriter(registry, scheme, "kubernetes-service-cidr-controller")
 
-    async def run(self, service_ips: list[str], advertise: str, port: int) -> None:
+    async def run(self, service_ips: list[str], advertise: str, port: int, cidrs: list[str]) -> None:
         await self._namespaces()
+        await self.service_ranges(cidrs)
         await self._roles()
         for name, value, text in PRIORITY_CLASSES:
             await self._ensure("scheduling.k8s.io", "v1", "priorityclasses",
@@ -70,21 +78,37 @@ class Bootstrap:
             await self._ensure("", "v1", "serviceaccounts", {"metadata": {"name": "default", "namespace": name}})
 
     async def service_ranges(self, cidrs: list[str]) -> None:
-        """The ServiceCIDR `kubernetes`: what --service-cluster-ip-range says, from now on."""
+        """The ServiceCIDR `kubernetes`, from --service-cluster-ip-range. One that is there stays as it is, but that it may
+        gain a second family. Upstream: pkg/controlplane/controller/defaultservicecidr."""
         self._ranges = cidrs
         kind = self._kind("networking.k8s.io", "v1", "servicecidrs")
         if kind is None:
             return
-        have = self._cache.get(kind.group_resource, "", "kubernetes")
-        if have is not None and (have.get("spec") or {}).get("cidrs") != cidrs:
-            # Another range than at the last start; a ServiceCIDR's stays, so it is another one.
-            await self._registry.delete(self._call(kind, "delete", "", "kubernetes"), "", "kubernetes", DeleteOptions())
-        ready = {
-            "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes Service CIDR is ready",
-            "lastTransitionTime": rfc3339(datetime.now(UTC)),
-        }  # fmt: skip
-        wanted = {"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}, "status": {"conditions": [ready]}}
-        await self._ensure("networking.k8s.io", "v1", "servicecidrs", wanted)
+        await self._ensure(kind.group, kind.version, kind.plural, {"metadata": {"name": DEFAULT_RANGE}, "spec": {"cidrs": cidrs}})
+        have = self._cache.get(kind.group_resource, "", DEFAULT_RANGE)
+        if have is None or have["metadata"].get("deletionTimestamp"):
+            return
+        held = (have.get("spec") or {}).get("cidrs") or []
+        if len(cidrs) == 2 and held == cidrs[:1]:
+            await self._update(kind, "", DEFAULT_RANGE, {"spec": {"cidrs": cidrs}})
+        elif held != cidrs:
+            if not self._said_ranges:
+                log.warning("the ServiceCIDR kubernetes is %s, --service-cluster-ip-range %s: the first counts", held, cidrs)
+                text = f"{go_list(held)} does not match the controller flag configurations {go_list(cidrs)}"
+                await self.events.tell(have, "KubernetesDefaultServiceCIDRInconsistent", f"The default ServiceCIDR {text}")
+            self._said_ranges = True
+            return
+        conditions = (have.get("status") or {}).get("conditions") or []
+        if not any(c.get("type") == "Ready" for c in conditions):
+            ready = {
+                "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
+                "lastTransitionTime": rfc3339(datetime.now(UTC)),
+            }  # fmt: skip
+            call = self._call(kind, "update", "", DEFAULT_RANGE)
+            status = {"conditions": [*conditions, ready]}
+            await self._registry.update(
+                call, "", DEFAULT_RANGE, lambda old: {**old, "status": clone(status)}, status=True, keep_version=True
+            )
 
     async def _reach(self, service_ips: list[str], advertise: str, port: int) -> None:
         if service_ips:

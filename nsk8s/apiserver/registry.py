@@ -54,6 +54,9 @@ class Hooks:
     def done(self, obj: Object) -> None:
         """The write happened."""
 
+    async def written(self, new: Object | None, old: Object) -> None:
+        """After an update, or a removal (None), that the cache has seen, and before it is answered."""
+
 
 NO_HOOKS = Hooks()
 
@@ -216,6 +219,7 @@ class Registry:
                     hooks.failed(new, old)
                 else:
                     hooks.done(new)
+                    await hooks.written(None if _finished_deleting(kind, new, old) else new, old)
                 return written
             hooks.failed(new, old)
             if pinned:
@@ -338,6 +342,8 @@ class Registry:
                 raise failures.not_found(kind, name) from None
             await self.cache.wait_for(kv.mod_revision)
             new["metadata"]["resourceVersion"] = str(kv.mod_revision)
+            if verdict is Verdict.REMOVE:
+                await self.hooks.get(kind.group_resource, NO_HOOKS).written(None, old)
             return new, verdict is Verdict.REMOVE
         raise failures.modified(kind, name)
 

@@ -26,6 +26,7 @@ from nsk8s.apiserver.config import Config, Keys, load_keys
 from nsk8s.apiserver.crd import CustomResources
 from nsk8s.apiserver.discovery import Discovery
 from nsk8s.apiserver.documents import Documents
+from nsk8s.apiserver.iprepair import IPRepair
 from nsk8s.apiserver.kubelet import KubeletProxy, client_context
 from nsk8s.apiserver.registry import Registry, older_than
 from nsk8s.apiserver.server import Server
@@ -97,7 +98,7 @@ def build(config: Config, keys: Keys, store: Store, cache: Cache) -> tuple[Serve
     )
     services = scheme.resource("", "v1", "services")
     if services is not None:
-        registry.hooks["services"] = ServiceAddresses(services, cache, config.service_networks, config.node_ports)
+        registry.hooks["services"] = ServiceAddresses(services, store, cache, config.service_networks, config.node_ports)
     documents = Documents(server, tokens)
     Discovery(server, f"{config.advertise_address}:{config.secure_port}")
     context = client_context(
@@ -137,15 +138,18 @@ async def _serve(config: Config, keys: Keys, store: Store, sock: socket.socket, 
         # Before the first request is answered: a component that meets "forbidden" at its start backs off.
         bootstrap = Bootstrap(server.scheme, server.registry, cache)
         where = [config.service_ip()], config.advertise_address, port
-        await bootstrap.run(*where)
-        await bootstrap.service_ranges([str(n) for n in config.service_networks])
+        repair = IPRepair(server.scheme, server.registry, cache)
+        await bootstrap.run(*where, [str(n) for n in config.service_networks])
+        await repair.run_once()
         documents.bootstrapped = True
         if config.write_kubeconfig:
             write_admin_kubeconfig(config, keys, port)
         listener = await loop.create_server(front, sock=sock, ssl=tls_context(keys), backlog=BACKLOG)
         try:
             log.info("Serving securely on %s:%d", config.bind_address, port)
-            await until(stop, _wait(follower), _sweep_events(server, config.event_ttl), custom.run(), bootstrap.keep(*where))
+            await until(
+                stop, _wait(follower), _sweep_events(server, config.event_ttl), custom.run(), bootstrap.keep(*where), repair.run()
+            )
             documents.stopping = True
         finally:
             listener.close()

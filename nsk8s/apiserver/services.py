@@ -1,23 +1,25 @@
-"""Services' addresses and node ports: given, checked and given back. Touches: the cache (at start), randomness.
+"""Services' addresses and node ports: given, checked and given back. Touches: the cache, the store (IPAddresses), randomness.
 
-What is taken is what the cached Services have plus what writes in progress have reserved, so two creates at once never get the
-same. Upstream: pkg/registry/core/service/{ipallocator,portallocator,storage}.
+What is taken is what the cached Services have, what has an IPAddress, and what writes in progress have reserved, so two creates
+at once never get the same. Upstream: pkg/registry/core/service/{ipallocator,portallocator,storage}.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import random
 from collections.abc import Iterable, Sequence
 
 from nsk8s.api.meta import Object
 from nsk8s.api.scheme import Cause, Kind
-from nsk8s.apiserver import failures, servicefamilies
+from nsk8s.apiserver import failures, servicefamilies, serviceranges
 from nsk8s.apiserver.cache import DELETED, Cache, Change
 from nsk8s.apiserver.call import Call
 from nsk8s.apiserver.config import Network
+from nsk8s.apiserver.ipaddresses import IPAddresses
 from nsk8s.apiserver.registry import Hooks
+from nsk8s.apiserver.serviceranges import ServiceRanges
 from nsk8s.errors import InternalError
+from nsk8s.store.base import Store
 
 _NODE_PORT_TYPES = ("NodePort", "LoadBalancer")
 _ADDRESS_TYPES = ("ClusterIP", "NodePort", "LoadBalancer")
@@ -49,10 +51,14 @@ def needs_health_check(spec: Object) -> bool:
 
 
 class ServiceAddresses(Hooks):
-    def __init__(self, kind: Kind, cache: Cache, networks: Sequence[Network], ports: range) -> None:
+    def __init__(self, kind: Kind, store: Store, cache: Cache, networks: Sequence[Network], ports: range) -> None:
+        """`networks` say which families the cluster has; addresses come from the ServiceCIDRs."""
         self._kind = kind
-        self._networks = networks
+        self._versions = [n.version for n in networks]
+        self._ranges = ServiceRanges(cache)
+        self._objects = IPAddresses(store, cache)
         self._ports = ports
+        self._port_band = serviceranges.static_band(len(ports), 32, 128)
         self._addresses: set[str] = set()
         self._node_ports: set[tuple[str, int]] = set()
         self._cache = cache.resource(kind.group_resource)
@@ -70,14 +76,24 @@ class ServiceAddresses(Hooks):
             self._node_ports |= node_ports(change.obj)
         if change.prev is not None:
             now = change.obj if change.type != DELETED else {}
-            self._addresses -= addresses(change.prev) - addresses(now)
+            self._free(addresses(change.prev) - addresses(now), change.prev)
             self._node_ports -= node_ports(change.prev) - node_ports(now)
 
+    def _free(self, released: set[str], service: Object) -> None:
+        self._addresses -= released
+        for address in released:
+            self._objects.release(address, service)
+
     async def creating(self, call: Call, obj: Object) -> None:
-        self._allocate(obj, None)
+        await self._allocate(obj, None, dry_run=call.dry_run)
 
     async def updating(self, call: Call, obj: Object, old: Object) -> None:
-        self._allocate(obj, old)
+        await self._allocate(obj, old, dry_run=call.dry_run)
+
+    async def written(self, new: Object | None, old: Object) -> None:
+        """Who is told that a Service is gone, or has an address no more, finds its IPAddress gone."""
+        for address in addresses(old) - addresses(new or {}):
+            await self._objects.gone(address)
 
     def failed(self, obj: Object, old: Object | None) -> None:
         grant = self._grants.pop(id(obj), None)
@@ -87,19 +103,19 @@ class ServiceAddresses(Hooks):
     def done(self, obj: Object) -> None:
         self._grants.pop(id(obj), None)
 
-    def _allocate(self, service: Object, old: Object | None) -> None:
-        got = _Grant(self, service, old or {})
+    async def _allocate(self, service: Object, old: Object | None, *, dry_run: bool) -> None:
+        got = _Grant(self, service, old or {}, dry_run=dry_run)
         try:
-            got.addresses()
+            await got.addresses()
             got.ports()
-        except Exception:
+        except BaseException:
             got.give_back()
             raise
         self._grants[id(service)] = got
 
     def families(self) -> list[str]:
         """Of the cluster, the default first."""
-        return [f"IPv{n.version}" for n in self._networks]
+        return [f"IPv{v}" for v in self._versions]
 
     def settle_families(self, service: Object, old: Object) -> None:
         """Raises Invalid."""
@@ -110,41 +126,38 @@ class ServiceAddresses(Hooks):
         if causes:
             raise failures.invalid(self._kind, str(service["metadata"].get("name", "")), causes)
 
-    def take_address(self, service: Object, wanted: str, family: str) -> str:
+    async def take_address(self, service: Object, wanted: str, family: str, *, dry_run: bool) -> str:
         """`wanted`, or any free address of the family for "", taken in its canonical spelling. Raises Invalid, InternalError."""
         if not wanted:
-            return self._any_address(self.families().index(family))
-        name = str(service["metadata"].get("name", ""))
-        address = ipaddress.ip_address(wanted)
-        network = self._networks[self.families().index(family)]
-        if address not in network or address == network[0] or (network.version == 4 and address == network[-1]):
-            problem = (
-                f'Invalid value: ["{wanted}"]: failed to allocate IP {wanted}: the provided IP ({wanted}) is not in the valid '
-                f"range. The range of valid IPs is {network}"
-            )
-            raise failures.invalid(self._kind, name, [Cause("spec.clusterIPs", problem)])
-        if str(address) in self._addresses:
-            problem = f'Invalid value: ["{wanted}"]: failed to allocate IP {wanted}: provided IP is already allocated'
-            raise failures.invalid(self._kind, name, [Cause("spec.clusterIPs", problem)])
-        self._addresses.add(str(address))
-        return str(address)
-
-    def _any_address(self, family: int) -> str:
-        """A free address from the upper part of the range first: the lower is for addresses that people choose."""
-        network = self._networks[family]
-        first, last = 1, min(network.num_addresses, 2**16) - (2 if network.version == 4 else 1)
-        # Upstream: min(max(16, size/16), 256) addresses at the bottom are kept for static assignment.
-        offset = min(max(16, (last - first) // 16), 256)
-        for low, high in ((first + offset, last), (first, min(first + offset - 1, last))):
-            if low > high:
-                continue
-            start = random.randint(low, high)
-            for number in (*range(start, high + 1), *range(low, start)):
-                address = str(network[number])
-                if address not in self._addresses:
-                    self._addresses.add(address)
+            for address in self._ranges.candidates(6 if family == "IPv6" else 4):
+                if await self._take(address, service, dry_run=dry_run):
                     return address
-        raise InternalError("failed to allocate a serviceIP: range is full")
+            raise InternalError("failed to allocate a serviceIP: range is full")
+        problem = ""
+        address = canonical(wanted)
+        if not self._ranges.is_within(ipaddress.ip_address(address), ready=True):
+            problem = "the provided network does not match the current range"
+        else:
+            await self._objects.gone(address)
+            if not await self._take(address, service, dry_run=dry_run):
+                problem = "provided IP is already allocated"
+        if problem:
+            text = f'Invalid value: ["{wanted}"]: failed to allocate IP {wanted}: {problem}'
+            raise failures.invalid(self._kind, str(service["metadata"].get("name", "")), [Cause("spec.clusterIPs", text)])
+        return address
+
+    async def _take(self, address: str, service: Object, *, dry_run: bool) -> bool:
+        if address in self._addresses or self._objects.has(address):
+            return False
+        self._addresses.add(address)
+        try:
+            taken = dry_run or await self._objects.take(address, service)
+        except BaseException:
+            self._free({address}, service)
+            raise
+        if not taken:
+            self._addresses.discard(address)
+        return taken
 
     def take_port(self, service: Object, index: int, protocols: Iterable[str], wanted: int) -> int:
         """`wanted` or, for 0, any port of the range that is free for all `protocols`. Raises Invalid, InternalError."""
@@ -162,9 +175,8 @@ class ServiceAddresses(Hooks):
                 raise failures.invalid(self._kind, name, [Cause(field, problem)])
             self._node_ports.update((p, wanted) for p in protocols)
             return wanted
-        start = random.randrange(len(self._ports))
-        for i in range(len(self._ports)):
-            port = self._ports[(start + i) % len(self._ports)]
+        for i in serviceranges.dice(0, len(self._ports) - 1, self._port_band):
+            port = self._ports[i]
             if not any((p, port) in self._node_ports for p in ("TCP", "UDP", "SCTP")):
                 self._node_ports.update((p, port) for p in protocols)
                 return port
@@ -177,16 +189,17 @@ class ServiceAddresses(Hooks):
     def is_free(self, protocol: str, port: int) -> bool:
         return (protocol, port) not in self._node_ports
 
-    def release(self, taken: set[str], ports: set[tuple[str, int]]) -> None:
-        self._addresses -= taken
+    def release(self, service: Object, taken: set[str], ports: set[tuple[str, int]]) -> None:
+        self._free(taken, service)
         self._node_ports -= ports
 
 
 class _Grant:
     """What one write of a Service is given, so that it can be given back whole."""
 
-    def __init__(self, pool: ServiceAddresses, service: Object, old: Object) -> None:
+    def __init__(self, pool: ServiceAddresses, service: Object, old: Object, *, dry_run: bool) -> None:
         self._pool = pool
+        self._dry_run = dry_run
         self._service = service
         self._spec = service.setdefault("spec", {})
         self._old = old
@@ -197,9 +210,9 @@ class _Grant:
         self._taken_ports: set[tuple[str, int]] = set()
 
     def give_back(self) -> None:
-        self._pool.release(self._taken, self._taken_ports)
+        self._pool.release(self._service, self._taken, self._taken_ports)
 
-    def addresses(self) -> None:
+    async def addresses(self) -> None:
         spec = self._spec
         if spec.get("type", "ClusterIP") not in _ADDRESS_TYPES:
             for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"):
@@ -215,7 +228,7 @@ class _Grant:
         held = []
         for address, family in zip(wanted, spec["ipFamilies"], strict=True):
             if not address or canonical(address) not in self._had_addresses:
-                taken = self._pool.take_address(self._service, address, family)
+                taken = await self._pool.take_address(self._service, address, family, dry_run=self._dry_run)
                 self._taken.add(taken)
                 address = address or taken
             held.append(address)

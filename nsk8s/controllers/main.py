@@ -37,6 +37,7 @@ from nsk8s.controllers.policynotice import PolicyNoticeController
 from nsk8s.controllers.replicaset import ReplicaSetController, replication_controller
 from nsk8s.controllers.resourcequota import ResourceQuotaController
 from nsk8s.controllers.serviceaccount import RootCAPublisher, ServiceAccountController
+from nsk8s.controllers.servicecidrs import ServiceCIDRController
 from nsk8s.controllers.statefulset import StatefulSetController
 from nsk8s.controllers.tainteviction import TaintEvictionController
 from nsk8s.errors import Nsk8sError
@@ -64,6 +65,7 @@ CONTROLLERS: dict[str, Callable[[Context], Runnable]] = {
     "serviceaccount-controller": ServiceAccountController,
     "root-ca-certificate-publisher-controller": RootCAPublisher,
     "namespace-controller": NamespaceController,
+    "service-cidr-controller": ServiceCIDRController,
     "network-policy-notice-controller": PolicyNoticeController,
     "garbage-collector-controller": GarbageCollector,  # last: it shares the others' informers
 }

@@ -18,7 +18,7 @@ from nsk8s.client import kubeconfig
 from nsk8s.client.component import until
 from nsk8s.client.events import WARNING, EventRecorder
 from nsk8s.client.informer import Informer, wait_synced
-from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES, Resource
+from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICE_CIDRS, SERVICES
 from nsk8s.client.rest import Client
 from nsk8s.errors import Forbidden, NotFound, Nsk8sError
 from nsk8s.kernel import iptables, nft
@@ -38,7 +38,6 @@ from nsk8s.proxy.sync import FULL_SYNC_PERIOD_S, Proxier
 
 log = logging.getLogger("proxy")
 
-SERVICE_CIDRS = Resource("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", namespaced=False)
 SERVICE_CIDRS_RETRY_S = 5.0
 NODE_WAIT_S = 2.0
 """How long the first sync waits for what the node says of itself; a node that comes later causes a full sync."""

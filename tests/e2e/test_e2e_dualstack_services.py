@@ -244,6 +244,24 @@ def test_a_load_balancer_has_an_address_of_each_family(cluster: None) -> None:
     nsk8s("delete", "service", "lb")
 
 
+def test_a_range_that_was_added_is_served(cluster: None) -> None:
+    """`kubectl get ipaddresses` names each address of a Service; a new ServiceCIDR is used at once, in both families."""
+    apply({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "more"},
+           "spec": {"cidrs": ["10.97.0.0/24", "fd00:10:97::/112"]}})  # fmt: skip
+    wanted = ["10.97.0.9", "fd00:10:97::9"]
+    spec = {"selector": {"kind": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}
+    apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "more"},
+           "spec": {**spec, "ipFamilyPolicy": "RequireDualStack", "clusterIP": wanted[0], "clusterIPs": wanted}})  # fmt: skip
+    shown = [line.split()[:2] for line in nsk8s("get", "ipaddresses").stdout.splitlines()]
+    assert shown[0] == ["NAME", "PARENTREF"]
+    assert {(ip, "services/default/more") for ip in wanted} < {(ip, ref) for ip, ref in shown}
+    urls = [url(ip, 80) for ip in wanted]
+    until("both are answered", lambda: all({w for w, _ in found} == {"w1", "w2"} for found in asked("pod/debug", *urls, times=12)))
+    nsk8s("delete", "service", "more")
+    nsk8s("delete", "servicecidr", "more", "--wait=false")
+    assert not {row[0] for row in (line.split() for line in nsk8s("get", "ip").stdout.splitlines())} & set(wanted)
+
+
 def test_local_traffic_keeps_the_clients_address_in_nftables_mode_too(cluster: None) -> None:
     apply(web(ipFamilyPolicy="PreferDualStack", externalTrafficPolicy="Local"))
     spec = get("service/web")["spec"]

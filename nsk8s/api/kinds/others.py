@@ -65,9 +65,16 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", False, networking.ServiceCIDR,
+        subresources=(status("ServiceCIDR"),),
         strategy=Strategy(validate=validation.validate_service_cidr,
-                          validate_update=validation.validate_service_cidr_update, has_status=False),
+                          validate_update=validation.validate_service_cidr_update, has_generation=False),
         printer=printers.SERVICE_CIDR,
+    ),
+    Kind(
+        "networking.k8s.io", "v1", "IPAddress", "ipaddresses", False, networking.IPAddress, short_names=("ip",),
+        strategy=Strategy(validate=validation.validate_ip_address, validate_update=validation.validate_ip_address_update,
+                          has_status=False, has_generation=False),
+        printer=printers.IP_ADDRESS,
     ),
     Kind(
         "coordination.k8s.io", "v1", "Lease", "leases", True, coordination.Lease,

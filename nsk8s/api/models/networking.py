@@ -171,3 +171,23 @@ class ServiceCIDRSpec(Model):
 
 class ServiceCIDRStatus(Model):
     conditions: list[Condition] = field(1, merge_key="type", list_type="map", list_keys=("type",))
+
+
+class IPAddress(Model):
+    """One IP address, of a Service or of whatever else it refers to. Its name is the address."""
+
+    apiVersion: str = field(0)
+    kind: str = field(0)
+    metadata: ObjectMeta = field(1, "Standard object metadata.")
+    spec: IPAddressSpec = field(2, "What is wanted.")
+
+
+class IPAddressSpec(Model):
+    parentRef: ParentReference = field(1, "What has the address.", required=True)
+
+
+class ParentReference(Model):
+    group: str | None = field(1, "Its API group; empty for the core.")
+    resource: str = field(2, "Its resource (services).", required=True)
+    namespace: str | None = field(3, "Its namespace.")
+    name: str = field(4, "Its name.", required=True)

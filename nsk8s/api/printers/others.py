@@ -58,6 +58,14 @@ def _service_cidr(obj: Object, now: datetime) -> list[Any]:
     return [name_of(obj), ",".join(spec_of(obj).get("cidrs") or []), age_of(obj, now)]
 
 
+def _ip_address(obj: Object, now: datetime) -> list[Any]:
+    ref = spec_of(obj).get("parentRef")
+    if not ref:
+        return [name_of(obj), NONE, age_of(obj, now)]
+    resource = f"{ref.get('resource', '')}.{ref['group']}" if ref.get("group") else ref.get("resource", "")
+    return [name_of(obj), "/".join(p for p in (resource, ref.get("namespace"), ref.get("name")) if p), age_of(obj, now)]
+
+
 def _network_policy(obj: Object, now: datetime) -> list[Any]:
     return [name_of(obj), selector_text(spec_of(obj).get("podSelector") or {}), age_of(obj, now)]
 
@@ -121,6 +129,7 @@ ENDPOINT_SLICE = printer("Name | AddressType | Ports | Endpoints | Age", _endpoi
 INGRESS = printer("Name | Class | Hosts | Address | Ports | Age", _ingress)
 INGRESS_CLASS = printer("Name | Controller | Parameters | Age", _ingress_class)
 SERVICE_CIDR = printer("Name | CIDRs | Age", _service_cidr)
+IP_ADDRESS = printer("Name | ParentRef | Age", _ip_address)
 NETWORK_POLICY = printer("Name | Pod-Selector | Age", _network_policy)
 LEASE = printer("Name | Holder | Age", _lease)
 ROLE = printer("Name | Created At:date", _role)

@@ -164,21 +164,58 @@ def validate_ingress_class_update(new: Object, old: Object) -> list[Cause]:
     return causes
 
 
-DEFAULT_SERVICE_CIDR = "kubernetes"
-
-
 def validate_service_cidr(obj: Object) -> list[Cause]:
     causes = named(obj)
-    name = obj["metadata"].get("name", "")
-    if name != DEFAULT_SERVICE_CIDR:
-        why = f"this API server allocates from --service-cluster-ip-range only, which is the ServiceCIDR {DEFAULT_SERVICE_CIDR}"
-        causes.forbidden("metadata.name", why)
+    cidrs = (obj.get("spec") or {}).get("cidrs") or []
+    if not cidrs:
+        causes.required("spec.cidrs", "at least one CIDR required")
+    elif len(cidrs) > 2:
+        causes.invalid("spec.cidrs", cidrs, "may only hold up to 2 values")
+    elif len(cidrs) == 2 and (":" in cidrs[0]) == (":" in cidrs[1]):
+        example = "i.e 192.168.0.0/24 and 2001:db8::/64"
+        causes.invalid("spec.cidrs", cidrs, f"may specify no more than one IP for each IP family, {example}")
+    else:
+        for i, cidr in enumerate(cidrs):
+            problems = names.canonical_cidr_problems(cidr)
+            causes.problems(f"spec.cidrs[{i}]", cidr, problems)
+            if not problems and ":" in cidr and int(cidr.rpartition("/")[2]) < SHORTEST_SERVICE_PREFIX6:
+                causes.invalid(f"spec.cidrs[{i}]", cidr, f"the prefix must be /{SHORTEST_SERVICE_PREFIX6} or longer")
     return causes
 
 
+SHORTEST_SERVICE_PREFIX6 = 64
+"""Upstream takes such a ServiceCIDR and never allocates from it, which its log tells."""
+
+
 def validate_service_cidr_update(new: Object, old: Object) -> list[Cause]:
+    """Nothing may change, but a single range may gain one of the other family."""
     causes = Causes()
-    causes.immutable("spec.cidrs", (new.get("spec") or {}).get("cidrs"), (old.get("spec") or {}).get("cidrs"))
+    after, before = ((o.get("spec") or {}).get("cidrs") or [] for o in (new, old))
+    if not (len(before) == 1 and len(after) == 2 and after[:1] == before):
+        causes.immutable("spec.cidrs", after, before)
+    return causes
+
+
+def validate_ip_address(obj: Object) -> list[Cause]:
+    causes = named(obj, names.canonical_ip_problems)
+    ref = (obj.get("spec") or {}).get("parentRef")
+    if not ref:
+        causes.required("spec.parentRef")
+        return causes
+    if ref.get("group"):
+        causes.problems("spec.parentRef.group", ref["group"], names.subdomain_problems(ref["group"]))
+    for key in ("resource", "name"):
+        if not ref.get(key):
+            causes.required(f"spec.parentRef.{key}")
+    for key in ("resource", "name", "namespace"):
+        if ref.get(key):
+            causes.problems(f"spec.parentRef.{key}", ref[key], names.path_segment_problems(ref[key]))
+    return causes
+
+
+def validate_ip_address_update(new: Object, old: Object) -> list[Cause]:
+    causes = Causes()
+    causes.immutable("spec.parentRef", (new.get("spec") or {}).get("parentRef"), (old.get("spec") or {}).get("parentRef"))
     return causes
 
 
