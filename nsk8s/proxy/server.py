@@ -227,6 +227,7 @@ class Server:
         good = True
         for ipv6, proxier in self._proxiers:
             if not (proxier.has_work and (proxier.is_needed or self._facts.has(ipv6))):
+                proxier.nothing_pending()
                 self._health.nothing_to_do(proxier.family)
             elif await proxier.sync():
                 self._health.updated(proxier.family)

@@ -169,7 +169,7 @@ class Proxier(ABC):
         try:
             with _no_garbage_collection():
                 udp |= self._take_in(changed)
-                self._nothing_pending()
+                self.nothing_pending()
                 await self._write(full, changed)
         except Nsk8sError as e:
             log.error("sync failed, the next one will be full: %s", e)
@@ -246,7 +246,8 @@ class Proxier(ABC):
 
     # ── afterwards ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _nothing_pending(self) -> None:
+    def nothing_pending(self) -> None:
+        """Every change that was noted is in the rules, or changes none of them."""
         for kind, held in self._pending.items():
             self._metrics.inc(f"sync_proxy_rules_{kind}_changes_pending", -len(held))
             held.clear()

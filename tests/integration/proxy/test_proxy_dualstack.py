@@ -118,6 +118,12 @@ def syncs(world: World) -> dict[str, int]:
     return {family: int(count) for family, count in found}
 
 
+def metrics(world: World, name: str) -> dict[str, int]:
+    """What follows `name` in the names of metrics without labels → value."""
+    text = world.sh("node", "curl -s --noproxy '*' http://127.0.0.1:10249/metrics")
+    return {n: int(value) for n, value in re.findall(rf"^kubeproxy_{name}_(\w+) (\d+)$", text, re.MULTILINE)}
+
+
 def ask(world: World, where: str, address: str, port: int = 80, *, timeout_s: float = 0.5, **kwargs: Any) -> str:
     return world.ask(where, address, port, timeout_s=timeout_s, **kwargs)
 
@@ -242,6 +248,8 @@ def test_a_node_of_one_family_has_rules_in_that_one_only(world: World, api: Fake
     second = start("10.244.0.0/16")
     eventually(lambda: ask(world, "b", VIP) == f"a {B}")
     assert written() == (True, False)
+    api.put(endpoints(six(A), name="of-nobody"))
+    eventually(lambda: metrics(world, "sync_proxy_rules_endpoint_changes") == {"pending": 0, "total": 2})
     assert set(syncs(world)) == {"IPv4"}
     api.put(node(NODE, NODE6))  # it got a second one
     eventually(lambda: written() == (True, True))
