@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 @cluster_option
 @click.option("-n", "--namespace", default="default", show_default=True, help="The Service's namespace.")
 @click.option("--node", default="", metavar="NODE", help="Whose rules (default: the first worker's).")
-@click.option("--mode", type=click.Choice(("iptables", "nftables", "userspace")),
-              help="Not what the kernel holds, but what kube-proxy would write in this mode.")
+@click.option(
+    "--mode",
+    type=click.Choice(("iptables", "nftables", "userspace")),
+    help="Not what the kernel holds, but what kube-proxy would write in this mode.",
+)
 @click.option("-6", "--ipv6", is_flag=True, help="The IPv6 rules of a Service that has both families.")
 @output_option("json")
-def rules(
-    cluster: str, service: str | None, namespace: str, node: str, mode: str | None, ipv6: bool, output: str | None
-) -> None:
+def rules(cluster: str, service: str | None, namespace: str, node: str, mode: str | None, ipv6: bool, output: str | None) -> None:
     """Show the rules of one Service on a node, as the kernel holds them: what each does and, but in nftables mode, its packets.
 
     Only the first packet of a connection meets these rules; conntrack treats the others alike. Without SERVICE: every Service
@@ -43,13 +45,18 @@ def rules(
     _, state = loaded(cluster)
     running = [n.name for n in state.nodes if not n.stopped]
     workers = [n for n in running if n != CONTROL_PLANE] or running
+    if not running:
+        raise Nsk8sError("every node is switched off", f"nsk8s up --name {cluster}")
     chosen = state.node(node).name if node else workers[0]
     if chosen not in running:
         raise Nsk8sError(f"node {chosen} is switched off", f"nsk8s node start {chosen}")
+    key = (service or "").removeprefix("service/").removeprefix("svc/")
+    key = key if "/" in key or not key else f"{namespace}/{key}"
     netns = machine.netns_path(f"{cluster}-{chosen}")
     config = state.cluster_config()
     if mode:
-        imagine = partial(_Held.imagine, cluster, config, chosen, mode)
+        logging.getLogger("proxier").addFilter(_Once())
+        imagine = partial(_Held.imagine, cluster, config, chosen, mode, key)
         held, other = imagine(ipv6=ipv6), imagine(ipv6=True) if config.has_ipv6 and not ipv6 else None
     else:
         held = _Held.read(netns, config.iptables, ipv6=ipv6)
@@ -57,12 +64,10 @@ def rules(
     if service is None:
         _overview(held, other, chosen, output)
         return
-    key = service.removeprefix("service/").removeprefix("svc/")
-    key = key if "/" in key else f"{namespace}/{key}"
     has_both = other is not None and key in held.services and key in other.services
     if key not in held.services:
         if other is None or key not in other.services:
-            raise _why_none(cluster, key, chosen)
+            raise _why_none(cluster, key, chosen, ipv6=ipv6)
         held = other
     pods = with_client(cluster, lambda client: _endpoints(client, key))
     branches = held.tree(key, pods)
@@ -118,16 +123,19 @@ class _Held:
         return cls(mode, found, partial(ruletree.tree, counted))
 
     @classmethod
-    def imagine(cls, cluster: str, config: ClusterConfig, node: str, mode: str, *, ipv6: bool) -> _Held:
-        """The rules of a mode that the node need not be in, from what the API says now."""
+    def imagine(cls, cluster: str, config: ClusterConfig, node: str, mode: str, only: str, *, ipv6: bool) -> _Held:
+        """The rules of a mode that the node need not be in, from what the API says now; one Service's if `only` names one."""
         from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES
         from nsk8s.net import nftruletree, ruletree
         from nsk8s.proxy.preview import preview
         from nsk8s.proxy.services import SELECTOR
 
         async def objects(client: Client) -> tuple[Any, Any, Any]:
-            services = await client.list(SERVICES, label_selector=SELECTOR)
-            slices = await client.list(ENDPOINTSLICES, label_selector=SELECTOR)
+            namespace, _, name = only.partition("/")
+            own = f",kubernetes.io/service-name={name}" if only else ""
+            field = f"metadata.name={name}" if only else ""
+            services = await client.list(SERVICES, namespace, label_selector=SELECTOR, field_selector=field)
+            slices = await client.list(ENDPOINTSLICES, namespace, label_selector=SELECTOR + own)
             return services["items"], slices["items"], await client.get(NODES, node)
 
         services, slices, its_node = with_client(cluster, objects)
@@ -193,18 +201,49 @@ async def _endpoints(client: Client, service: str) -> dict[str, str]:
     return names
 
 
-def _why_none(cluster: str, service: str, node: str) -> Nsk8sError:
-    """Why there are no rules: raises the API's NotFound for a Service that does not exist."""
+class _Once(logging.Filter):
+    """What an imagined kube-proxy says is said once, though one is imagined for each family."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        known = text in self._said
+        self._said.add(text)
+        return not known
+
+
+def _why_none(cluster: str, service: str, node: str, *, ipv6: bool) -> Nsk8sError:
+    """Why there are no rules."""
     from nsk8s.client.resources import SERVICES
 
-    namespace, _, name = service.partition("/")
+    async def every(client: Client) -> Any:
+        return await client.list(SERVICES)
 
-    async def get(client: Client) -> Any:
-        return await client.get(SERVICES, name, namespace)
-
-    spec = with_client(cluster, get)["spec"]
+    specs = {f"{s['metadata']['namespace']}/{s['metadata']['name']}": s["spec"] for s in with_client(cluster, every)["items"]}
+    if service not in specs:
+        near = meant(service, specs)
+        return Nsk8sError(f"there is no service {service}", f"did you mean {near}?" if near else "nsk8s rules lists them")
+    spec = specs[service]
     if spec.get("type") == "ExternalName":
         return Nsk8sError(f"service {service} is an ExternalName: DNS answers with a CNAME, and there are no rules for it")
     if spec.get("clusterIP") == "None":
         return Nsk8sError(f"service {service} is headless: DNS answers with the pods' addresses, and there are no rules for it")
+    family = "IPv6" if ipv6 else "IPv4"
+    if family not in (spec.get("ipFamilies") or [family]):
+        return Nsk8sError(f"service {service} has no {family} address", f"nsk8s rules {'-6 ' if not ipv6 else ''}{service}")
     return Nsk8sError(f"service {service} has no rules on {node}", f"see kube-proxy's log: nsk8s status --name {cluster}")
+
+
+def meant(service: str, known: Iterable[str]) -> str:
+    """The Service that somebody who wrote `service` had in mind: of that name elsewhere, or of a name like it. Pure."""
+    import difflib
+
+    namespace, _, name = service.partition("/")
+    names: dict[str, list[str]] = {}
+    for key in sorted(known, key=lambda key: (not key.startswith(f"{namespace}/"), key)):
+        names.setdefault(key.partition("/")[2], []).append(key)
+    near = difflib.get_close_matches(name, names, 1, 0.6)
+    return names[near[0]][0] if near else ""

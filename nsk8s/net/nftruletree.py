@@ -13,6 +13,7 @@ from nsk8s.net.nftset import NftTable
 from nsk8s.net.ruletree import Branch
 
 _VERDICT = re.compile(r"^(?P<key>.*?)(?: comment \"(?P<comment>[^\"]*)\")? : (?P<verdict>.+)$")
+_COMMENT = re.compile(r' comment "[^"]*"$')
 _JUMP = re.compile(r"\b(?:goto|jump) (\S+)$")
 _CHOICES = re.compile(r"^(?P<match>.*?)\s*numgen random mod (?P<of>\d+) vmap \{ (?P<verdicts>.*) \}$")
 _SERVICE = re.compile(r"^(?:service|external|local|firewall)-[A-Z0-9]{8}-(?P<service>[^/]+/[^/]+)/[^/]+/.*$")
@@ -123,6 +124,7 @@ def _follow(
 
 
 def _rule(listing: Listing, chain: str, rule: str, pods: Mapping[str, str], shown: set[str]) -> Iterator[Branch]:
+    rule = _COMMENT.sub("", rule)
     choices = _CHOICES.match(rule)
     if choices is None:
         meaning, below = _follow(listing, rule, sentence(chain, rule, pods), pods, shown)
@@ -131,7 +133,7 @@ def _rule(listing: Listing, chain: str, rule: str, pods: Mapping[str, str], show
     number = int(choices["of"])
     share = "the only endpoint" if number == 1 else f"chosen for {1 / number:.0%} of new connections"
     drawn = []
-    for verdict in choices["verdicts"].split(", "):
+    for verdict in map(str.strip, choices["verdicts"].split(",")):
         meaning, below = _follow(listing, verdict.partition(" : ")[2], share, pods, shown)
         drawn.append(_branch(chain, verdict, meaning, below))
     text = f"{choices['match']} numgen random mod {number} vmap".strip()
@@ -146,8 +148,10 @@ def _entry(element: Element) -> str:
         return f"to {to}: {refused}, as there is no endpoint"
     if element.map == "firewall-ips":
         return f"to {to}: only from the source ranges below"
-    kind = ": from outside the cluster, see below" if "external-" in element.verdict else ": one of the endpoints"
-    return f"to {to}{kind}"
+    if "goto external-" in element.verdict:
+        return f"to {to}: as from outside the cluster"
+    only = "goto local-" in element.verdict
+    return f"to {to}: " + ("endpoints on this node only (traffic policy Local)" if only else "one of the endpoints")
 
 
 def sentence(chain: str, rule: str, pods: Mapping[str, str]) -> str:
@@ -173,7 +177,11 @@ def sentence(chain: str, rule: str, pods: Mapping[str, str]) -> str:
     if "goto local-" in rule:
         return "to endpoints on this node only (traffic policy Local)"
     if "goto service-" in rule:
-        return "to one of all endpoints"
-    if rule.startswith("drop") or " drop" in rule:
-        return "drops the packet without an answer"
+        if "fib saddr type local" in rule:
+            return "when the client is this node itself: to one of all endpoints"
+        source = rule.partition("saddr ")[2].partition(" ")[0]
+        return (f"when the client is a pod ({source}): " if source else "") + "to one of all endpoints"
+    if rule.endswith("drop"):
+        ranges = rule.partition("saddr != {")[2].partition("}")[0].strip()
+        return "drops the packet without an answer" + (f", unless it comes from {ranges}" if ranges else "")
     return ""

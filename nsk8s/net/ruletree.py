@@ -68,10 +68,6 @@ class Counted:
 
     chains: dict[tuple[str, str], list[Rule]] = field(default_factory=dict)
 
-    def rules(self) -> Iterator[Rule]:
-        for rules in self.chains.values():
-            yield from rules
-
 
 def read(text: str) -> Counted:
     """Lines that are no rules are passed over."""
@@ -103,11 +99,18 @@ def service_of(rule: Rule) -> tuple[str, str]:
 def services(counted: Counted) -> dict[str, list[Rule]]:
     """namespace/name → the rules by which packets enter the Service's own chains, or are refused. Sorted by name."""
     found: dict[str, list[Rule]] = {}
-    for rule in counted.rules():
+    for rule in _entries(counted):
         name, _ = service_of(rule)
-        if name and not rule.chain.startswith(PER_SERVICE):
+        if name:
             found.setdefault(name, []).append(rule)
     return dict(sorted(found.items()))
+
+
+def _entries(counted: Counted) -> Iterator[Rule]:
+    """The rules outside the Services' own chains."""
+    for (_, chain), rules in counted.chains.items():
+        if not chain.startswith(PER_SERVICE):
+            yield from rules
 
 
 def tree(counted: Counted, service: str, pods: Mapping[str, str]) -> list[Branch]:
@@ -115,7 +118,8 @@ def tree(counted: Counted, service: str, pods: Mapping[str, str]) -> list[Branch
 
     A chain that is reached twice is written out the first time only.
     """
-    entries = sorted(services(counted).get(service, []), key=lambda rule: rule.chain == "KUBE-NODEPORTS")
+    own = (rule for rule in _entries(counted) if service in rule.text and service_of(rule)[0] == service)
+    entries = sorted(own, key=lambda rule: rule.chain == "KUBE-NODEPORTS")
     shown: set[tuple[str, str]] = set()
     return [_branch(counted, rule, pods, 1.0, shown) for rule in entries]
 
@@ -164,13 +168,16 @@ def sentence(rule: Rule, pods: Mapping[str, str], share: float = 1.0) -> str:
             return f"a client seen in the last {rule.option('--seconds')} s goes to the endpoint it had (session affinity)"
         return f"chosen for {share:.0%} of new connections" if share < 0.995 else "the only endpoint"
     if to.startswith("KUBE-EXT-"):
-        return f"{_where(rule)}: from outside the cluster, see below"
+        where = _where(rule) if rule.option("--dport") else f"from {rule.option('-s')}"
+        return f"{where}: as from outside the cluster"
     if to.startswith("KUBE-FW-"):
         return f"{_where(rule)}: only from the source ranges below"
     if to.startswith("KUBE-SVL-"):
         return "to endpoints on this node only (traffic policy Local)"
     if to.startswith("KUBE-SVC-"):
-        return f"{_where(rule)}: one of all endpoints" if rule.option("--dport") else "to one of all endpoints"
+        return f"{_where(rule)}: one of all endpoints" if rule.option("--dport") else f"{_who(rule)}to one of all endpoints"
+    if to == "ACCEPT" and rule.comment.endswith("health check node port"):
+        return f"lets in who asks port {rule.option('--dport')} whether this node has endpoints (the health check node port)"
     return rule.comment
 
 
@@ -188,6 +195,13 @@ def _where(rule: Rule) -> str:
         return f"to port {port}/{protocol} of the node itself"
     kind = rule.comment.partition(" ")[2]
     return f"to {address} port {port}/{protocol}" + (f", the {kind}" if kind else "")
+
+
+def _who(rule: Rule) -> str:
+    """Whose packets a way past the traffic policy is for."""
+    if rule.option("-s"):
+        return f"when the client is a pod ({rule.option('-s')}): "
+    return "when the client is this node itself: " if "src-type" in rule.text else ""
 
 
 def _masquerade(rule: Rule) -> str:
@@ -228,4 +242,5 @@ def short(rule: Rule) -> str:
             out.append(f"--probability {float(next(parts)):.4g}")
         elif word != "--random-fully":
             out.append(word.removesuffix("/32").removesuffix("/128"))
+    out = out or ["(a comment, no more)"]
     return " ".join(out if rule.chain.startswith(PER_SERVICE) else [rule.chain, *out])

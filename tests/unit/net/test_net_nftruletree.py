@@ -76,7 +76,7 @@ DRAWN = """\
     └ meta l4proto tcp dnat to 10.244.2.2:8080
   # rewrites the destination to 10.244.2.2:8080
 @service-nodeports tcp . 30080 : goto external-2M73P36B-default/hello/tcp/http
-  # to port 30080/tcp of the node itself: from outside the cluster, see below
+  # to port 30080/tcp of the node itself: as from outside the cluster
 ├ jump mark-for-masquerade
   # marked for masquerade: the endpoint will see this node's address, and answer by it
 └ goto service-2M73P36B-default/hello/tcp/http
@@ -129,3 +129,31 @@ def test_ipv6_endpoints_are_named_by_their_address() -> None:
     assert hairpin.startswith("marked for masquerade when fd00:10:244:1::2 is its own client")
     target = nftruletree.sentence(chain, "meta l4proto tcp dnat to [fd00:10:244:1::2]:8080", {"fd00:10:244:1::2": "pod web on node1"})
     assert target == "rewrites the destination to [fd00:10:244:1::2]:8080 (pod web on node1)"
+
+
+def test_ways_past_the_policy_and_source_ranges_say_whose_they_are() -> None:
+    """As `nft list table` shows them, comments and all."""
+    chain = "external-ABCDEFGH-default/web/tcp/"
+    jump = "goto service-ABCDEFGH-default/web/tcp/"
+    listing = nftruletree.Listing(
+        {
+            chain: [
+                f'ip saddr 10.244.0.0/16 {jump} comment "short-circuit pod traffic"',
+                'fib saddr type local jump mark-for-masquerade comment "masquerade local traffic"',
+                f'fib saddr type local {jump} comment "short-circuit local traffic"',
+            ],
+            "firewall-ABCDEFGH-default/web/tcp/": ["ip saddr != { 203.0.113.0/24 } drop"],
+            "service-ABCDEFGH-default/web/tcp/": ["numgen random mod 2 vmap { 0 : goto endpoint-A , 1 : goto endpoint-B }"],
+        },
+        [
+            nftruletree.Element("firewall-ips", "10.100.0.1 . tcp . 80", "goto firewall-ABCDEFGH-default/web/tcp/", "default/web"),
+            nftruletree.Element("service-ips", "10.100.0.1 . tcp . 80", f"goto {chain}", "default/web"),
+        ],
+    )
+    said = {b.label: b.sentence for top in nftruletree.tree(listing, "default/web", {}) for b in (top, *top.below)}
+    assert said[f"ip saddr 10.244.0.0/16 {jump}"] == "when the client is a pod (10.244.0.0/16): to one of all endpoints"
+    assert said["fib saddr type local jump mark-for-masquerade"] == "marked for masquerade when the client is this node itself"
+    assert said[f"fib saddr type local {jump}"] == "when the client is this node itself: to one of all endpoints (written out above)"
+    assert said["ip saddr != { 203.0.113.0/24 } drop"] == "drops the packet without an answer, unless it comes from 203.0.113.0/24"
+    (_, external) = nftruletree.tree(listing, "default/web", {})
+    assert [b.label for b in external.below[0].below[0].below] == ["0 : goto endpoint-A", "1 : goto endpoint-B"]
