@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -25,6 +25,9 @@ _HEADER = struct.Struct("=IHHII")
 _PORT = struct.Struct(">H")
 _GENMSG = struct.Struct(">BBH")
 _BATCH = 100
+_DPORT_HEADER = struct.pack("=HH", 6, _DST_PORT)
+_DPORT_AT = {socket.AF_INET: 48, socket.AF_INET6: 72}
+"""Where the kernel puts the original destination port (ctnetlink_dump_tuples); without that header there, all is read."""
 
 
 class Flow(NamedTuple):
@@ -58,17 +61,21 @@ class Conntrack:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def flows(self, protocol: int = socket.IPPROTO_UDP) -> list[Flow]:
-        """The entries of a protocol, filtered by the kernel (5.8 and newer) or here."""
+    def flows(self, protocol: int = socket.IPPROTO_UDP, ports: Container[int] | None = None) -> list[Flow]:
+        """The entries of a protocol, filtered by the kernel (5.8 and newer) or here; only those sent to one of `ports`, if given.
+
+        Of others the port alone is read: there may be hundreds of thousands.
+        """
         proto = m.nested(_TUPLE_PROTO, m.attr(_PROTO_NUM, bytes([protocol])))
         wanted = m.nested(_TUPLE_ORIG, proto) + m.nested(_FILTER, m.attr_u32(_FILTER_ORIG_FLAGS, _FILTER_F_PROTO_NUM))
         try:
-            bodies = self._dump(wanted)
+            bodies = self._dump(wanted, ports)
         except OSError as e:
             if e.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
-            bodies = self._dump(b"")
-        return [f for f in map(_flow, bodies) if f is not None and f.protocol == protocol]
+            bodies = self._dump(b"", ports)
+        flows = [f for f in map(_flow, bodies) if f is not None and f.protocol == protocol]
+        return flows if ports is None else [f for f in flows if f.dport in ports]
 
     def delete(self, flows: Iterable[Flow]) -> int:
         """Delete entries; returns how many were still there."""
@@ -85,9 +92,11 @@ class Conntrack:
         body = _GENMSG.pack(self._family, 0, 0) + payload
         return _HEADER.pack(16 + len(body), kind, flags | m.NLM_F_REQUEST, self._seq, 0) + body
 
-    def _dump(self, payload: bytes) -> list[bytes]:
+    def _dump(self, payload: bytes, ports: Container[int] | None) -> list[bytes]:
+        """The bodies of a dump, without those that were surely sent to other ports."""
         self._socket.send(self._message(_CT_GET, m.NLM_F_DUMP, payload))
         bodies: list[bytes] = []
+        at = _DPORT_AT[self._family]
         while True:
             for kind, _, seq, body in m.split(self._socket.recv(1 << 17)):
                 if seq != self._seq:
@@ -97,7 +106,8 @@ class Conntrack:
                 if kind == m.NLMSG_ERROR:
                     _check(body, "list")
                     return bodies
-                bodies.append(body)
+                if ports is None or body[at : at + 4] != _DPORT_HEADER or _PORT.unpack_from(body, at + 4)[0] in ports:
+                    bodies.append(body)
 
     def _delete(self, batch: list[Flow]) -> int:
         self._socket.send(b"".join(self._message(_CT_DELETE, m.NLM_F_ACK, f.key) for f in batch))

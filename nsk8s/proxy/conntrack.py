@@ -26,31 +26,38 @@ class Flow(Protocol):
 F = TypeVar("F", bound=Flow)
 
 
-def stale(
-    flows: Iterable[F], services: Mapping[PortName, ServicePort], endpoints: Mapping[PortName, Sequence[Endpoint]]
-) -> list[F]:
-    """The flows to a UDP service's address or node port that are answered by none of its serving endpoints.
+class Serving:
+    """Who serves UDP Services: for each of their addresses and node ports, the endpoints that may answer."""
 
-    Flows that were never translated (sent before the rules were there) are among them. A flow is kept as long as its endpoint
-    serves: readiness, policy, topology and termination do not cut it. Services without any serving endpoint are left alone.
-    """
-    by_address: dict[tuple[str, int], set[tuple[str, int]]] = {}
-    by_node_port: dict[int, set[tuple[str, int]]] = {}
-    for name, service in services.items():
-        if name.protocol != "UDP":
-            continue
-        serving = {(e.ip, e.port) for e in endpoints.get(name, ()) if e.serving}
-        if not serving:
-            continue
-        for ip in (service.cluster_ip, *service.external_ips, *service.vips):
-            by_address[ip, service.port] = serving
-        if service.node_port:
-            by_node_port[service.node_port] = serving
-    found = []
-    for flow in flows:
-        serving_here = by_address.get((flow.dst, flow.dport))
-        if serving_here is None:
-            serving_here = by_node_port.get(flow.dport)
-        if serving_here is not None and (flow.reply_src, flow.reply_sport) not in serving_here:
-            found.append(flow)
-    return found
+    def __init__(self, services: Mapping[PortName, ServicePort], endpoints: Mapping[PortName, Sequence[Endpoint]]) -> None:
+        """Services without any serving endpoint are left alone."""
+        self._by_address: dict[tuple[str, int], set[tuple[str, int]]] = {}
+        self._by_node_port: dict[int, set[tuple[str, int]]] = {}
+        for name, service in services.items():
+            if name.protocol != "UDP":
+                continue
+            serving = {(e.ip, e.port) for e in endpoints.get(name, ()) if e.serving}
+            if not serving:
+                continue
+            for ip in (service.cluster_ip, *service.external_ips, *service.vips):
+                self._by_address[ip, service.port] = serving
+            if service.node_port:
+                self._by_node_port[service.node_port] = serving
+
+    @property
+    def ports(self) -> frozenset[int]:
+        """The ports that clients send to: flows to others are nobody's here."""
+        return frozenset((*(port for _, port in self._by_address), *self._by_node_port))
+
+    def stale(self, flows: Iterable[F]) -> list[F]:
+        """The flows to a UDP service's address or node port that are answered by none of its serving endpoints.
+
+        Flows that were never translated (sent before the rules were there) are among them. A flow is kept as long as its
+        endpoint serves: readiness, policy, topology and termination do not cut it.
+        """
+        found = []
+        for flow in flows:
+            serving = self._by_address.get((flow.dst, flow.dport)) or self._by_node_port.get(flow.dport)
+            if serving and (flow.reply_src, flow.reply_sport) not in serving:
+                found.append(flow)
+        return found

@@ -18,7 +18,8 @@ from nsk8s.api import meta
 from nsk8s.api.meta import Object
 from nsk8s.errors import Nsk8sError
 from nsk8s.kernel.conntrack import Conntrack
-from nsk8s.proxy import conntrack, endpoints, rules, services
+from nsk8s.proxy import endpoints, rules, services
+from nsk8s.proxy.conntrack import Serving
 from nsk8s.proxy.decision import DROP, Decision, decide
 from nsk8s.proxy.endpoints import Endpoint
 from nsk8s.proxy.metrics import Metrics
@@ -279,10 +280,10 @@ class Proxier(ABC):
     def _clean_conntrack(self) -> None:
         start = time.monotonic()
         known = {name: port for ports in self._services.values() for name, port in ports.items()}
-        serving = {name: each for ports in self._endpoints.values() for name, each in ports.items()}
+        serving = Serving(known, {name: each for ports in self._endpoints.values() for name, each in ports.items()})
         try:
             with Conntrack(self._context.ipv6) as table:
-                deleted = table.delete(conntrack.stale(table.flows(), known, serving))
+                deleted = table.delete(serving.stale(table.flows(ports=serving.ports))) if serving.ports else 0
         except OSError as e:
             log.error("cleaning stale UDP conntrack entries failed: %s", e)
             return

@@ -21,7 +21,7 @@ from nsk8s.nodenetwork.cnifiles import write_whole
 from nsk8s.proxy import config, configfile, names
 from nsk8s.proxy.addresses import parse_cidr, parse_ip
 from nsk8s.proxy.cleanup import removal
-from nsk8s.proxy.conntrack import stale
+from nsk8s.proxy.conntrack import Serving
 from nsk8s.proxy.decision import decide
 from nsk8s.proxy.endpoints import endpoints_of
 from nsk8s.proxy.nodeaddresses import NodePortAddresses
@@ -178,8 +178,10 @@ def test_which_udp_flows_are_stale() -> None:
             Flow("8.8.8.8", 53, "8.8.8.8", 53)]  # fmt: skip
     cut = [Flow("10.96.0.1", 80, "10.0.0.3", 80), Flow("10.96.0.1", 80, "10.0.0.1", 81), Flow("10.96.0.1", 80, "10.96.0.1", 80),
            Flow("192.168.1.1", 30053, "10.0.0.9", 80)]  # fmt: skip
-    assert stale(kept + cut, services, found) == cut
-    assert stale(cut, services, {udp: ()}) == [], "without a serving endpoint nothing is cut"
+    assert Serving(services, found).stale(kept + cut) == cut
+    assert Serving(services, found).ports == {80, 30053}
+    without = Serving(services, {udp: ()})
+    assert (without.stale(cut), without.ports) == ([], frozenset()), "without a serving endpoint nothing is cut"
 
 
 DOCUMENT = {"apiVersion": configfile.API_VERSION, "kind": "KubeProxyConfiguration"}
