@@ -62,6 +62,7 @@ def examine(paths: Paths, state: ClusterState, record: Record) -> dict[str, Any]
     if not state.stopped and not lifecycle.record_is_stale(record, config, state):
         heal(paths)
         answer = supervise.call(paths, {"op": "status"}) or answer
+        answer["components"] += birds(paths, answer["components"])
     return {
         "name": paths.name,
         "state": word_for(
@@ -73,6 +74,24 @@ def examine(paths: Paths, state: ClusterState, record: Record) -> dict[str, Any]
         "machines": machines,
         "components": sorted(answer["components"], key=lambda c: (c["machine"] != "control-plane", c["id"])),
     }
+
+
+def birds(paths: Paths, components: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The BIRDs that node-network and router-agent keep: no components, but what routes depend on in mode bgp."""
+    from pathlib import Path
+
+    from nsk8s.kernel import bird
+
+    found = []
+    for keeper in components:
+        run = {"node-network": "/run/bird", "router-agent": f"{paths.run}/bird/run"}.get(keeper["name"])
+        known = bird.seen(Path(f"/proc/{keeper['pid']}/root"), run) if run and keeper["pid"] else None
+        if known is not None:
+            found.append({
+                **keeper, "id": f"{keeper['machine']}/bird", "name": "bird", "pid": known.get("pid", 0),
+                "state": "running" if known else "gone", "restarts": None, "lastExit": "",
+            })  # fmt: skip
+    return found
 
 
 def word_for(stopped: bool, machines: list[str], components: list[str], without_control_plane: bool = False) -> str:
@@ -131,7 +150,7 @@ def _show(found: dict[str, Any]) -> None:
     )
     click.echo()
     rows = [
-        [c["machine"], c["name"], str(c["pid"] or "-"), c["state"], str(c["restarts"]), c["lastExit"] or "-"]
+        [c["machine"], c["name"], str(c["pid"] or "-"), c["state"], _shown(c["restarts"]), _shown(c["lastExit"])]
         for c in found["components"]
     ]
     rows.append(["-", "supervisor", str(found["supervisor"] or "-"), "running" if found["supervisor"] else "gone", "-", "-"])
@@ -139,6 +158,10 @@ def _show(found: dict[str, Any]) -> None:
     unwell = next((c for c in found["components"] if c["state"] != "running"), None)
     if unwell:
         click.echo(f"\n{unwell['id']} is {unwell['state']}: see {unwell['log']}")
+
+
+def _shown(value: object) -> str:
+    return "-" if value in (None, "") else str(value)
 
 
 @click.command(epilog="Example: sudo nsk8s list -o json")

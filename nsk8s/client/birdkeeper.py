@@ -30,8 +30,8 @@ class BirdKeeper:
         self._started = self._not_before = 0.0
         self._failures = 0
 
-    def ensure(self, text: str) -> None:
-        """Make BIRD run with this configuration. Raises BirdError."""
+    async def ensure(self, text: str) -> None:
+        """Make BIRD run with this configuration. One that does not answer holds up who waits for this only. Raises BirdError."""
         loop = asyncio.get_running_loop()
         if self._watched is None and not self._adopt() and loop.time() < self._not_before:
             return  # `changed` comes when it is time
@@ -43,15 +43,17 @@ class BirdKeeper:
             self._started, self._applied = loop.time(), text
             self._watch(os.pidfd_open(pid))
         elif text != self._applied:
-            self._bird.configure()
-            self._applied = text
+            await asyncio.to_thread(self._bird.configure)
+            self._applied = text if self._watched is not None else ""
             log.info("bird has a new configuration")
 
-    def end(self) -> bool:
+    async def end(self) -> bool:
         """End it, if there is one of ours; whether there was."""
+        if not self._bird.is_ours:
+            return False
         self._unwatch()
         self._applied = ""
-        return self._bird.end()
+        return await asyncio.to_thread(self._bird.end)
 
     def _adopt(self) -> bool:
         who = self._bird.who()

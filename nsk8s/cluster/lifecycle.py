@@ -126,7 +126,7 @@ def _require_placed(config: ClusterConfig, have: ClusterConfig, state: ClusterSt
         if "racks" in config.model_fields_set and config.rack(n.rack).name != state.node(n.name).rack:
             remedy = f"`nsk8s node remove {n.name}`, then `nsk8s node add {n.name} --rack`"
             raise Nsk8sError(f"node {n.name} of cluster {config.name} stands in another rack", remedy)
-        if n.link != cables.get(n.name, n.link):
+        if "link" in n.model_fields_set and n.link != cables.get(n.name, n.link):
             raise Nsk8sError(f"node {n.name} of cluster {config.name} was made with another cable", f"nsk8s link set {n.name}")
 
 

@@ -111,3 +111,17 @@ class Bird:
                 self._child.wait(END_TIMEOUT_S)
         shutil.rmtree(self.run, ignore_errors=True)
         return True
+
+
+def seen(root: Path, run: str) -> dict[str, int | str] | None:
+    """The BIRD that somebody with the root directory `root` (/proc/PID/root) keeps in `run`: its identity, {} while it does not
+    run; None where none is kept."""
+    here = Path(f"{root}{run}")
+    if not (here / MARK).exists():
+        return None
+    try:
+        pid = int((here / "bird.pid").read_text())
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return process.identity(pid) if os.fsencode(f"{run}/bird.ctl") in words else {}
+    except (OSError, ValueError):
+        return {}

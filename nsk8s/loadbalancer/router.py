@@ -220,7 +220,7 @@ class RouterAgent:
         settling = now - self._knew_pods_at < SETTLE_S * (1 if len(self._inside) == 1 else 2)
         if settling:
             want |= {cidr: (gateway,) for cidr, gateway in podnet.routes(self._nodes.items()).items()}
-        reflecting = self._ensure_reflector(settings, now)
+        reflecting = await self._ensure_reflector(settings, now)
         refuse_back(services, self._inside)
         inner = settling and len(self._inside) > 1 and not settings.router_knows_pods
         refuse_outside(c for n in self._nodes.items() for c in podnet.pod_cidrs(n) if inner)
@@ -231,7 +231,7 @@ class RouterAgent:
             log.info("route to %s removed", dst)
         return reflecting or (SETTLE_S if settling and not self._knows_pods else RESYNC_S)
 
-    def _ensure_reflector(self, settings: Settings, now: float) -> float:
+    async def _ensure_reflector(self, settings: Settings, now: float) -> float:
         """A BIRD that tells all nodes of all others, or none; in how many seconds to look again, 0 when all is done."""
         wanted = settings.bgp if settings.mode == "bgp" and settings.bgp.topology == "reflector" else None
         if wanted != self._reflects:
@@ -247,10 +247,10 @@ class RouterAgent:
             known = self._nodes.items()
             pods = [cidr for node in known for cidr in podnet.pod_cidrs(node)]
             try:
-                self._bird.ensure(bird.for_reflector(ips, known, wanted, pods=pods))
+                await self._bird.ensure(bird.for_reflector(ips, known, wanted, pods=pods))
             except (BirdError, OSError) as e:
                 log.error("%s", e)
-        elif self._bird.end():
+        elif await self._bird.end():
             log.info("bird ended")
         return 0
 

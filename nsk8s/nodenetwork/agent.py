@@ -103,7 +103,7 @@ class Agent:
         since = asyncio.get_running_loop().time() - self._changed_at
         links = await self._ensure_vxlan(own, settings, since)
         self._ensure_routes(own, settings, links, settled=since >= SETTLE_S)
-        self._ensure_bird(settings, settled=since >= SETTLE_S)
+        await self._ensure_bird(settings, settled=since >= SETTLE_S)
         if asyncio.get_running_loop().time() >= self._masquerade_due:  # it depends on no Node
             await self._ensure_masquerade()
         mtu = min((link.mtu for link in links.values()), default=0)
@@ -120,7 +120,10 @@ class Agent:
             now = replace(now, mode="routes")
         self._lacks_bird = lacks_bird
         if before is not None and (now.mode != before.mode or (now.mode == "bgp" and now.bgp != before.bgp)):
-            log.info("mode is %s now, was %s", now.mode, before.mode)
+            if now.mode != before.mode:
+                log.info("mode is %s now, was %s", now.mode, before.mode)
+            else:
+                log.info("bgp: %s, AS %d now; was %s, AS %d", now.bgp.topology, now.bgp.asn, before.bgp.topology, before.bgp.asn)
             self._changed_at = asyncio.get_running_loop().time()
             self._speaks_from = self._changed_at + (BRIDGE_S if before.mode == now.mode else 0)
         self._settings = now
@@ -195,10 +198,10 @@ class Agent:
         for destination, why in failed.items():
             log.error("route to %s: %s", destination, why)
 
-    def _ensure_bird(self, settings: Settings, *, settled: bool) -> None:
+    async def _ensure_bird(self, settings: Settings, *, settled: bool) -> None:
         """After the routes: where BGP's neighbours change, they bridge the time until the new ones have told everything."""
         if settings.mode != "bgp":
-            if settled and self._bird.end():
+            if settled and await self._bird.end():
                 log.info("bird ended; removed routes to %s", ", ".join(routes.forget_learnt()) or "nowhere")
             return
         if asyncio.get_running_loop().time() < self._speaks_from:
@@ -210,7 +213,7 @@ class Agent:
         if not text:
             return
         try:
-            self._bird.ensure(text)
+            await self._bird.ensure(text)
         except (bird.BirdError, OSError) as e:
             log.error("%s", e)
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from nsk8s.runtime.lane import Lane
+
 READY, NOTREADY = "SANDBOX_READY", "SANDBOX_NOTREADY"
 CREATED, RUNNING, EXITED, UNKNOWN = "CONTAINER_CREATED", "CONTAINER_RUNNING", "CONTAINER_EXITED", "CONTAINER_UNKNOWN"
 KILLED_EXIT = 128 + signal.SIGKILL
@@ -61,6 +63,8 @@ class Sandbox:
         self.peer: wire.Connection | None = None
         self.on_outlive: Callable[[], None] | None = None
         """Called when a new sandbox process has answered (or died)."""
+        self.lane: Lane | None = None
+        """Where it keeps others waiting, until it is made."""
         self.containers: dict[str, Container] = {}
         self.stopping: list[Callable[[CriError | None], None]] = []
 

@@ -13,6 +13,7 @@ import time
 from nsk8s.kernel import mounts, process
 from nsk8s.runtime import spec, store, wire
 from nsk8s.runtime.errors import CriError, InvalidArgument, Unavailable, describe
+from nsk8s.runtime.lane import Lane
 from nsk8s.runtime.namespaces import Namespaces
 from nsk8s.runtime.node import KILLED_EXIT, RUNNING, Container, Node, Request, Sandbox
 from nsk8s.runtime.nursery import Nursery
@@ -36,8 +37,8 @@ class Sandboxes:
         self.on_event = on_event
         self.nursery = Nursery(node.state_dir, node.cgroups)
         self.namespaces = Namespaces()
-        self.in_flight = 0
-        self.waiting: list[Callable[[], None]] = []
+        self.lanes = {False: Lane(PARALLEL), True: Lane(PARALLEL_FOREIGN)}
+        """Pods in flight; True: those whose network is made by somebody else's plugins, or is the node's own."""
         self.verbs = {
             "RunPodSandbox": self.run,
             "StopPodSandbox": self.stop,
@@ -55,15 +56,8 @@ class Sandboxes:
         if not isinstance(config, dict):
             raise InvalidArgument("RunPodSandbox needs a config")
         record = self.make_record(config)
-        if self.in_flight >= PARALLEL and not self.may_overtake(record):
-            self.waiting.append(lambda: self.begin(request, record))
-        else:
-            self.begin(request, record)
-
-    def may_overtake(self, record: dict[str, Any]) -> bool:
-        if self.in_flight >= PARALLEL_FOREIGN:
-            return False
-        return bool(record["hostNetwork"]) or self.node.network.is_foreign(record)
+        lane = self.lanes[bool(record["hostNetwork"]) or self.node.network.is_foreign(record)]
+        lane.enter(lambda: self.begin(request, record, lane))
 
     def make_record(self, config: dict[str, Any]) -> dict[str, Any]:
         """Everything that will be made, before it is. Raises InvalidArgument."""
@@ -109,9 +103,9 @@ class Sandboxes:
             return []
         return [(path.format(name).removeprefix("/proc/sys/"), "1") for name in ("all", "default")] if off else []
 
-    def begin(self, request: Request, record: dict[str, Any]) -> None:
-        self.in_flight += 1
+    def begin(self, request: Request, record: dict[str, Any], lane: Lane) -> None:
         sandbox = Sandbox(record)
+        sandbox.lane = lane
         try:
             os.mkdir(sandbox.dir, 0o711)
             sandbox.save()
@@ -243,17 +237,18 @@ class Sandboxes:
         request.ok({"podSandboxId": sandbox.id})
         self.node.emit("CREATED", sandbox.id, sandbox.id)
         self.node.emit("STARTED", sandbox.id, sandbox.id)
-        self.slot_free()
+        self.slot_free(sandbox)
 
-    def slot_free(self) -> None:
-        self.in_flight -= 1
-        if self.waiting:
-            self.waiting.pop(0)()
+    @staticmethod
+    def slot_free(sandbox: Sandbox) -> None:
+        lane, sandbox.lane = sandbox.lane, None
+        if lane is not None:
+            lane.leave()
 
     def abandon(self, sandbox: Sandbox, request: Request, error: CriError) -> None:
         """Undo a sandbox that did not come to be; nothing of it is left."""
         request.fail(error)
-        self.slot_free()
+        self.slot_free(sandbox)
         self.undo(sandbox)
 
     def undo(self, sandbox: Sandbox) -> None:

@@ -94,7 +94,7 @@ def test_its_keeper_is_killed(cluster: dict[str, str]) -> None:
     kill(agent)
     log = Path(f"/var/lib/nsk8s/{NAME}/logs/node1/node-network.log")
     until("the next one has taken it over", lambda: f"bird taken over, pid {before}" in log.read_text())
-    assert bird("node1") == before
+    assert bird("node1") == before == components()["node1/bird"]["pid"], "status shows it"
     assert set(sessions("node1").values()) == {"Established"}
 
 

@@ -21,30 +21,30 @@ class Keeper(BirdKeeper):
         super().__init__(Path("bird.conf"), Path("run"), lambda: None)
         self.ended = 0
 
-    def end(self) -> bool:
+    async def end(self) -> bool:
         self.ended += 1
         return True
 
 
 @pytest.mark.parametrize("wanted", [ROUTES, MESH])
-def test_the_reflector_stays_until_nodes_have_other_ways(wanted: Settings) -> None:
+async def test_the_reflector_stays_until_nodes_have_other_ways(wanted: Settings) -> None:
     agent, keeper = RouterAgent("", None), Keeper()
     agent._bird, agent._reflects = keeper, REFLECTOR.bgp  # it reflects, and was not looked after for long
-    assert agent._ensure_reflector(wanted, 100.0) == SETTLE_S
-    assert agent._ensure_reflector(wanted, 100.0 + SETTLE_S / 2) == SETTLE_S / 2
+    assert await agent._ensure_reflector(wanted, 100.0) == SETTLE_S
+    assert await agent._ensure_reflector(wanted, 100.0 + SETTLE_S / 2) == SETTLE_S / 2
     assert keeper.ended == 0
-    assert agent._ensure_reflector(wanted, 100.0 + SETTLE_S) == 0
+    assert await agent._ensure_reflector(wanted, 100.0 + SETTLE_S) == 0
     assert keeper.ended == 1
 
 
-def test_what_an_earlier_agent_left_ends_at_once() -> None:
+async def test_what_an_earlier_agent_left_ends_at_once() -> None:
     agent, keeper = RouterAgent("", None), Keeper()
     agent._bird = keeper
-    assert agent._ensure_reflector(ROUTES, 0.0) == 0
+    assert await agent._ensure_reflector(ROUTES, 0.0) == 0
     assert keeper.ended == 1
 
 
-def test_other_settings_wait_until_nodes_have_bridged_the_time() -> None:
+async def test_other_settings_wait_until_nodes_have_bridged_the_time() -> None:
     agent = RouterAgent("", None)
     agent._bird, agent._reflects = Keeper(), REFLECTOR.bgp
-    assert agent._ensure_reflector(Settings("bgp", frozenset(), Bgp("reflector", 65001)), 100.0) == BRIDGE_S
+    assert await agent._ensure_reflector(Settings("bgp", frozenset(), Bgp("reflector", 65001)), 100.0) == BRIDGE_S

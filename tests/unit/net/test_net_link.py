@@ -141,6 +141,7 @@ def test_a_running_cluster_does_not_overlook_another_rack_or_cable() -> None:
     state = new_state(made, 6443)
     lifecycle._require_same(made, state)
     lifecycle._require_same(asked({"name": "n1", "rack": "a"}, {"name": "n2", "rack": "b", "link": {"rate": "1gbit"}}), state)
+    lifecycle._require_same(asked({"name": "n1"}, {"name": "n2", "rack": "b"}), state)  # as `up --nodes 2`: nothing is said of cables
     plain = asked({"name": "n1"}, {"name": "n2", "rack": "b"})
     lifecycle._require_same(config.parse({"nodes": [{"name": "n1"}, {"name": "n2"}]}, "x"), new_state(plain, 6443))
     with pytest.raises(Nsk8sError, match="node n1 of cluster nsk8s stands in another rack"):

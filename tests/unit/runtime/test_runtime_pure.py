@@ -327,3 +327,20 @@ def test_errors_read_well():
     assert describe(FileNotFoundError(2, "No such file or directory", "/a")) == "/a: no such file or directory"
     assert describe(ValueError("x")) == "x"
     assert describe(ValueError()) == "ValueError"
+
+
+def test_a_lane_is_so_wide_and_keeps_the_order() -> None:
+    from nsk8s.runtime.lane import Lane
+
+    lane, begun = Lane(2), []
+    for name in "abcd":
+        lane.enter(lambda name=name: begun.append(name))  # type: ignore[misc]
+    assert begun == ["a", "b"]
+    lane.leave()
+    assert begun == ["a", "b", "c"]
+    other = Lane(1)
+    other.enter(lambda: begun.append("x"))
+    assert begun[-1] == "x", "who hangs in one lane holds up nobody in another"
+    for _ in range(3):
+        lane.leave()
+    assert (begun, lane.running) == (["a", "b", "c", "x", "d"], 0)
