@@ -31,8 +31,10 @@ CHUNK = 32768
 DRAIN_S = 2.0
 """How long output is still read after the command has ended, if some child of it keeps the pipe open."""
 HEARTBEAT_S = 30.0
-SIZE_WAIT_S = 0.2
+SIZE_WAIT_S = 1.0
 """How long a command on a terminal is held back for its size, which an interactive client sends at once."""
+DEFAULT_SIZE = struct.pack("HHHH", 24, 80, 0, 0)
+"""Of a command's terminal until its client tells: one that never does would have programs draw on 0 lines."""
 
 
 def exit_status(code: int) -> dict[str, Any]:
@@ -159,6 +161,8 @@ class Session:
             if descriptors:
                 self.master = descriptors[0]
                 self._open.add(self.master)
+                if own and not self._size:
+                    self._size = DEFAULT_SIZE
                 self._apply_size()
         if own:
             self._console.close()  # the command waits for this

@@ -72,6 +72,11 @@ def test_exec_on_a_terminal_knows_its_size(shell: KubeletNode):
     assert json.loads(got["3"])["details"]["causes"][0]["message"] == "4"
 
 
+def test_a_terminal_whose_size_nobody_tells_has_an_ordinary_one(shell: KubeletNode):
+    got = execute(shell, "stty", flags="output=1&tty=1&command=size", steps=[])
+    assert got["1"].split() == ["24", "80"]
+
+
 def test_exec_of_what_is_not_there(shell: KubeletNode):
     status = json.loads(execute(shell, "/no/such")["3"])
     assert status["status"] == "Failure"
