@@ -10,12 +10,17 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from nsk8s.dns import hosts, records, rewrite, wire
+from nsk8s.dns import hosts, records, wire
 from nsk8s.dns.forward import Forwarder
 from nsk8s.dns.records import Answer, Name
 from nsk8s.dns.settings import Block
 from nsk8s.dns.wire import MAX_TCP_SIZE, Query, Responder
+
+if TYPE_CHECKING:
+    from nsk8s.dns.cache import ReplyCache
+    from nsk8s.dns.rewrite import Rewritten
 
 Reply = bytes | asyncio.Future[bytes]
 MAX_DEPTH = 8
@@ -61,10 +66,18 @@ class Chain:
         self._responder = responder
         self._elsewhere = elsewhere
         self._hosts = hosts.HostsFile(block.hosts) if block.hosts else None
+        self._cache = self._new_cache()
         # The longest zone that fits is the one that counts.
         forward = [(records.labels(zone), Forwarder(servers)) for zone, servers in block.forward]
         self._forwarders = sorted(forward, key=lambda f: -len(f[0]))
         self._fallthrough = [records.labels(zone) for zone in responder.view.options.fallthrough]
+
+    def _new_cache(self) -> ReplyCache | None:
+        if self.block.cache is None or not self.block.forward:
+            return None
+        from nsk8s.dns.cache import ReplyCache
+
+        return ReplyCache(self.block.cache)
 
     def ask(self, a: Asked) -> Reply:
         if self.block.bufsize and not a.tcp:
@@ -77,6 +90,8 @@ class Chain:
             told = records.Record(name, "HINFO", ("ANY obsoleted", "See RFC 8482"), _ANY_TTL_S)
             return self._pack(a, Answer(answers=[told], authoritative=False))
         if self.block.rewrites:
+            from nsk8s.dns import rewrite
+
             instead = rewrite.rewrite(self.block.rewrites, ".".join(lower(name)) + ".", kind)
             if instead is not None:
                 return self._rewritten(a, instead)
@@ -85,7 +100,7 @@ class Chain:
     def _pack(self, a: Asked, answer: Answer) -> bytes:
         return wire.pack(a.query, answer, a.limit, recursion=self._responder.recursion)
 
-    def _rewritten(self, a: Asked, instead: rewrite.Rewritten) -> Reply:
+    def _rewritten(self, a: Asked, instead: Rewritten) -> Reply:
         try:
             data = wire.question(a.query, records.labels(instead.name), instead.type)
         except ValueError:
@@ -110,8 +125,15 @@ class Chain:
                 a.plugin = "kubernetes"
                 return self._finished(a, answer)
         if forwarder is not None:
+            key = (name, a.query.question.type, a.query.do)
+            kept = self._cache.get(key, time.monotonic()) if self._cache else None
+            if kept is not None:
+                from nsk8s.dns.cache import older
+
+                a.plugin = "cache"
+                return wire.restored(kept[0], a.query, [older(kept[1])], a.limit)
             a.plugin = "forward"
-            return asyncio.ensure_future(self._forwarded(forwarder, a))
+            return asyncio.ensure_future(self._forwarded(forwarder, a, key))
         return self._pack(a, self._nobody(name))
 
     def _nobody(self, name: Name) -> Answer:
@@ -140,8 +162,10 @@ class Chain:
 
         return then(reply, chained)
 
-    async def _forwarded(self, forwarder: Forwarder, a: Asked) -> bytes:
+    async def _forwarded(self, forwarder: Forwarder, a: Asked, key: tuple[Name, str, bool]) -> bytes:
         raw = await forwarder.ask(a.data, tcp=a.tcp)
+        if raw is not None and self._cache is not None:
+            self._cache.put(key, raw, time.monotonic())
         return raw if raw is not None else self._pack(a, Answer(records.SERVFAIL, authoritative=False))
 
 

@@ -12,10 +12,9 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
-from nsk8s.api import selectors
 from nsk8s.dns import settings as of
 from nsk8s.dns.caddyfile import CorefileError, Line, server_blocks
-from nsk8s.dns.settings import NO_PAGE, RESOLV_CONF, REVERSE, Block, Hosts, Kubernetes, LogRule, Server, Settings
+from nsk8s.dns.settings import NO_PAGE, RESOLV_CONF, REVERSE, Block, Cached, Hosts, Kubernetes, LogRule, Server, Settings
 from nsk8s.errors import Nsk8sError
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_PAGE", "RESOLV_CONF", "CorefileError", "Settings", "parse"]
 
-_NO_CHOICE = frozenset({"errors", "cache", "loop", "loadbalance", "nsid", "cancel", "minimal", "debug"})
+_NO_CHOICE = frozenset({"errors", "loop", "loadbalance", "nsid", "cancel", "minimal", "debug"})
 """What changes no answer here, or is always so: accepted with whatever they are given."""
 _SERVER_WIDE = frozenset({"health", "ready", "prometheus", "reload"})
 _PARTS_MS = {"h": 3_600_000.0, "m": 60_000.0, "s": 1000.0, "ms": 1.0, "us": 1e-3, "\u00b5s": 1e-3, "ns": 1e-6}
@@ -114,6 +113,8 @@ class _Reader:
             if block.hosts:
                 raise self.fail(line, "this plugin can only be used once per Server Block")
             return replace(block, hosts=self._hosts(line, block))
+        if name == "cache":
+            return replace(block, cache=self._cache(line))
         if name == "bufsize":
             return replace(block, bufsize=self._number(line, words[0], 512, 4096) if words else 1232)
         if name in _SERVER_WIDE:
@@ -166,6 +167,8 @@ class _Reader:
         raise self.fail(line, f"kubernetes: '{' '.join([name, *words])}' is not supported by nsk8s' DNS")
 
     def _selector(self, line: Line, text: str) -> str:
+        from nsk8s.api import selectors
+
         try:
             selectors.parse_labels(text)
         except Nsk8sError as e:
@@ -211,6 +214,15 @@ class _Reader:
             else:
                 raise self.fail(option, f"hosts: '{' '.join(option.words)}' is not supported by nsk8s' DNS")
         return hosts
+
+    def _cache(self, line: Line) -> Cached:
+        """Capacities, zones, prefetch and what is served stale are passed over."""
+        longest = self._number(line, line.words[1], 0, 604800) if line.words[1:] and line.words[1].isdecimal() else None
+        cached = Cached() if longest is None else Cached(longest, longest)
+        for option in line.body:
+            if option.words[0] in ("success", "denial") and len(option.words) > 2:
+                cached = replace(cached, **{f"{option.words[0]}_s": self._number(option, option.words[2], 0, 604800)})
+        return cached
 
     def _forward(self, line: Line) -> tuple[str, tuple[Server, ...]]:
         if len(line.words) < 3:

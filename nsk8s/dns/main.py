@@ -230,11 +230,14 @@ async def serve(options: Options, said: list[Settings], changed: asyncio.Event, 
 
 async def _tell_changes(path: str, said: list[Settings], changed: asyncio.Event) -> None:
     """Add to `said` what the Corefile says anew; one that is wrong is told of once, and what was before goes on."""
-    told = ""
+    told = text = ""
     while said[-1].reload:
         await asyncio.sleep(RELOAD_S)
         try:
-            found = corefile.parse(read_conf(path), path)
+            before, text = text, read_conf(path)
+            if text == before:
+                continue
+            found = corefile.parse(text, path)
             with_servers(found.blocks)
             if found != said[-1]:
                 log.info("%s has changed", path)

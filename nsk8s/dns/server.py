@@ -12,7 +12,7 @@ from typing import cast
 
 from dnslib import DNSRecord
 
-from nsk8s.dns import querylog, records, wire
+from nsk8s.dns import records, wire
 from nsk8s.dns.chain import Asked, Chain, Reply, asked, chain_for, lower, then
 from nsk8s.dns.metrics import DROPPED, Metrics, Told
 from nsk8s.dns.records import Name
@@ -125,6 +125,8 @@ class DNSServer:
         def told(raw: bytes) -> bytes:
             self._told(about, raw, client, zone, started)
             if chain.block.log:
+                from nsk8s.dns import querylog
+
                 size = query.udp_size if not tcp else MAX_TCP_SIZE
                 said = querylog.line(
                     querylog.Exchange(

@@ -34,6 +34,14 @@ class Hosts:
 
 
 @dataclass(frozen=True)
+class Cached:
+    """The plugin cache: how long, at most, answers and denials of other servers are kept."""
+
+    success_s: int = 3600
+    denial_s: int = 1800
+
+
+@dataclass(frozen=True)
 class LogRule:
     zone: str = ""
     format: str = LOG_COMMON
@@ -77,6 +85,7 @@ class Block:
     kubernetes: bool = False
     forward: tuple[tuple[str, tuple[Server, ...]], ...] = ()
     """(zone, servers); /etc/resolv.conf's servers stand as ("/etc/resolv.conf", 0)."""
+    cache: Cached | None = None
     bufsize: int = 0
     """The largest datagram; 0: what the client takes."""
     plugins: tuple[str, ...] = ()

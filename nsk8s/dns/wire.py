@@ -184,6 +184,7 @@ def restored(raw: bytes, query: Query, undo: Sequence[Callable[[Any], None]], li
     """The reply to a question that stood for `query`'s, as a reply to that one. `undo` is applied to each record, last first."""
     try:
         reply = DNSRecord.parse(raw)
+        reply.header.id = query.message.header.id
         reply.questions = query.message.questions
         reply.ar = [rr for rr in reply.ar if rr.rtype != QTYPE.OPT]
         for rr in (*reply.auth, *reply.rr, *reply.ar):

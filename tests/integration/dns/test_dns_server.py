@@ -423,6 +423,7 @@ async def test_forward(start: Start) -> None:
 COREFILE = """\
 corp.test:{port} {{
     forward . 127.0.0.1:{upstream}
+    cache 30
 }}
 .:{port} {{
     kubernetes cluster.local in-addr.arpa ip6.arpa {{
@@ -437,12 +438,15 @@ corp.test:{port} {{
 
 
 async def test_a_corefile_says_what_is_answered_and_is_read_again(start: Start, tmp_path: Path) -> None:
+    heard: list[str] = []
+
     class Upstream(asyncio.DatagramProtocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             self.transport = transport
 
         def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
             query = DNSRecord.parse(data)
+            heard.append(str(query.q.qname))
             kind = "PTR host.test." if query.q.qtype == QTYPE.PTR else "A 192.0.2.80"
             self.transport.sendto(query.replyZone(f"{query.q.qname} 60 {kind}").pack(), addr)  # type: ignore[attr-defined]
 
@@ -464,6 +468,8 @@ async def test_a_corefile_says_what_is_answered_and_is_read_again(start: Start, 
         assert [rr.ttl for rr in (await server.dig(WEB)).rr] == [7]
         assert (await server.dig(pod)).header.rcode == RCODE.NXDOMAIN
         assert await answers("www.corp.test") == ["192.0.2.80"], "a stub domain"
+        assert await answers("WWW.corp.test") == ["192.0.2.80"]
+        assert heard == ["www.corp.test."], "and a cache: it was asked once"
         assert (await server.dig("example.com")).header.rcode == RCODE.NXDOMAIN, "and nothing else leaves"
         assert await answers("7.0.96.10.in-addr.arpa", "PTR") == [WEB + "."]
         assert await answers("9.9.9.10.in-addr.arpa", "PTR") == ["host.test."], "fallthrough"

@@ -6,7 +6,7 @@ import pytest
 
 from nsk8s.dns import corefile
 from nsk8s.dns.corefile import CorefileError, parse
-from nsk8s.dns.settings import LOG_COMMON, NO_PAGE, Block, Hosts, Kubernetes, LogRule, Settings
+from nsk8s.dns.settings import LOG_COMMON, NO_PAGE, Block, Cached, Hosts, Kubernetes, LogRule, Settings
 
 KUBEADM = """\
 .:53 {
@@ -38,7 +38,7 @@ KUBEADM = """\
 def test_kubeadms() -> None:
     kubernetes = Kubernetes(pods="insecure", ttl_s=30, fallthrough=("in-addr.arpa", "ip6.arpa"))
     plugins = ("errors", "health", "ready", "kubernetes", "prometheus", "forward", "cache", "loop", "reload", "loadbalance")
-    block = Block(kubernetes=True, forward=(("", (("/etc/resolv.conf", 0),)),), plugins=plugins)
+    block = Block(kubernetes=True, forward=(("", (("/etc/resolv.conf", 0),)),), cache=Cached(30, 30), plugins=plugins)
     assert parse(KUBEADM) == Settings(
         kubernetes, (block,), health_port=8080, ready_port=8181, metrics_port=9153, lameduck_s=5.0, reload=True,
     )  # fmt: skip
@@ -90,6 +90,19 @@ def test_stub_domains_and_options() -> None:
         ignore_empty=True, fallthrough=("",),
     )  # fmt: skip
     assert (found.port, found.ready_port, found.health_port) == (5353, 8282, NO_PAGE)
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ("cache", Cached(3600, 1800)),
+        ("cache 30 example.org", Cached(30, 30)),
+        ("cache example.org", Cached(3600, 1800)),
+        ("cache {\n success 1000 60\n denial 500 5 1\n prefetch 10\n }", Cached(60, 5)),
+    ],
+)
+def test_cache(words: str, kept: Cached) -> None:
+    assert parse(f". {{\n kubernetes c.local\n {words}\n}}").blocks[0].cache == kept
 
 
 def test_zones_are_the_server_blocks_where_the_plugin_names_none() -> None:
