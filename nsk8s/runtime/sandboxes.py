@@ -112,7 +112,7 @@ class Sandboxes:
             self.node.sandboxes[sandbox.id] = sandbox
             self.write_files(sandbox)
             self.node.cgroups.create(record["cgroup"])
-            self.node.cgroups.limit(record["cgroup"].rpartition("/")[0], spec.limits(record["config"]))
+            self.node.cgroups.limit(record["cgroup"].rpartition("/")[0], spec.pod_limits(record["config"]))
             self.start_pause(sandbox)
         except (OSError, ValueError) as e:  # ValueError: text that the kernel cannot be told
             self.abandon(sandbox, request, CriError(f"failed to create sandbox: {describe(e)}"))

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PIDS = 4096
 """A fork bomb stays in its container. Upstream leaves this to the kubelet's podPidsLimit."""
+SANDBOX_MEMORY = 4 << 20
+"""What a sandbox process is charged, at its start (it settles at 2 MB)."""
 
 _USERS = {"root": 0, "daemon": 1, "bin": 2, "sys": 3, "sync": 4, "mail": 8, "www-data": 33, "nobody": 65534}
 _PRIMARY_GROUPS = {0: 0, 1: 1, 2: 2, 3: 3, 4: 65534, 8: 8, 33: 33, 65534: 65534}
@@ -168,6 +170,15 @@ def build(
 def limits(config: dict[str, Any]) -> dict[str, int]:
     """CRI's resources, of a container or of a pod."""
     return {k: v for k, v in ((config.get("linux") or {}).get("resources") or {}).items() if isinstance(v, int)}
+
+
+def pod_limits(config: dict[str, Any]) -> dict[str, int]:
+    """A pod's: room for its sandbox process is added to the sum of its containers' memory, so that they can use all of theirs
+    (upstream: a RuntimeClass's overhead.podFixed)."""
+    found = limits(config)
+    if found.get("memoryLimitInBytes", 0) > 0:
+        found["memoryLimitInBytes"] += SANDBOX_MEMORY
+    return found
 
 
 def resolv_conf(dns: dict[str, Any] | None, host: str) -> str:

@@ -418,6 +418,9 @@ def test_out_of_memory(pod):
 def test_limits_of_the_whole_pod(node, client):
     pod = Pod(node, client, linux={"resources": {"memoryLimitInBytes": 48 << 20, "cpuPeriod": 100000, "cpuQuota": 50000, "cpuShares": 512}})
     try:
+        home, name = node.cgroups._home("memory"), "memory.limit_in_bytes" if "memory" in node.cgroups.v1 else "memory.max"
+        group = Path(f"{home}{node.cgroup}/pod{pod.config['metadata']['uid']}")
+        assert int((group / name).read_text()) == (48 + 4) << 20, "and room for the sandbox process"
         bystander = pod.start("sleep", "1000", linux={"resources": {"oomScoreAdj": -997}})
         container = pod.start(
             "sh", "-c", "sleep 1000 & exec python3 -c 'x = bytearray(200 << 20)'", linux={"resources": {"oomScoreAdj": -997}}
@@ -426,8 +429,7 @@ def test_limits_of_the_whole_pod(node, client):
         assert pod.container(bystander)["state"] == "CONTAINER_RUNNING", "what a container does costs its pod nothing else"
         assert client.call("PodSandboxStatus", {"podSandboxId": pod.id})["status"]["state"] == "SANDBOX_READY"
         if node.cgroups.v2 is not None:
-            base = f"{node.cgroups.v2}{node.cgroup}/pod{pod.config['metadata']['uid']}"
-            together = [Path(f"{base}{below}/memory.oom.group").read_text().strip() for below in ("", f"/{pod.id}", f"/{container}")]
+            together = [(group / below / "memory.oom.group").read_text().strip() for below in ("", pod.id, container)]
             assert together == ["0", "0", "1"]
     finally:
         pod.remove()

@@ -212,6 +212,12 @@ def test_v2_tree(tmp_path, monkeypatch):
     (tmp_path / "a/b/c/memory.stat").write_text("anon 300\ninactive_file 400\n")
     (tmp_path / "a/b/c/cpu.stat").write_text("usage_usec 7\nuser_usec 3\n")
     assert groups.oom_kills("/a/b/c") == 2
+    for name in ("memory.max", "memory.swap.max", "memory.oom.group"):
+        (tmp_path / "a/b/c" / name).write_text("")
+    groups.limit("/a/b/c", {"memoryLimitInBytes": 5})
+    assert (tmp_path / "a/b/c/memory.oom.group").read_text() == "", "a pod's group: who is the largest goes"
+    groups.die_together("/a/b/c")
+    assert (tmp_path / "a/b/c/memory.oom.group").read_text() == "1"
     assert groups.stats("/a/b/c") == {"cpuNs": 7000, "memoryUsage": 1000, "workingSet": 600, "rss": 300, "pids": 2}
     assert groups.all_processes("/a") == {12, 13}
     assert list(groups.mounts_for_container()) == [("", "cgroup2", "nsdelegate")]
