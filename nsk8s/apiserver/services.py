@@ -242,16 +242,10 @@ class _Grant:
         )
         self._health_check_port()
         if spec.get("type") not in _NODE_PORT_TYPES:
-            for port in ports:
-                # A port that was a NodePort and is not asked for again goes, one that is sent for another type is refused.
-                if port.get("nodePort") and (port.get("protocol", "TCP"), port["nodePort"]) in self._had_ports:
-                    del port["nodePort"]
             return
         given: dict[int, int] = {}
         for i, port in enumerate(ports):
             protocol, number = port.get("protocol", "TCP"), port.get("nodePort") or 0
-            if not number:
-                number = self._kept(port)
             if not number and not wants:
                 continue
             key = (protocol, number)
@@ -279,11 +273,3 @@ class _Grant:
             wanted = self._pool.take_health_check_port(self._service, wanted)
             self._taken_ports.add(("TCP", wanted))
         spec["healthCheckNodePort"] = wanted
-
-    def _kept(self, port: Object) -> int:
-        """The node port that the same service port had before the update."""
-        for old in self._old_spec.get("ports") or ():
-            same = old.get("port") == port.get("port") and old.get("protocol", "TCP") == port.get("protocol", "TCP")
-            if same and old.get("nodePort"):
-                return int(old["nodePort"])
-        return 0

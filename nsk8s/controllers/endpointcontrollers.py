@@ -31,6 +31,7 @@ STALE_AFTER_S = 5.0
 """How long the cache may take to show our own write before we stop waiting for it."""
 TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 ENDPOINTS_MANAGED_BY = "endpoints.kubernetes.io/managed-by"
+NOT_MIRRORED = (TRIGGER_TIME, "kubectl.kubernetes.io/last-applied-configuration")
 SKIP_MIRROR = "endpointslice.kubernetes.io/skip-mirror"
 LEADER_ANNOTATION = "control-plane.alpha.kubernetes.io/leader"
 
@@ -142,13 +143,14 @@ class _SliceWriter:
             deadline = asyncio.get_running_loop().time() + STALE_AFTER_S
             self._unseen.setdefault(service_key, {})[meta.key(written)] = (version, deadline)
 
-    async def write(self, service_key: str, changes: pure.Changes) -> bool:
-        stamp = meta.rfc3339_micro(utcnow())
+    async def write(self, service_key: str, changes: pure.Changes, *, stamped: bool = True) -> bool:
+        """True if something was written. `stamped`: with the time at which this was decided."""
+        stamp = {TRIGGER_TIME: meta.rfc3339_micro(utcnow())} if stamped else {}
         for s in changes.create:
-            s["metadata"]["annotations"] = {TRIGGER_TIME: stamp}
+            s["metadata"]["annotations"] = {**meta.annotations(s), **stamp}
             self._remember(service_key, await self._client.create(ENDPOINTSLICES, s))
         for s in changes.update:
-            s["metadata"]["annotations"] = {**meta.annotations(s), TRIGGER_TIME: stamp}
+            s["metadata"]["annotations"] = {**meta.annotations(s), **stamp}
             self._remember(service_key, await self._client.update(ENDPOINTSLICES, s))
         for s in changes.delete:
             try:
@@ -303,6 +305,9 @@ class EndpointSliceMirroringController:
     def __init__(self, ctx: Context) -> None:
         self._services, self._endpoints = ctx.informer(SERVICES), ctx.informer(ENDPOINTS)
         self._writer = _SliceWriter(ctx, pure.MIRROR_NAME)
+        self._recorder = ctx.recorder("endpoint-slice-mirroring-controller")
+        self._skipped: dict[str, int] = {}
+        """Endpoints → addresses that were too many, as it was last told."""
         self._loop = Controller("endpointslicemirroring-controller", self._reconcile, workers=1)
         self._loop.watch(self._endpoints)
         self._loop.watch(self._services)
@@ -316,6 +321,7 @@ class EndpointSliceMirroringController:
             and meta.labels(endpoints).get(SKIP_MIRROR) != "true" and LEADER_ANNOTATION not in meta.annotations(endpoints)
         )  # fmt: skip
         if not mirrored:
+            self._skipped.pop(key, None)
             await self._writer.delete_all(key)
             return None
         assert service is not None
@@ -323,8 +329,22 @@ class EndpointSliceMirroringController:
         wait = self._writer.wait_s(key)
         if wait is not None:
             return wait
-        wanted = pure.desired_from_subsets(endpoints.get("subsets") or [])
+        wanted, skipped = pure.desired_from_subsets(endpoints.get("subsets") or [])
+        self._tell(key, endpoints, skipped)
         labelled = {**service, "metadata": {**service["metadata"], "labels": meta.labels(endpoints)}}
-        changes = pure.plan_slices(labelled, self._writer.existing(key), wanted, endpoints, pure.MIRROR_NAME)
-        await self._writer.write(key, changes)
+        annotations = {k: v for k, v in meta.annotations(endpoints).items() if k not in NOT_MIRRORED}
+        # A slice for each subset, however large.
+        changes = pure.plan_slices(
+            labelled, self._writer.existing(key), wanted, endpoints, pure.MIRROR_NAME, pure.MAX_ADDRESSES, annotations
+        )
+        await self._writer.write(key, changes, stamped=False)
         return None
+
+    def _tell(self, key: str, endpoints: Object, skipped: int) -> None:
+        if skipped and self._skipped.get(key) != skipped:
+            text = (
+                f"A max of {pure.MAX_ADDRESSES} addresses can be mirrored to EndpointSlices per Endpoints subset. "
+                f"{skipped} addresses were skipped"
+            )
+            self._recorder.event(endpoints, "Warning", "TooManyAddressesToMirror", text)
+        self._skipped[key] = skipped

@@ -6,6 +6,7 @@ Upstream: k8s.io/endpointslice (utils.go, reconciler.go), pkg/controller/endpoin
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -166,16 +167,22 @@ def _identity(e: Object) -> tuple[str, ...]:
 
 
 def plan_slices(
-    service: Object, existing: Sequence[Object], wanted: Desired, owner: Object, managed_by: str = CONTROLLER_NAME
-) -> Changes:
-    """The fewest writes from `existing` slices to the `wanted` endpoints; at most 100 a slice."""
+    service: Object, existing: Sequence[Object], wanted: Desired, owner: Object, managed_by: str = CONTROLLER_NAME,
+    most: int = MAX_PER_SLICE, annotations: dict[str, str] | None = None,
+) -> Changes:  # fmt: skip
+    """The fewest writes from `existing` slices to the `wanted` endpoints; at most `most` a slice. With `annotations`, they have
+    those and no others."""
     changes = Changes()
     by_key: dict[tuple[str, Ports], list[Object]] = {}
     for s in existing:
         by_key.setdefault((s["addressType"], _slice_ports(s)), []).append(s)
     labels = slice_labels(service, managed_by)
     for key, endpoints in wanted.items():
-        _plan_group(changes, key, by_key.pop(key, []), endpoints, service, labels, owner)
+        slices = by_key.pop(key, [])
+        _plan_group(changes, key, slices, endpoints, service, labels, owner, most)
+        if annotations is not None:
+            going = {meta.name(s) for s in (*changes.update, *changes.delete)}
+            changes.update += [s for s in slices if meta.name(s) not in going and meta.annotations(s) != annotations]
     spare = [s for slices in by_key.values() for s in slices]
     # A slice that is to go and one that is to come: write one, not two.
     while spare and changes.create:
@@ -188,6 +195,10 @@ def plan_slices(
             **old, "metadata": {**old["metadata"], "labels": labels}, "endpoints": new["endpoints"], "ports": new["ports"],
         })  # fmt: skip
     changes.delete += spare
+    if annotations is not None:
+        for s in changes.create:
+            s["metadata"]["annotations"] = annotations
+        changes.update = [{**s, "metadata": {**s["metadata"], "annotations": annotations}} for s in changes.update]
     return changes
 
 
@@ -200,7 +211,7 @@ def _slice_ports(s: Object) -> Ports:
 
 def _plan_group(
     changes: Changes, key: tuple[str, Ports], slices: list[Object], endpoints: list[Object], service: Object,
-    labels: dict[str, str], owner: Object,
+    labels: dict[str, str], owner: Object, most: int,
 ) -> None:  # fmt: skip
     address_type, ports = key
     left = {_identity(e): e for e in endpoints}
@@ -213,26 +224,26 @@ def _plan_group(
         # Slices that are written anyhow are filled first; then the fullest that takes all the rest; then new ones.
         for s, mine in kept:
             if mine != (s.get("endpoints") or []) and mine:
-                _fill(mine, rest)
+                _fill(mine, rest, most)
         while rest:
-            fitting = [mine for _, mine in kept if len(mine) + len(rest) <= MAX_PER_SLICE]
+            fitting = [mine for _, mine in kept if len(mine) + len(rest) <= most]
             if not fitting:
                 break
-            _fill(max(fitting, key=len), rest)
+            _fill(max(fitting, key=len), rest, most)
     for s, mine in kept:
         if not mine and not (not endpoints and s is kept[0][0]):
             changes.delete.append(s)
         elif mine != (s.get("endpoints") or []) or meta.labels(s) != labels:
             changes.update.append({**s, "metadata": {**s["metadata"], "labels": labels}, "endpoints": mine})
     while rest or (not endpoints and not kept):
-        batch, rest = rest[:MAX_PER_SLICE], rest[MAX_PER_SLICE:]
+        batch, rest = rest[:most], rest[most:]
         changes.create.append(_new_slice(service, address_type, ports, batch, labels, owner))
         if not rest:
             break
 
 
-def _fill(mine: list[Object], rest: list[Object]) -> None:
-    room = MAX_PER_SLICE - len(mine)
+def _fill(mine: list[Object], rest: list[Object], most: int) -> None:
+    room = most - len(mine)
     mine += rest[:room]
     del rest[:room]
 
@@ -277,26 +288,36 @@ def subsets(service: Object, pods: Iterable[Object]) -> tuple[list[Object], bool
             address["nodeName"] = node
         ready, not_ready = groups.setdefault(ports, ([], []))
         (ready if publish or is_ready(pod) else not_ready).append(address)
-    over = _truncate(groups)
-    return [_subset(ports, *groups[ports]) for ports in sorted(groups) if any(groups[ports])], over
+    for pair in groups.values():
+        for addresses_ in pair:
+            addresses_.sort(key=_address_order)
+    ordered = {ports: groups[ports] for ports in sorted(groups) if any(groups[ports])}
+    over = _truncate(list(ordered.values()))
+    return [_subset(ports, *pair) for ports, pair in ordered.items() if any(pair)], over
 
 
-def _truncate(groups: dict[Ports, tuple[list[Object], list[Object]]]) -> bool:
-    room, over = MAX_ADDRESSES, False
-    for which in (0, 1):  # ready ones first
-        for pair in groups.values():
-            over = over or len(pair[which]) > room
-            del pair[which][room:]
-            room -= len(pair[which])
-    return over
+def _truncate(groups: list[tuple[list[Object], list[Object]]]) -> bool:
+    """Cut to 1,000 addresses: those that are not ready first, and of the subsets each in proportion, rounded up."""
+    ready, other = (sum(len(pair[which]) for pair in groups) for which in (0, 1))
+    if ready + other <= MAX_ADDRESSES:
+        return False
+    which, total, most = (0, ready, MAX_ADDRESSES) if ready > MAX_ADDRESSES else (1, other, MAX_ADDRESSES - ready)
+    room = most
+    for pair in groups:
+        share = min(math.ceil(len(pair[which]) * most / total), room)
+        del pair[which][share:]
+        room -= share
+        if which == 0:
+            pair[1].clear()
+    return True
 
 
 def _subset(ports: Ports, ready: list[Object], not_ready: list[Object]) -> Object:
     made: Object = {}
     if ready:
-        made["addresses"] = sorted(ready, key=_address_order)
+        made["addresses"] = ready
     if not_ready:
-        made["notReadyAddresses"] = sorted(not_ready, key=_address_order)
+        made["notReadyAddresses"] = not_ready
     if ports:
         made["ports"] = [
             {**({"name": name} if name else {}), "port": port, "protocol": protocol, **({"appProtocol": app} if app else {})}
@@ -314,18 +335,21 @@ def _number(ip: str) -> int:
     return int(ipaddress.ip_address(ip))
 
 
-def desired_from_subsets(found: Sequence[Object]) -> Desired:
-    """Slices that mirror hand-made Endpoints."""
+def desired_from_subsets(found: Sequence[Object]) -> tuple[Desired, int]:
+    """Slices that mirror hand-made Endpoints, and how many addresses were too many: at most 1,000 of a subset, the ready ones
+    first."""
     wanted: Desired = {}
+    skipped = 0
     for subset in found:
         ports: Ports = tuple(sorted(
             (p.get("name") or "", p.get("protocol") or "TCP", int(p["port"]), p.get("appProtocol") or "")
             for p in subset.get("ports") or []
         ))  # fmt: skip
-        for field_name, ready in (("addresses", True), ("notReadyAddresses", False)):
-            for address in (subset.get(field_name) or [])[:MAX_ADDRESSES]:
-                made: Object = {"addresses": [address["ip"]], "conditions": {"ready": ready}}
-                made |= {k: address[k] for k in ("hostname", "nodeName", "targetRef") if address.get(k)}
-                kind = "IPv6" if ":" in address["ip"] else "IPv4"
-                wanted.setdefault((kind, ports), []).append(made)
-    return wanted
+        both = [(a, ready) for key, ready in (("addresses", True), ("notReadyAddresses", False)) for a in subset.get(key) or []]
+        skipped += max(0, len(both) - MAX_ADDRESSES)
+        for address, ready in both[:MAX_ADDRESSES]:
+            made: Object = {"addresses": [address["ip"]], "conditions": {"ready": ready}}
+            made |= {k: address[k] for k in ("hostname", "nodeName", "targetRef") if address.get(k)}
+            kind = "IPv6" if ":" in address["ip"] else "IPv4"
+            wanted.setdefault((kind, ports), []).append(made)
+    return wanted, skipped

@@ -82,6 +82,7 @@ def update_service(new: Object, old: Object) -> None:
         _carry_addresses(spec, before)
     _carry_node_ports(spec, before, kind, was)
     if kind != "LoadBalancer":
+        new.setdefault("status", {})["loadBalancer"] = {}  # nobody waits for whoever takes the load balancer down
         for key in ("allocateLoadBalancerNodePorts", "loadBalancerClass"):
             if spec.get(key) == before.get(key):
                 spec.pop(key, None)
@@ -106,21 +107,20 @@ def _carry_addresses(spec: Object, before: Object) -> None:
 
 
 def _carry_node_ports(spec: Object, before: Object, kind: str, was: str) -> None:
-    def identity(port: Object) -> tuple[str, int]:
-        return port.get("protocol", "TCP"), port.get("port", 0)
-
-    known = {identity(p): p["nodePort"] for p in before.get("ports") or [] if p.get("nodePort")}
-    if kind in ("NodePort", "LoadBalancer"):
-        if was in ("NodePort", "LoadBalancer"):
-            taken = {p.get("nodePort") for p in spec.get("ports") or []}
-            for port in spec.get("ports") or []:
-                kept = known.get(identity(port))
-                if not port.get("nodePort") and kept and kept not in taken:
-                    port["nodePort"] = kept
-        return
-    for port in spec.get("ports") or []:
-        if port.get("nodePort") and known.get(identity(port)) == port["nodePort"]:
-            del port["nodePort"]
+    """A port of the same name keeps its node port; a type that has none drops those that it had, if nobody asks for new ones."""
+    ports, had = spec.get("ports") or [], before.get("ports") or []
+    if kind not in ("NodePort", "LoadBalancer"):
+        if {p.get("nodePort") for p in ports} <= {p.get("nodePort") for p in had} | {None, 0}:
+            for port in ports:
+                port.pop("nodePort", None)
+    elif was in ("NodePort", "LoadBalancer"):
+        known = {p.get("name", ""): p["nodePort"] for p in had if p.get("nodePort")}
+        taken = {(p.get("protocol", "TCP"), p["nodePort"]) for p in ports if p.get("nodePort")}
+        for port in ports:
+            kept = port.get("protocol", "TCP"), known.get(port.get("name", ""))
+            if not port.get("nodePort") and kept[1] and kept not in taken:
+                port["nodePort"] = kept[1]
+                taken.add(kept)
 
 
 def default_endpoints(obj: Object) -> None:

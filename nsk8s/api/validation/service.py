@@ -53,7 +53,10 @@ def _check_type(causes: Causes, spec: Object, kind: str, ports: list[Object], *,
             causes.problems(f"spec.loadBalancerSourceRanges[{i}]", source.strip(), names.cidr_problems(source.strip()))
     elif spec.get("loadBalancerSourceRanges"):
         causes.forbidden("spec.LoadBalancerSourceRanges", "may only be used when `type` is 'LoadBalancer'")
-    if kind != "LoadBalancer" and spec.get("loadBalancerClass"):
+    if kind == "LoadBalancer" and spec.get("loadBalancerClass") is not None:
+        name = spec["loadBalancerClass"]
+        causes.problems("spec.loadBalancerClass", name, names.qualified_name_problems(name))
+    elif spec.get("loadBalancerClass"):
         causes.forbidden("spec.loadBalancerClass", "may only be used when `type` is 'LoadBalancer'")
     if kind != "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts") is not None:
         causes.forbidden("spec.allocateLoadBalancerNodePorts", "may only be used when `type` is 'LoadBalancer'")
@@ -200,6 +203,10 @@ def validate_service_update(new: Object, old: Object) -> list[Cause]:
     """
     causes = Causes()
     spec, before = new.get("spec") or {}, old.get("spec") or {}
+    if spec.get("type") == before.get("type") == "LoadBalancer":
+        given = spec.get("loadBalancerClass")
+        if given != before.get("loadBalancerClass"):
+            causes.invalid("spec.loadBalancerClass", given, "may not change once set")
     if "ExternalName" in (spec.get("type"), before.get("type")):
         return causes
     check, checked = spec.get("healthCheckNodePort"), before.get("healthCheckNodePort")

@@ -100,6 +100,65 @@ def test_a_load_balancers_health_check_port(dual: Any) -> None:
     assert "may only be set when `type` is 'LoadBalancer'" in early.json()["message"]
 
 
+def test_every_type_after_every_other(dual: Any) -> None:
+    """What a type has no use for goes, unless it is asked for; what it needs comes; the address stays."""
+    name = unique()
+    ports = [{"name": "a", "port": 80}, {"name": "b", "port": 443}]
+    first = made(dual, service(name, type="LoadBalancer", externalTrafficPolicy="Local", loadBalancerClass="x.io/lb", ports=ports))
+    balanced = {"allocateLoadBalancerNodePorts", "healthCheckNodePort", "loadBalancerClass"}
+    assert balanced <= first.keys()
+    status = {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}}}
+    assert dual.request("PATCH", f"{PATH}/{name}/status", status, headers=MERGE).code == 200
+    node_port = patched(dual, name, type="NodePort")
+    assert not balanced & node_port.keys()
+    assert (node_port["externalTrafficPolicy"], node_port["ports"]) == ("Local", first["ports"])
+    assert dual.request("GET", f"{PATH}/{name}").json()["status"] == {"loadBalancer": {}}
+    plain = patched(dual, name, type="ClusterIP")
+    assert "externalTrafficPolicy" not in plain
+    assert (plain["clusterIP"], [p.get("nodePort") for p in plain["ports"]]) == (first["clusterIP"], [None, None])
+    external = patched(dual, name, type="ExternalName", externalName="a.example")
+    assert not {"clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"} & external.keys()
+    again = patched(dual, name, type="LoadBalancer", externalName=None)
+    assert again["allocateLoadBalancerNodePorts"] is True
+    assert (again["externalTrafficPolicy"], "healthCheckNodePort" in again) == ("Cluster", False)
+    assert all(p["nodePort"] for p in again["ports"])
+    assert "healthCheckNodePort" in patched(dual, name, externalTrafficPolicy="Local")
+    asked = {"spec": {"type": "ClusterIP", "ports": [{"name": "a", "port": 80, "nodePort": 30001}]}}
+    if again["ports"][0]["nodePort"] == 30001:
+        asked["spec"]["ports"][0]["nodePort"] = 30002  # type: ignore[index]
+    assert "may not be used when `type` is 'ClusterIP'" in refused(dual, "PATCH", f"{PATH}/{name}", asked)
+    assert dual.request("DELETE", f"{PATH}/{name}").code == 200
+
+
+def test_a_node_port_stays_with_the_ports_name(dual: Any) -> None:
+    name = unique()
+    ports = [{"name": "a", "port": 80}, {"name": "b", "port": 443}]
+    a, b = (p["nodePort"] for p in made(dual, service(name, type="NodePort", ports=ports))["ports"])
+
+    def put(*ports: dict[str, Any]) -> list[int]:
+        answer = dual.request("PUT", f"{PATH}/{name}", service(name, type="NodePort", ports=list(ports)))
+        assert answer.code == 200, answer.body
+        return [p["nodePort"] for p in answer.json()["spec"]["ports"]]
+
+    assert put({"name": "b", "port": 8443}, {"name": "a", "port": 8080}) == [b, a], "whatever its number and place"
+    renamed, kept = put({"name": "c", "port": 8443}, {"name": "a", "port": 8080})
+    assert (kept, renamed in (a, b)) == (a, False), "another name is another port"
+    assert put({"name": "a", "port": 80, "protocol": "UDP"}) == [a]
+    assert dual.request("DELETE", f"{PATH}/{name}").code == 200
+
+
+def test_a_load_balancers_class_stays(dual: Any) -> None:
+    name = unique()
+    made(dual, service(name, type="LoadBalancer", loadBalancerClass="x.io/lb"))
+    for other in ("x.io/other", None):
+        answer = refused(dual, "PATCH", f"{PATH}/{name}", {"spec": {"loadBalancerClass": other}})
+        assert "may not change once set" in answer
+    assert "name part must consist of" in refused(dual, "POST", PATH, service(type="LoadBalancer", loadBalancerClass="a b"))
+    patched(dual, name, type="ClusterIP")
+    assert patched(dual, name, type="LoadBalancer", loadBalancerClass="x.io/other")["loadBalancerClass"] == "x.io/other"
+    assert dual.request("DELETE", f"{PATH}/{name}").code == 200
+
+
 def test_many_at_once_never_share_and_none_is_lost(apiserver_factory: Callable[..., Any]) -> None:
     api = apiserver_factory("--service-cluster-ip-range", "10.96.0.0/26", "--service-node-port-range", "30000-30039")
     with ThreadPoolExecutor(16) as pool:

@@ -56,12 +56,23 @@ def test_hand_made_endpoints_are_mirrored(cluster: Cluster, namespace: str) -> N
     del wanted["spec"]["selector"]
     wanted["spec"]["ports"] = [{"port": 80, "targetPort": 8080}]
     cluster.apply(wanted, {
-        "apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "outside", "namespace": namespace},
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "outside", "namespace": namespace, "labels": {"team": "x"}, "annotations": {"note": "y"}},
         "subsets": [{"addresses": [{"ip": "203.0.113.10"}], "ports": [{"port": 8080}]}],
     })  # fmt: skip
     (s,) = cluster.eventually(lambda: _slices(cluster, namespace, "outside"))
     assert s["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"] == "endpointslicemirroring-controller.k8s.io"
     assert [e["addresses"] for e in s["endpoints"]] == [["203.0.113.10"]]
+    assert (s["metadata"]["labels"]["team"], s["metadata"]["annotations"]) == ("x", {"note": "y"})
+    cluster.kubectl("-n", namespace, "annotate", "endpoints", "outside", "note-", "other=z")
+    cluster.eventually(lambda: [s["metadata"].get("annotations") for s in _slices(cluster, namespace, "outside")] == [{"other": "z"}])
+    many = [{"ip": f"198.51.{100 + i // 250}.{i % 250 + 1}"} for i in range(1003)]
+    cluster.apply({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "outside", "namespace": namespace},
+                   "subsets": [{"addresses": many, "ports": [{"port": 8080}]}]})  # fmt: skip
+    cluster.eventually(lambda: [len(s["endpoints"]) for s in _slices(cluster, namespace, "outside")] == [1000])
+    cluster.eventually(lambda: [
+        e["message"] for e in cluster.get("-n", namespace, "events")["items"] if e["reason"] == "TooManyAddressesToMirror"
+    ] == ["A max of 1000 addresses can be mirrored to EndpointSlices per Endpoints subset. 3 addresses were skipped"])
     cluster.kubectl("-n", namespace, "delete", "endpoints", "outside")
     cluster.eventually(lambda: not _slices(cluster, namespace, "outside"))
 

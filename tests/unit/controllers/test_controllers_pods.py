@@ -219,12 +219,45 @@ def test_one_change_writes_one_slice() -> None:
     assert ([meta.name(s) for s in changes.update], changes.create, changes.delete) == (["s1"], [], [])
 
 
+def test_what_is_cut_off_is_cut_off_in_proportion() -> None:
+    """Ready ones stay before others; of two subsets each loses its share; the lowest addresses stay."""
+    pods = [backend(f"p{i}", f"10.{i // 250}.0.{i % 250 + 1}", ready=i % 3 != 0, port=80 if i % 2 else 81) for i in range(1200)]
+    found, over = endpoints.subsets(service(), pods)
+    assert over
+    assert [len(s["addresses"]) for s in found] == [400, 400], "all that are ready"
+    assert [len(s["notReadyAddresses"]) for s in found] == [100, 100]
+    assert found[0]["notReadyAddresses"][0]["ip"] == "10.0.0.4"
+    many = [backend(f"p{i}", f"10.{i // 250}.0.{i % 250 + 1}", ready=i != 0, port=80 if i < 400 else 81) for i in range(2000)]
+    found, over = endpoints.subsets(service(), many)
+    assert ([len(s["addresses"]) for s in found], over) == ([200, 800], True)
+    assert not any("notReadyAddresses" in s for s in found)
+    assert endpoints.subsets(service(), many[:1000])[1] is False
+
+
 def test_mirrored_subsets() -> None:
     wanted = endpoints.desired_from_subsets([
         {"addresses": [{"ip": "203.0.113.1"}], "notReadyAddresses": [{"ip": "fd00::1", "hostname": "h"}], "ports": [{"port": 80}]}
     ])
     ports = (("", "TCP", 80, ""),)
-    assert wanted == {
+    assert wanted == ({
         ("IPv4", ports): [{"addresses": ["203.0.113.1"], "conditions": {"ready": True}}],
         ("IPv6", ports): [{"addresses": ["fd00::1"], "conditions": {"ready": False}, "hostname": "h"}],
-    }
+    }, 0)  # fmt: skip
+
+
+def test_a_mirror_has_one_slice_for_a_subset_of_up_to_a_thousand() -> None:
+    addresses = [{"ip": f"10.{i // 250}.0.{i % 250 + 1}"} for i in range(1100)]
+    subset = {"addresses": addresses[:700], "notReadyAddresses": addresses[700:], "ports": [{"port": 80}]}
+    wanted, skipped = endpoints.desired_from_subsets([subset, {"addresses": addresses[:2], "ports": [{"port": 81}]}])
+    assert skipped == 100
+    notes = {"team": "x"}
+    made = endpoints.plan_slices(service(), [], wanted, service(), endpoints.MIRROR_NAME, endpoints.MAX_ADDRESSES, notes)
+    assert [len(s["endpoints"]) for s in made.create] == [1000, 2]
+    assert [s["metadata"]["annotations"] for s in made.create] == [notes, notes]
+    held = [{**s, "metadata": {**s["metadata"], "name": f"s{i}"}} for i, s in enumerate(made.create)]
+
+    def again(notes: dict[str, str]) -> endpoints.Changes:
+        return endpoints.plan_slices(service(), held, wanted, service(), endpoints.MIRROR_NAME, endpoints.MAX_ADDRESSES, notes)
+
+    assert again(notes) == endpoints.Changes()
+    assert [s["metadata"]["annotations"] for s in again({}).update] == [{}, {}], "an annotation that went goes"
