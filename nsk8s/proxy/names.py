@@ -57,3 +57,12 @@ def nft_base(text: str) -> str:
     base = f"{_base32_of_sha256(text)[:8]}-{text}"
     longest = NFT_NAME_MAX - NFT_PREFIX_MAX
     return base if len(base) <= longest else base[: longest - 3] + "..."
+
+
+NFT_COMMENT_MAX = 128
+"""nft refuses longer ones, and with one of them the whole transaction; three names may have 63 letters each."""
+
+
+def nft_comment(port: str) -> str:
+    """nftables mode: `port` as `port_name` makes it, cut to what a comment may have."""
+    return port if len(port) <= NFT_COMMENT_MAX else port[: NFT_COMMENT_MAX - 3] + "..."

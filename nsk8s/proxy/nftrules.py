@@ -144,7 +144,7 @@ class _Writer:
 
     def _elements(self) -> Iterable[tuple[tuple[str, str], tuple[str, str]]]:
         decision, service = self.decision, self.service
-        comment = str(service.name)
+        comment = names.nft_comment(str(service.name))
 
         def key(address: str) -> str:
             return f"{address} . {self.protocol} . {service.port}"

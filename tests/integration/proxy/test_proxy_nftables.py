@@ -266,3 +266,17 @@ def test_health_check_node_ports_answer_in_both_families(world: World, api: Fake
     eventually(lambda: (code(world.NODE), code(f"[{six(world.NODE)}]")) == ("200", "200"))
     api.put(*(slice_of(each, v, ()) for v in (False, True)))
     eventually(lambda: (code(world.NODE), code(f"[{six(world.NODE)}]")) == ("503", "503"))
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_a_service_with_the_longest_names_hinders_nobody(world: World, api: FakeApi, tmp_path: Path, mode: str) -> None:
+    long = service("s" * 63, "10.96.0.70", namespace="n" * 63, type="NodePort", port_fields={"name": "p" * 63, "nodePort": 30070})
+    long["spec"] |= {"externalTrafficPolicy": "Local", "sessionAffinity": "ClientIP"}
+    api.put(long, service("web", "10.96.0.50"), endpoint_slice("web", (A, "node1")))
+    world.proxy(api, tmp_path, "--proxy-mode", mode)
+    eventually(lambda: world.ask("b", "10.96.0.50", 80, timeout_s=0.3).startswith("a"))
+    assert world.ask("b", "10.96.0.70", 80) == "refused"
+    served = endpoint_slice("s" * 63, (A, "node1"), namespace="n" * 63)
+    served["ports"][0]["name"] = "p" * 63
+    api.put(served)
+    eventually(lambda: world.ask("outside", world.NODE, 30070, timeout_s=0.3).startswith("a"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -71,6 +72,8 @@ class FakeNft:
         if self.fail_next:
             self.fail_next = False
             raise NftError("nft: line 3 failed")
+        if re.search(r'comment "[^"]{129}', script):
+            raise NftError("nft: comment too long, 128 characters maximum allowed")
         self.held = nftset.apply(self.held, script)
 
     def chains(self, family: str, table: str) -> list[str]:

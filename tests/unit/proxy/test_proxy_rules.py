@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -293,6 +294,19 @@ def test_on_older_kernels_a_chain_lies_empty_for_a_second_before_it_goes(monkeyp
     kit.sync()
     assert gone not in kit.table.chains
     assert kit.proxier.wants_another_s == 0
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_the_longest_names_are_written(mode: str) -> None:
+    """One comment that the program refuses would keep every Service's rules from being written."""
+    ns, name, port = "n" * 63, "s" * 63, "p" * 63
+    kit = Kit(mode=mode).put(service(name, "10.96.0.1", ns=ns, port=port, type="NodePort", node_port=30001))
+    kit.sync()
+    kit.put(slice_of(name, ep("10.244.1.9", "node1"), ns=ns, port=port))
+    kit.sync()
+    assert kit.outcomes(from_outside(NODE_IP, 30001), HOST) == {Verdict(ACCEPT, "10.244.1.9:80", masq=True): 1.0}
+    comments = re.findall(r'comment "([^"\n]+)"', kit.dump())
+    assert max(map(len, comments)) <= (128 if mode == "nftables" else 255)
 
 
 _EVERY_MODE = {
