@@ -40,7 +40,10 @@ class Informer:
         label_selector: str = "",
         field_selector: str = "",
         indexers: dict[str, IndexFunc] | None = None,
+        keep: Callable[[Object], Object] | None = None,
     ) -> None:
+        """`keep`: what is cached of an object, at least its name and resourceVersion. Handlers are told the whole new object and
+        what was kept of the old one, so that who holds values of their own need not hold the objects, too."""
         self.resource = resource
         self.synced = asyncio.Event()
         """Set once the first list has been delivered to the handlers."""
@@ -48,6 +51,7 @@ class Informer:
         self._namespace = namespace
         self._label_selector = label_selector
         self._field_selector = field_selector
+        self._keep = keep
         self._objects: dict[str, Object] = {}
         self._handlers: list[Handler] = []
         self._indexers = indexers or {}
@@ -99,11 +103,11 @@ class Informer:
             self.resource, self._namespace, label_selector=self._label_selector, field_selector=self._field_selector,
             resource_version="0",
         )  # fmt: skip
-        fresh = {meta.key(o): o for o in answer.get("items") or []}
+        fresh = {meta.key(o): o for o in answer.pop("items", None) or []}
         for key in [k for k in self._objects if k not in fresh]:
             self._put(key, None)
-        for key, obj in fresh.items():
-            old = self._objects.get(key)
+        for key in list(fresh):
+            obj, old = fresh.pop(key), self._objects.get(key)  # one by one: what is not kept is free for what comes of the next
             if old is None or meta.resource_version(old) != meta.resource_version(obj):
                 self._put(key, obj)
         self._resource_version = answer["metadata"]["resourceVersion"]
@@ -121,12 +125,13 @@ class Informer:
 
     def _put(self, key: str, new: Object | None) -> None:
         old = self._objects.get(key)
-        if new is None:
-            if old is None:
-                return
+        kept = None
+        if new is not None:
+            kept = self._objects[key] = self._keep(new) if self._keep else new
+        elif old is not None:
             del self._objects[key]
         else:
-            self._objects[key] = new
+            return
         for name, function in self._indexers.items():
             index = self._indices[name]
             if old is not None:
@@ -134,8 +139,8 @@ class Informer:
                     index.get(value, set()).discard(key)
                     if not index.get(value):
                         index.pop(value, None)
-            if new is not None:
-                for value in function(new):
+            if kept is not None:
+                for value in function(kept):
                     index.setdefault(value, set()).add(key)
         for handler in self._handlers:
             try:

@@ -57,6 +57,13 @@ _AT_FDCWD, _AT_EMPTY_PATH, _OPEN_TREE_CLONE, _MOUNT_ATTR_RDONLY = -100, 0x1000, 
 _NR_CAPSET = {"x86_64": 126, "aarch64": 91}.get(_MACHINE, 91)
 
 
+def trim_heap() -> None:
+    """Give freed memory back to the machine, where the C library can (glibc's malloc_trim)."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def _check(result: int, *what: object) -> int:
     if result == -1:
         number = ctypes.get_errno()

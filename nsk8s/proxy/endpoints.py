@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from nsk8s.api import meta
@@ -45,39 +45,48 @@ def service_of(endpoint_slice: Object) -> str:
     return f"{meta.namespace(endpoint_slice)}/{name}" if name else ""
 
 
-def matters(old: Object | None, new: Object | None) -> bool:
-    """Whether a slice's change can change a rule: labels and annotations of others do not."""
-    if old is None or new is None:
-        return True
-    fields = ("addressType", "endpoints", "ports")
-    return service_of(old) != service_of(new) or any(old.get(f) != new.get(f) for f in fields)
+Ports = dict[PortName, tuple[Endpoint, ...]]
+"""The endpoints behind each port, sorted by their text "ip:port" (so .10 comes before .9, as upstream)."""
 
 
-def endpoints_of(slices: Iterable[Object], node: str, ipv6: bool = False) -> dict[PortName, tuple[Endpoint, ...]]:
-    """The endpoints of one Service's ports, sorted by their text "ip:port" (so .10 comes before .9, as upstream).
+def of_slice(endpoint_slice: Object, node: str, ipv6: bool = False) -> Ports | None:
+    """What one slice says; None for another family's, and for one that belongs to no Service.
 
-    Only slices of the family count, only an endpoint's first address, only ports with a name pointer and a number. An address
-    that stands in two slices is one endpoint, the local one if either is.
+    Only an endpoint's first address counts, only ports with a name pointer and a number.
     """
-    wanted = "IPv6" if ipv6 else "IPv4"
+    service = meta.labels(endpoint_slice).get(LABEL_SERVICE, "")
+    if not service or endpoint_slice.get("addressType") != ("IPv6" if ipv6 else "IPv4"):
+        return None
+    found: dict[PortName, dict[str, Endpoint]] = {}
+    for port in endpoint_slice.get("ports") or []:
+        if port.get("name") is None or not port.get("port"):
+            continue
+        key = PortName(meta.namespace(endpoint_slice), service, port["name"], port.get("protocol") or "TCP")
+        each = [_endpoint(raw, int(port["port"]), node, ipv6) for raw in endpoint_slice.get("endpoints") or []]
+        _take_in(found.setdefault(key, {}), filter(None, each))
+    return _sorted(found)
+
+
+def of_service(slices: Collection[Ports]) -> Ports:
+    """The endpoints of one Service's ports. An address that stands in two slices is one endpoint, the local one if either is."""
+    if len(slices) == 1:
+        return next(iter(slices))
     found: dict[PortName, dict[str, Endpoint]] = {}
     for each in slices:
-        if each.get("addressType") != wanted:
-            continue
-        name = meta.labels(each).get(LABEL_SERVICE, "")
-        for port in each.get("ports") or []:
-            if port.get("name") is None or not port.get("port"):
-                continue
-            key = PortName(meta.namespace(each), name, port["name"], port.get("protocol") or "TCP")
-            held = found.setdefault(key, {})
-            for raw in each.get("endpoints") or []:
-                endpoint = _endpoint(raw, int(port["port"]), node, ipv6)
-                if endpoint is None:
-                    continue
-                text = _text(endpoint.ip, endpoint.port)
-                if text not in held or endpoint.local:
-                    held[text] = endpoint
-    return {key: tuple(held[text] for text in sorted(held)) for key, held in found.items()}
+        for key, endpoints in each.items():
+            _take_in(found.setdefault(key, {}), endpoints)
+    return _sorted(found)
+
+
+def _take_in(held: dict[str, Endpoint], endpoints: Iterable[Endpoint]) -> None:
+    for endpoint in endpoints:
+        text = _text(endpoint.ip, endpoint.port)
+        if text not in held or endpoint.local:
+            held[text] = endpoint
+
+
+def _sorted(found: dict[PortName, dict[str, Endpoint]]) -> Ports:
+    return {key: tuple([held[text] for text in sorted(held)]) for key, held in found.items()}
 
 
 def _endpoint(raw: Object, port: int, node: str, ipv6: bool) -> Endpoint | None:

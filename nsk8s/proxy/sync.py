@@ -21,7 +21,7 @@ from nsk8s.kernel.conntrack import Conntrack
 from nsk8s.proxy import endpoints, rules, services
 from nsk8s.proxy.conntrack import Serving
 from nsk8s.proxy.decision import DROP, Decision, decide
-from nsk8s.proxy.endpoints import Endpoint
+from nsk8s.proxy.endpoints import Ports
 from nsk8s.proxy.metrics import Metrics
 from nsk8s.proxy.nodeaddresses import NodePortAddresses
 from nsk8s.proxy.rules import Context
@@ -44,8 +44,8 @@ class Proxier(ABC):
         self.family = "IPv6" if context.ipv6 else "IPv4"
         self._family = {"ip_family": self.family}
         self._services: dict[str, dict[PortName, ServicePort]] = {}
-        self._slices: dict[str, dict[str, Object]] = {}
-        self._endpoints: dict[str, dict[PortName, tuple[Endpoint, ...]]] = {}
+        self._slices: dict[str, dict[str, Ports]] = {}  # Service → slice → what it says
+        self._endpoints: dict[str, Ports] = {}
         self._total_endpoints = 0
         self._pending: dict[str, set[str]] = {"service": set(), "endpoint": set()}
         self._changed: set[str] = set()  # Services whose rules may differ from the kernel's
@@ -85,22 +85,23 @@ class Proxier(ABC):
         return True
 
     def slice_changed(self, old: Object | None, new: Object | None) -> bool:
-        """Take in an EndpointSlice's change; False when it cannot change a rule of this family."""
-        wanted = "IPv6" if self._context.ipv6 else "IPv4"
-        if not endpoints.matters(old, new) or not any(s is not None and s.get("addressType") == wanted for s in (old, new)):
+        """Take in an EndpointSlice's change; False when it cannot change a rule of this family. Of `old` its metadata do."""
+        name = meta.name(new or old or {})
+        was, now = (endpoints.service_of(each) if each is not None else "" for each in (old, new))
+        before = self._slices.get(was, {}).get(name)
+        after = endpoints.of_slice(new, self._node, self._context.ipv6) if new is not None else None
+        if before == after and (was == now or after is None):
             return False
-        key = endpoints.service_of(old) if old is not None else ""
-        if old is not None and key:
-            held = self._slices.get(key, {})
-            held.pop(meta.name(old), None)
+        if before is not None:
+            held = self._slices[was]
+            del held[name]
             if not held:
-                self._slices.pop(key, None)
-            self._changed.add(key)
-        key = endpoints.service_of(new) if new is not None else ""
-        if new is not None and key:
-            self._slices.setdefault(key, {})[meta.name(new)] = new
-            self._changed.add(key)
-            self._note_trigger(key, new)
+                del self._slices[was]
+            self._changed.add(was)
+        if new is not None and after is not None:
+            self._slices.setdefault(now, {})[name] = after
+            self._changed.add(now)
+            self._note_trigger(now, new)
         self._note_change("endpoint", meta.key(new or old or {}))
         return True
 
@@ -147,6 +148,10 @@ class Proxier(ABC):
     def is_needed(self) -> bool:
         """Whether there are or were Services of this family: until then nothing of it is written."""
         return bool(self._services or self.has_written)
+
+    @property
+    def is_large(self) -> bool:
+        return self._context.large_cluster
 
     @property
     def has_work(self) -> bool:
@@ -197,7 +202,7 @@ class Proxier(ABC):
         for key in changed:
             before = self._endpoints.get(key, {})
             slices = self._slices.get(key)
-            after = endpoints.endpoints_of(slices.values(), self._node, self._context.ipv6) if slices else {}
+            after = endpoints.of_service(slices.values()) if slices else {}
             if after:
                 self._endpoints[key] = after
             else:

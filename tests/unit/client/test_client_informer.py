@@ -123,3 +123,19 @@ async def test_a_handler_that_raises_stops_nobody() -> None:
     await asyncio.wait_for(script.ended.wait(), 5)
     running.cancel()
     assert said == ["a", "a"]
+
+
+async def test_of_what_is_kept_the_next_change_is_told() -> None:
+    """A cache of names and versions is enough for lists, relists and deletions."""
+    told: list[tuple[Object | None, Object | None]] = []
+    first, second, other = pod("a", 3, "n1"), pod("a", 6, "n2"), pod("b", 4, "n1")
+    script = Script((5, [first, other]), [("MODIFIED", second), Gone("too old")], (9, [second]))
+    informer = Informer(script, PODS, keep=lambda o: {"metadata": o["metadata"]})  # type: ignore[arg-type]
+    informer.add_handler(lambda old, new: told.append((old, new)))
+    running = asyncio.ensure_future(informer.run())
+    await asyncio.wait_for(script.ended.wait(), 5)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    kept = {"metadata": first["metadata"]}
+    assert told == [(None, first), (None, other), (kept, second), ({"metadata": other["metadata"]}, None)]
+    assert informer.get("d/a") == {"metadata": second["metadata"]}

@@ -23,7 +23,7 @@ from nsk8s.proxy.addresses import parse_cidr, parse_ip
 from nsk8s.proxy.cleanup import removal
 from nsk8s.proxy.conntrack import Serving
 from nsk8s.proxy.decision import decide
-from nsk8s.proxy.endpoints import endpoints_of
+from nsk8s.proxy.endpoints import Ports, of_service, of_slice
 from nsk8s.proxy.nodeaddresses import NodePortAddresses
 from nsk8s.proxy.nodefacts import NodeFacts, detector
 from nsk8s.proxy.runner import BoundedFrequencyRunner
@@ -112,6 +112,10 @@ def test_health_check_port_needs_load_balancer_and_local() -> None:
 def test_external_policy_counts_only_where_something_is_exposed() -> None:
     assert not only(service("s", "10.96.0.1", externalTrafficPolicy="Local")).external_local
     assert only(service("s", "10.96.0.1", externalTrafficPolicy="Local", externalIPs=["1.2.3.4"])).external_local
+
+
+def endpoints_of(slices: list[dict], node: str) -> Ports:
+    return of_service([said for each in slices if (said := of_slice(each, node)) is not None])
 
 
 def test_endpoints_are_sorted_as_text_and_deduplicated_with_the_local_one() -> None:
