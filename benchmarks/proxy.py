@@ -271,30 +271,43 @@ async def _until_synced(proxy: subprocess.Popen[bytes], node: int) -> None:
 async def alone_everywhere(mode: str, i: int, nodes: Sequence[str]) -> float:
     """What the program alone takes, on every node at the same time, until the last of them has written."""
     enters = [("nsenter", f"--net=/run/netns/{node}") if n else () for n, node in enumerate(nodes)]  # quicker than `ip netns`
-    return max(await asyncio.gather(*(asyncio.to_thread(one_alone, mode, i, enter) for enter in enters)))
+    text = changed_endpoint(mode, i)
+    return max(await asyncio.gather(*(asyncio.to_thread(one_alone, mode, text, enter) for enter in enters)))
 
 
-def one_alone(mode: str, i: int, enter: Sequence[str]) -> float:
+def changed_endpoint(mode: str, i: int) -> str:
+    """What kube-proxy writes for it: the new endpoint's chain, the service's, the old one's that goes (i = 0: there is none)."""
+    from dataclasses import replace
+
+    from nsk8s.net import chainset
+    from nsk8s.net.nftset import NftChain, Transaction
+    from nsk8s.proxy import nftrules, rules
+    from nsk8s.proxy.decision import decide
+    from nsk8s.proxy.endpoints import Endpoint
+    from nsk8s.proxy.services import PortName, ServicePort
+
+    context = replace(context_of(), large_cluster=True)
+    port = ServicePort(PortName("default", "bench", "http", "TCP"), "10.95.0.1", 80)
+    old, new = (decide(port, [Endpoint(f"10.119.0.{1 + n}", 8080)], "node1", "") for n in (i - 1, i))
+    if mode != "nftables":
+        gone, made = (rules.own_chains(d, context) for d in (old, new))
+        delete = gone.keys() - made.keys() if i else ()
+        return chainset.render_table("nat", {n: chainset.Chain(r) for n, r in made.items()}, delete=delete)
+    tx = Transaction(f"ip {nftrules.TABLE}")
+    before, after = (nftrules.port_elements(d, context).chains for d in (old, new))
+    for name, held in after.items():
+        tx.chain(name, NftChain(held), is_new=not i or name not in before)
+    for name in before.keys() - after.keys() if i else ():
+        tx.empty_chain(name)
+        tx.delete_chain(name)
+    return tx.render()
+
+
+def one_alone(mode: str, text: str, enter: Sequence[str]) -> float:
     """What the program alone takes at this size to write what one changed endpoint asks for."""
-    ip = f"10.119.0.{i}"
     if mode == "nftables":
-        new, old = f"endpoint-BENCH{i}", "service-BENCH"
-        text = (
-            f"add chain ip kube-proxy {old}\nadd chain ip kube-proxy {new}\nflush chain ip kube-proxy {old}\n"
-            f"add rule ip kube-proxy {new} ip saddr {ip} jump mark-for-masquerade\n"
-            f"add rule ip kube-proxy {new} meta l4proto tcp dnat to {ip}:8080\n"
-            f"add rule ip kube-proxy {old} ip daddr 10.96.0.1 ip saddr != 10.128.0.0/9 jump mark-for-masquerade\n"
-            f"add rule ip kube-proxy {old} numgen random mod 1 vmap {{ 0 : goto {new} }}\n"
-        )
         argv = ["nft", "-f", "-"]
     else:
-        new, old = f"KUBE-SEP-BENCH{i}", "KUBE-SVC-BENCH"
-        text = (
-            f"*nat\n:{old} - [0:0]\n:{new} - [0:0]\n"
-            f"-A {old} -d 10.96.0.1 ! -s 10.128.0.0/9 -p tcp -m tcp --dport 80 -j KUBE-MARK-MASQ\n"
-            f"-A {old} -j {new}\n-A {new} -s {ip} -j KUBE-MARK-MASQ\n"
-            f"-A {new} -p tcp -m tcp -j DNAT --to-destination {ip}:8080\nCOMMIT\n"
-        )
         argv = [f"iptables-{mode.removeprefix('iptables-')}-restore", "-w", "5", "--noflush", "--counters"]
     started = time.perf_counter()
     run(*enter, *argv, text_in=text)
