@@ -166,16 +166,8 @@ class Timing(_Model):
 class Proxy(_Model):
     """kube-proxy's settings that a class changes; `config` is merged into its KubeProxyConfiguration."""
 
-    mode: Literal["iptables", "nftables", "userspace"] = "iptables"
-    """How Services are made; userspace is what Kubernetes began with."""
-
-    @field_validator("mode", mode="before")
-    @classmethod
-    def _no_ipvs(cls, value: Any) -> Any:
-        if value == "ipvs":
-            raise ValueError("nsk8s does not have the mode ipvs, whatever the kernel has (upstream has deprecated it)")
-        return value
-
+    mode: Literal["iptables", "nftables", "ipvs", "userspace"] = "iptables"
+    """How Services are made; ipvs needs a kernel with ip_vs, userspace is what Kubernetes began with."""
     masquerade_all: bool = False
     """Masquerade all traffic to ClusterIPs."""
     config: dict[str, Any] = {}

@@ -8,6 +8,8 @@ An expectation reads: "a" (reaches pod a, which sees the client's own address), 
 both), "a|r sticky" (one of both, again and again the same), "REJECT" (an ICMP port unreachable comes back), "DROP" (silence, and
 nothing leaves), "PASS" (untouched by Services: it leaves the node, or meets a closed port of the node), "CLOSED" (accepted, and closed
 at once). Where iptables and nftables differ, as upstream, both are given, and userspace mode's where `proxied` does not tell it.
+ipvs mode's, where it is not iptables mode's, is in `IN_IPVS`; there are two more words for it: "a vip" (the pod sees the Service's own
+address, which is the node's too), "r lost" (it reaches the pod, whose answer does not pass the node and means nothing to the client).
 """
 
 from __future__ import annotations
@@ -207,6 +209,33 @@ CASES = (
          ("a", "cluster", ("b", "b", "b masq|r masq")), ("node", "cluster", ("b masq", "b masq", "b masq|r masq"))),
 )  # fmt: skip
 
+IN_IPVS: dict[tuple[str, str, str], str] = {
+    # Another port of an address on kube-ipvs0 is refused; all that asks comes by INPUT, so the node's own packets are, too.
+    **{("one", s, "cluster:81"): "REJECT" for s in ("b", "node", "outside")}, ("one", "b", "cluster/udp"): "REJECT",
+    ("ports", "b", "cluster:443/udp"): "REJECT", ("ports", "b", "cluster:444"): "REJECT", ("udp", "b", "cluster"): "REJECT",
+    ("sctp", "b", "cluster:81/sctp"): "REJECT", ("none", "node", "vip"): "REJECT",
+    # No node port answers on localhost.
+    **{(c, "node", "localhost"): "PASS" for c in ("nodeport", "nodeport-own")}, ("sctp", "node", "localhost/sctp"): "PASS",
+    # KUBE-LOOP-BACK knows this node's endpoints only: one elsewhere that asks itself by way of this node hears nobody.
+    ("remote", "r", "cluster"): "r lost", ("sctp", "r", "cluster/sctp"): "a|r lost",
+    # Under a Local policy everybody gets the endpoints here, pods and the node, too …
+    ("local-both", "b", "node"): "a", ("local-both", "a", "node"): "a masq", ("local-both", "node", "node"): "a masq",
+    ("both-local", "b", "node"): "a", ("draining-here", "b", "vip"): "a", ("zone-hints-local", "b", "node"): "a",
+    # … unmarked, so that a pod sees the address that the node asked, for it is the node's own.
+    ("external-local", "node", "external"): "a vip", ("lb-local", "node", "vip"): "a vip", ("sctp-local", "node", "vip/sctp"): "a vip",
+    # Where none is here all are tried, which helps pods only: others get an answer that is not from whom they asked. (What node2
+    # sent comes back to it with its own address for source, and so never gets to its pod: DROP, as in iptables mode.)
+    **{("local-away", s, "node"): "r lost" for s in ("outside", "client")}, ("local-away", "node", "node"): "r masq",
+    **{("local-away", "outside", d): "r lost" for d in ("vip", "external")}, ("local-away", "node", "vip"): "r vip",
+    **{("sctp-away", "outside", d): "r lost" for d in ("node/sctp", "vip/sctp")},
+    ("sctp-away", "b", "cluster/sctp"): "r", ("sctp-away", "node", "cluster/sctp"): "r masq",
+    ("internal-away-exposed", "a", "cluster"): "r",
+    # A virtual server without real ones answers with an ICMP port unreachable, whatever the policy; source ranges come before it.
+    **{("internal-away", s, "cluster"): "REJECT" for s in ("a", "node", "outside", "r")},
+    **{("lb-ranges-none", s, "vip"): "DROP" for s in ("outside", "b")},
+}  # fmt: skip
+"""(case, source, destination) → what happens in ipvs mode, where that is not what happens in iptables mode."""
+
 UNALLOCATED = "10.96.200.200"
 LOOSE: tuple[tuple[str, str, int, Wanted], ...] = (
     ("b", UNALLOCATED, 80, "PASS"), ("node", UNALLOCATED, 80, "PASS"), ("outside", UNALLOCATED, 80, "PASS"),
@@ -302,21 +331,21 @@ def node_object() -> Object:
 
 
 class Flow(NamedTuple):
-    """One connection: who asks what, and what must come of it (in iptables, nftables, userspace mode)."""
+    """One connection: who asks what, and what must come of it (in iptables, nftables, userspace, ipvs mode)."""
 
     case: str
     source: str
     protocol: str
     address: str
     port: int
-    wanted: tuple[str, str, str]
+    wanted: tuple[str, str, str, str]
 
     @property
     def sticky(self) -> bool:
         return self.wanted[0].endswith(" sticky")
 
     def expected(self, mode: str) -> str:
-        return self.wanted[("iptables", "nftables", "userspace").index(mode)].removesuffix(" sticky")
+        return self.wanted[("iptables", "nftables", "userspace", "ipvs").index(mode)].removesuffix(" sticky")
 
 
 def in_every_mode(wanted: Wanted, protocol: str) -> tuple[str, str, str]:
@@ -349,7 +378,8 @@ def flows(ipv6: bool = False) -> Iterator[Flow]:
             three = in_every_mode(wanted, protocol)
             if ipv6 and where == "localhost":
                 three = ("PASS", "PASS", three[2])  # iptables mode's node ports never answer on ::1
-            yield Flow(each.name, source, protocol, of_family(address, ipv6), number, three)
+            ipvs = IN_IPVS.get((each.name, source, destination), three[0])
+            yield Flow(each.name, source, protocol, of_family(address, ipv6), number, (*three, ipvs))
     for source, address, number, wanted in LOOSE:
         direct = wanted if isinstance(wanted, str) else wanted[0]
-        yield Flow("no service", source, "tcp", of_family(address, ipv6), number, (direct, direct, direct))
+        yield Flow("no service", source, "tcp", of_family(address, ipv6), number, (direct,) * 4)

@@ -17,6 +17,7 @@ from nsk8s.errors import Nsk8sError
 if TYPE_CHECKING:
     from nsk8s.client.rest import Client
     from nsk8s.config import ClusterConfig
+    from nsk8s.net.ipvstree import Face, Listing
     from nsk8s.net.ruletree import Branch
 
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--node", default="", metavar="NODE", help="Whose rules (default: the first worker's).")
 @click.option(
     "--mode",
-    type=click.Choice(("iptables", "nftables", "userspace")),
+    type=click.Choice(("iptables", "nftables", "ipvs", "userspace")),
     help="Not what the kernel holds, but what kube-proxy would write in this mode.",
 )
 @click.option("-6", "--ipv6", is_flag=True, help="The IPv6 rules of a Service that has both families.")
@@ -59,8 +60,8 @@ def rules(cluster: str, service: str | None, namespace: str, node: str, mode: st
         imagine = partial(_Held.imagine, cluster, config, chosen, mode, key)
         held, other = imagine(ipv6=ipv6), imagine(ipv6=True) if config.has_ipv6 and not ipv6 else None
     else:
-        held = _Held.read(netns, config.iptables, ipv6=ipv6)
-        other = None if ipv6 else _Held.read_if_any(netns, config.iptables, ipv6=True)
+        held = _Held.read(netns, config.iptables, cluster, ipv6=ipv6)
+        other = None if ipv6 else _Held.read_if_any(netns, config.iptables, cluster)
     if service is None:
         _overview(held, other, chosen, output)
         return
@@ -75,13 +76,15 @@ def rules(cluster: str, service: str | None, namespace: str, node: str, mode: st
         print_json({"service": key, "node": chosen, "mode": held.mode, "rules": [ruletree.as_json(b) for b in branches]})
         return
     counts = held.mode != "nftables" and not mode
-    said = " Packets are counted since the rule was written." if counts else ""
+    what = "connections" if held.mode == "ipvs" else "packets"
+    said = f" {what.capitalize()} are counted since the rule was written." if counts else ""
     as_if = " as kube-proxy would write them in" if mode else ","
     click.echo(f"Service {key} on {chosen}{as_if} {held.mode} mode.{said}\n")
     if counts:
-        click.echo(" packets  rule")
+        click.echo(f"{what[:5] + 's' if held.mode == 'ipvs' else what:>8}  rule")
     for branch, drawn, below in ruletree.lines(branches):
-        counter, blank = ("", "") if branch.packets is None else (f"{branch.packets:8}  ", " " * 10)
+        count = branch.detail.get("connections", "") if held.mode == "ipvs" else branch.packets
+        counter, blank = (f"{count:>8}  ", " " * 10) if counts and count is not None else ("", "")
         click.echo(f"{counter}{drawn}{click.style(branch.label, bold=not drawn)}")
         if branch.sentence:
             click.echo(f"{blank}{below}{click.style(branch.sentence, dim=True)}")
@@ -93,6 +96,8 @@ def rules(cluster: str, service: str | None, namespace: str, node: str, mode: st
 _SOURCE = {
     "iptables": "What is marked for masquerade gets the node's address in KUBE-POSTROUTING.",
     "nftables": "What is marked for masquerade gets the node's address in the chain masquerading.",
+    "ipvs": "What is marked for masquerade gets the node's address in KUBE-POSTROUTING. The rules are the same for all\n"
+    "Services (iptables-save); what is whose the kernel's tables say: ipvsadm -Ln, ipset list, ip address show kube-ipvs0.",
     "userspace": "Whose turn it is kube-proxy alone knows. Every endpoint sees this node's address: it is the node that asks.",
 }
 
@@ -108,7 +113,7 @@ class _Held:
     """The rules of one Service; the second argument names endpoints."""
 
     @classmethod
-    def read(cls, netns: Path, variant: str, *, ipv6: bool) -> _Held:
+    def read(cls, netns: Path, variant: str, cluster: str, *, ipv6: bool) -> _Held:
         from nsk8s.kernel import rulesave
         from nsk8s.net import nftruletree, ruletree
 
@@ -119,8 +124,20 @@ class _Held:
             return cls("nftables", found, partial(nftruletree.tree, nft))
         counted = ruletree.read(rulesave.counted(netns, variant, ipv6=ipv6))
         found = {name: [_rule(r) for r in entries] for name, entries in ruletree.services(counted).items()}
+        if any(chain == "KUBE-IPVS-FILTER" for _, chain in counted.chains):
+            return cls.of_ipvs(_ipvs_in(netns, ipv6), with_client(cluster, _services))
         mode = "userspace" if any(chain.startswith(ruletree.USERSPACE) for _, chain in counted.chains) else "iptables"
         return cls(mode, found, partial(ruletree.tree, counted))
+
+    @classmethod
+    def of_ipvs(cls, listing: Listing, services: list[Any]) -> _Held:
+        """ipvs mode's tables know no names: the Services' addresses tell whose each virtual server is."""
+        from nsk8s.net import ipvstree
+
+        faces = {f"{s['metadata']['namespace']}/{s['metadata']['name']}": _faces(s, listing.ipv6) for s in services}
+        found = {name: ipvstree.overview(listing, each) for name, each in sorted(faces.items()) if each}
+        return cls("ipvs", {n: lines for n, lines in found.items() if lines},
+                   lambda name, pods: ipvstree.tree(listing, faces[name], pods))  # fmt: skip
 
     @classmethod
     def imagine(cls, cluster: str, config: ClusterConfig, node: str, mode: str, only: str, *, ipv6: bool) -> _Held:
@@ -145,19 +162,59 @@ class _Held:
             nft = nftruletree.of(made.nftables)
             found = {name: [_element(e) for e in entries] for name, entries in nftruletree.services(nft).items()}
             return cls(mode, found, partial(nftruletree.tree, nft))
+        if made.ipvs is not None:
+            from nsk8s.net.ipvstree import Listing
+
+            return cls.of_ipvs(Listing(made.ipvs, ipv6=ipv6), services)
         assert made.iptables is not None
         chains = ruletree.of(made.iptables)
         found = {name: [_rule(r) for r in entries] for name, entries in ruletree.services(chains).items()}
         return cls(mode, found, partial(ruletree.tree, chains))
 
     @classmethod
-    def read_if_any(cls, netns: Path, variant: str, *, ipv6: bool) -> _Held | None:
+    def read_if_any(cls, netns: Path, variant: str, cluster: str) -> _Held | None:
         from nsk8s.kernel.iptables import IptablesError
 
         try:
-            return cls.read(netns, variant, ipv6=ipv6)
+            return cls.read(netns, variant, cluster, ipv6=True)
         except IptablesError:  # a machine without the family's programs has no rules in it
             return None
+
+
+async def _services(client: Client) -> list[Any]:
+    from nsk8s.client.resources import SERVICES
+    from nsk8s.proxy.services import SELECTOR
+
+    found: list[Any] = (await client.list(SERVICES, label_selector=SELECTOR))["items"]
+    return found
+
+
+def _faces(service: Any, ipv6: bool) -> list[Face]:
+    """Where a Service is to be had, in one family."""
+    from nsk8s.net.ipvstree import Face
+    from nsk8s.proxy.services import service_ports
+
+    found = []
+    for port in service_ports(service, ipv6).values():
+        found.append(Face("cluster IP", port.protocol, port.cluster_ip, port.port))
+        found += [Face("external IP", port.protocol, ip, port.port) for ip in port.external_ips]
+        found += [Face("loadbalancer IP", port.protocol, ip, port.port) for ip in port.vips]
+        if port.node_port:
+            found.append(Face("node port", port.protocol, "", port.node_port))
+    return found
+
+
+def _ipvs_in(netns: Path, ipv6: bool) -> Listing:
+    from nsk8s.kernel import machine
+    from nsk8s.kernel.ipvsstate import IpvsState
+    from nsk8s.net.ipvs import Server
+    from nsk8s.net.ipvstree import Listing
+    from nsk8s.proxy import ipvsrules
+
+    with machine.inside(netns):
+        state = IpvsState()
+        items = state.read(ipv6, ipvsrules.sets(ipv6))
+        return Listing(items, state.counts([i for i in items if isinstance(i, Server)]), ipv6)
 
 
 def _rule(rule: Any) -> dict[str, Any]:
@@ -180,8 +237,8 @@ def _overview(held: _Held, other: _Held | None, node: str, output: str | None) -
     if output:
         print_json({"node": node, "mode": held.mode, "services": found})
         return
-    counted = any("packets" in entry for entries in found.values() for entry in entries)
-    header = ["SERVICE", "DESTINATION", "PORT", "TARGET", *(["PACKETS"] if counted else [])]
+    first: dict[str, Any] = next((entry for entries in found.values() for entry in entries), {})
+    header = ["SERVICE", "DESTINATION", "PORT", "TARGET", *(key.upper() for key in list(first)[3:])]
     table(header, [[name, *(str(v) for v in entry.values())] for name, entries in found.items() for entry in entries])
 
 

@@ -70,6 +70,7 @@ def examine(paths: Paths, state: ClusterState, record: Record) -> dict[str, Any]
         ),
         "server": f"https://127.0.0.1:{state.api_port}",
         "iptables": probe.iptables_version() if config.iptables == "auto" else config.iptables,
+        "proxyMode": config.proxy.mode,
         "supervisor": answer["pid"],
         "machines": machines,
         "components": sorted(answer["components"], key=lambda c: (c["machine"] != "control-plane", c["id"])),
@@ -138,7 +139,8 @@ def _show(found: dict[str, Any]) -> None:
     if found["state"] == "stopped":
         click.echo(f"Cluster {name} is stopped; `nsk8s start --name {name}` brings it back.")
         return
-    click.echo(f"Cluster {name}: {found['state']}, API {found['server']}, iptables {found['iptables']}")
+    mode = "" if found["proxyMode"] == "iptables" else f", Services by {found['proxyMode']}"
+    click.echo(f"Cluster {name}: {found['state']}, API {found['server']}, iptables {found['iptables']}{mode}")
     if any(m["state"] == "missing" for m in found["machines"]):
         click.echo(f"Machines are missing (after a reboot?): `nsk8s up --name {name}` makes them again.")
     if any(m["name"] == "control-plane" and m["state"] == "off" for m in found["machines"]):

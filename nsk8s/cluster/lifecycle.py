@@ -79,6 +79,10 @@ def up(config: ClusterConfig, say: Say = _quiet) -> Up:
         answer = supervise.call(paths, {"op": "status"})
         already = known and answer is not None and not state.stopped and not record_is_stale(record, config, state)
         loaded = modules.load_missing()
+        if state.cluster_config().proxy.mode == "ipvs":
+            from nsk8s.kernel import ipvsprobe
+
+            loaded += ipvsprobe.require()
         config = state.cluster_config()
         with locked(PORTS):  # two clusters that start at once must not choose the same
             port, taken = state.api_port, _ports_of_others(config.name)

@@ -164,6 +164,7 @@ def _require_kubelet_config(config: ClusterConfig) -> None:
 def _asked_for(config: ClusterConfig) -> dict[str, str]:
     """Optional features that these settings need, each with the setting. Pure."""
     wanted = {"vxlan": "network.mode vxlan"} if config.network.mode == "vxlan" else {}
+    wanted |= {"ip_vs": "proxy.mode ipvs"} if config.proxy.mode == "ipvs" else {}
     return wanted | ({"IPv6": f"network.ipFamilies {config.network.ip_families}"} if config.has_ipv6 else {})
 
 

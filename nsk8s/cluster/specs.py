@@ -263,6 +263,8 @@ def node_files(config: ClusterConfig) -> dict[str, str]:
         **config.kubelet.config,
     }
     sync = {"masqueradeAll": config.proxy.masquerade_all, "minSyncPeriod": min_sync_period(len(config.nodes) + 1)}
+    # In ipvs mode every node has a load balancer's address: where one answers ARP for it, the others must not.
+    ipvs = {"minSyncPeriod": sync["minSyncPeriod"], "strictARP": config.load_balancer.mode == "l2"}
     proxy = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -271,6 +273,7 @@ def node_files(config: ClusterConfig) -> dict[str, str]:
         **({"bindAddress": "::"} if config.network.ip_families[0] == "IPv6" else {}),
         "iptables": dict(sync),
         "nftables": dict(sync),
+        "ipvs": ipvs,
         **config.proxy.config,
     }
     return {

@@ -60,6 +60,23 @@ def load_ifb() -> None:
         subprocess.run([modprobe, "ifb", "numifbs=0"], capture_output=True, check=False)
 
 
+def load_for_ipvs(scheduler: str) -> list[str]:
+    """Load what ipvs mode needs, where it is a module and nobody has loaded it; returns the names. What is missing shows later.
+
+    dummy would make a link in the root namespace: it is told not to, and so must not be left to load by itself.
+    """
+    modprobe = which("modprobe")
+    loaded = []
+    wanted = (("ip_vs",), (f"ip_vs_{scheduler}",), ("dummy", "numdummies=0"), ("ip_set",), ("xt_set",), ("xt_ipvs",))
+    for module, *options in wanted:
+        if modprobe is None or os.path.exists(f"/sys/module/{module}"):
+            continue
+        done = subprocess.run([modprobe, module, *options], capture_output=True, check=False)
+        if not done.returncode and os.path.exists(f"/sys/module/{module}"):
+            loaded.append(module)
+    return loaded
+
+
 def has_ip_vs(root: Path = Path("/")) -> bool:
     """Whether this kernel has IP virtual servers: there, built in, or a module that could be loaded. Nothing is loaded."""
     if (root / "proc/net/ip_vs").exists() or (root / "sys/module/ip_vs").exists():

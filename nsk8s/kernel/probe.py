@@ -30,15 +30,16 @@ def iptables_version() -> str:
 
 def features() -> list[tuple[str, str, str]]:
     """(feature, error or "", fix) for everything a cluster cannot do without."""
-    return _tried(_FEATURES)
+    return tried(_FEATURES)
 
 
 def optional_features(names: Sequence[str] | None = None) -> list[tuple[str, str, str]]:
     """The same for what only some settings need: all of it, or what is named."""
-    return _tried([f for f in _OPTIONAL if names is None or f[0] in names])
+    return tried([f for f in _OPTIONAL if names is None or f[0] in names])
 
 
-def _tried(features: Sequence[tuple[str, Callable[[], None], str]]) -> list[tuple[str, str, str]]:
+def tried(features: Sequence[tuple[str, Callable[[], None], str]]) -> list[tuple[str, str, str]]:
+    """Each feature's error, or none: tried one after the other in one child, whose namespaces are its own as soon as it asks."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -50,7 +51,7 @@ def _tried(features: Sequence[tuple[str, Callable[[], None], str]]) -> list[tupl
                     function()
                     lines.append(f"{name}\t\t{fix}")
                 except Exception as e:
-                    lines.append(f"{name}\t{e}\t{fix}")
+                    lines.append(f"{name}\t{' '.join(str(e).split())}\t{fix}")
         finally:
             os.write(write, "\n".join(lines).encode())
             os._exit(0)
@@ -152,6 +153,17 @@ def _netem() -> None:
     _qdisc(lambda index: tcmsg.netem_set(index, tcmsg.Netem(1000)))
 
 
+def _ip_vs() -> None:
+    """There and whole; or a module that `up` would load."""
+    from nsk8s.kernel import ipvsprobe, modules
+
+    if not modules.has_ip_vs():
+        raise OSError(ipvsprobe.NO_IP_VS)
+    lacking = ipvsprobe.missing() if os.path.exists("/proc/net/ip_vs") else []
+    if lacking:
+        raise OSError(f"it lacks {', '.join(lacking)}")
+
+
 def _qdisc(request: Callable[[int], Any]) -> None:
     from nsk8s.kernel.rtnl import Rtnl
 
@@ -175,5 +187,6 @@ _OPTIONAL = (
     ("vxlan", _vxlan, "modprobe vxlan; or another network.mode than vxlan"),
     ("tbf (link rates)", _tbf, "a kernel with CONFIG_NET_SCH_TBF; modprobe sch_tbf"),
     ("netem (link delay and loss)", _netem, "a kernel with sch_netem; apt-get install linux-modules-extra-$(uname -r)"),
+    ("ip_vs", _ip_vs, "a distribution's kernel (linux-modules-extra-$(uname -r)); or another proxy.mode than ipvs"),
     ("IPv6", _ipv6, "boot without ipv6.disable=1, and modprobe ip6table_nat; or network.ipFamilies: [IPv4]"),
 )

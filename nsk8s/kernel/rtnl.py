@@ -180,6 +180,10 @@ class Rtnl:
         request = m.link_new(name, "bridge", data=m.bridge_data(**attributes), up=up, mtu=mtu, mac=mac)
         return m.parse_link(self.execute(request, m.link_get(by_name=name))[1][0])
 
+    def link_add_dummy(self, name: str) -> m.Link:
+        """A link that leads nowhere and is down: a place for addresses."""
+        return m.parse_link(self.execute(m.link_new(name, "dummy"), m.link_get(by_name=name))[1][0])
+
     def link_add_vlan(self, name: str, lower: int, vlan: int, *, up: bool = False, mtu: int = 0, mac: str = "") -> m.Link:
         data = [m.attr(m.IFLA_VLAN_ID, struct.pack("=H", vlan))]
         request = m.link_new(name, "vlan", data=data, lower=lower, up=up, mtu=mtu, mac=mac)

@@ -285,6 +285,8 @@ def _canonical_option(option: tuple[str, ...]) -> str:
     elif plain == "--mark":
         mark, _, mask = value.partition("/")
         value = f"{int(mark, 0):#x}/{int(mask or '0xffffffff', 0):#x}"
+    elif plain == "--vproto":
+        value = {"6": "tcp", "17": "udp", "132": "sctp"}.get(value, value)
     elif plain == "--ctstate":
         value = ",".join(sorted(value.split(",")))
     elif plain == "--reject-with" and value in ("icmp-port-unreachable", "icmp6-port-unreachable"):

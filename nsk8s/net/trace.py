@@ -6,11 +6,12 @@ and target that kube-proxy and node-network write. What it does not know it refu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
+from nsk8s.net import ipvs
 from nsk8s.net.chainset import ChainSet, words
 
 ACCEPT, DROP, REJECT = "ACCEPT", "DROP", "REJECT"
@@ -33,6 +34,8 @@ class Packet:
     dnat: bool = False
     masqueraded: bool = False
     out: str = ""
+    virtual: tuple[str, str, int] | None = None
+    """The virtual server (protocol, address, port) that took it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class Host:
     on_interface: Mapping[str, str] = field(default_factory=dict)
     """An interface's own address, which REDIRECT takes."""
     bridges: frozenset[str] = frozenset()
+    sets: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """IP sets by name, entries as `ipset list` prints them."""
 
     def address_on(self, packet: Packet) -> str:
         """Raises ValueError for an interface whose address is not known."""
@@ -74,12 +79,12 @@ def outcomes(chains: ChainSet, packet: Packet, host: Host) -> dict[Verdict, floa
     """Every possible verdict with its chance; they add up to 1."""
     found: dict[Verdict, float] = {}
     # The host's own packets to itself pass OUTPUT and POSTROUTING, then INPUT: nat is asked once a connection.
-    for chance, moved, _ in _pass(chains, "nat", "PREROUTING" if packet.interface else "OUTPUT", packet, host):
+    for chance, moved, _ in passing(chains, "nat", "PREROUTING" if packet.interface else "OUTPUT", packet, host):
         if packet.interface:
             hooks = ["INPUT"] if host.is_local(moved.dst) else ["FORWARD", "POSTROUTING"]
         else:
             hooks = ["OUTPUT", "POSTROUTING"] + (["INPUT"] if host.is_local(moved.dst) else [])
-        for last_chance, last, action in _hooks(chains, hooks, chance, moved, host):
+        for last_chance, last, action in through(chains, hooks, chance, moved, host):
             verdict = Verdict(action)
             if action == ACCEPT:
                 verdict = Verdict(ACCEPT, address_of(last), last.masqueraded)
@@ -99,20 +104,20 @@ def address_of(packet: Packet) -> str:
     return f"[{packet.dst}]:{packet.dport}" if ":" in packet.dst else f"{packet.dst}:{packet.dport}"
 
 
-def _hooks(chains: ChainSet, hooks: list[str], chance: float, packet: Packet, host: Host) -> Branches:
+def through(chains: ChainSet, hooks: list[str], chance: float, packet: Packet, host: Host) -> Branches:
     """The filter hooks, and nat's POSTROUTING, one after the other; a DROP or REJECT ends the way."""
     if not hooks:
         yield chance, packet, ACCEPT
         return
     table = "nat" if hooks[0] == "POSTROUTING" else "filter"
-    for part, moved, action in _pass(chains, table, hooks[0], packet, host):
+    for part, moved, action in passing(chains, table, hooks[0], packet, host):
         if action in (DROP, REJECT):
             yield chance * part, moved, action
         else:
-            yield from _hooks(chains, hooks[1:], chance * part, moved, host)
+            yield from through(chains, hooks[1:], chance * part, moved, host)
 
 
-def _pass(chains: ChainSet, table: str, hook: str, packet: Packet, host: Host) -> Branches:
+def passing(chains: ChainSet, table: str, hook: str, packet: Packet, host: Host) -> Branches:
     """A built-in chain: leaving it without a verdict is its policy."""
     chain = chains.chain(table, hook)
     policy = chain.policy if chain is not None and chain.policy else ACCEPT
@@ -187,6 +192,9 @@ def _parse(rule: str) -> tuple[tuple[tuple[str, str, bool], ...], str, Mapping[s
         if i < len(parts) and not parts[i].startswith("--") and parts[i] not in ("!", "-m", "-j", "-s", "-d", "-p", "-i", "-o"):
             value = parts[i]
             i += 1
+        if word == "--match-set":
+            value += " " + parts[i]
+            i += 1
         if word == "-j":
             target = value
         elif target:
@@ -232,6 +240,25 @@ def _address_type(value: str, address: str, host: Host) -> bool:
     return host.is_local(address)
 
 
+def _in_set(value: str, packet: Packet, host: Host) -> bool:
+    """`NAME dst,dst,src`: each word is an address, but for the second, which is a port. A set of ports is asked by one word."""
+    name, flags = value.split(" ")
+    if name not in host.sets:
+        raise ValueError(f"there is no set {name}")
+    address, *rest = flags.split(",")
+    ip = packet.dst if address == "dst" else packet.src
+    if not rest:
+        return ipvs.matches(host.sets[name], (ip,)) or str(packet.dport) in host.sets[name]
+    if rest[0] != "dst":
+        raise ValueError(f"source ports are not known: {value}")
+    more = [packet.dst if word == "dst" else packet.src for word in rest[1:]]
+    return ipvs.matches(host.sets[name], (ip, f"{packet.protocol}:{packet.dport}", *more))
+
+
+def _virtual(which: int, value: str, packet: Packet) -> bool:
+    return packet.virtual is not None and str(packet.virtual[which]) == value
+
+
 _TESTS: Mapping[str, Callable[[str, Packet, Host], bool]] = {
     "-p": lambda v, p, _: p.protocol == v,
     "-s": lambda v, p, _: ip_address(p.src) in ip_network(v),
@@ -245,4 +272,8 @@ _TESTS: Mapping[str, Callable[[str, Packet, Host], bool]] = {
     "--dst-type": lambda v, p, h: _address_type(v, p.dst, h),
     "--src-type": lambda v, p, h: _address_type(v, p.src, h),
     "--rcheck": lambda v, p, h: (v, p.src) in h.remembered,
+    "--match-set": _in_set,
+    "--vproto": lambda v, p, _: _virtual(0, v, p),
+    "--vaddr": lambda v, p, _: _virtual(1, v, p),
+    "--vport": lambda v, p, _: _virtual(2, v, p),
 }

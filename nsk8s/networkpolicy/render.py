@@ -3,7 +3,8 @@
 Two base chains in the forward hook, which sees what is routed and (bridge-nf-call-iptables) what is switched between two pods of
 the node, after DNAT and before SNAT: addresses are the pods' own, whatever kube-proxy's mode. `egress` looks a packet's source
 up, `ingress` its destination; both must let it pass, so an `accept` in one is only that one's. What a node sends itself or
-receives itself passes other hooks, and so always may.
+receives itself passes other hooks, and so always may. Only what IPVS sends on (kube-proxy's ipvs mode) is not forwarded: it
+comes by the output hook, and the sender's address tells it from the node's own (`egress-sent`, `ingress-sent`).
 
 A pod's chain is named for what it says: pods under the same policies share it. Who a selector means is a set of addresses.
 Packets of the reply direction always pass; those of the opening direction are asked about one by one, so that a policy also ends
@@ -16,7 +17,7 @@ to go round them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from ipaddress import ip_network
 
@@ -34,6 +35,7 @@ _ALWAYS = (
     "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }",
 )
 """Replies and errors about what was allowed; what IPv6 has in place of ARP."""
+_NODES_OWN = "fib saddr type local accept"
 _ADDRESS = {"ip": "ipv4_addr", "ip6": "ipv6_addr"}
 
 
@@ -43,7 +45,7 @@ def held(cidrs: Sequence[str], bridge: str = BRIDGE) -> NftTable:
     for direction, side, interface in ((EGRESS, "saddr", "iifname"), (INGRESS, "daddr", "oifname")):
         rules[direction].append(f'{interface} "{bridge}" drop')
         rules[direction] += [f"{_family(c)} {side} {c} drop" for c in cidrs]
-    return NftTable(FAMILY, TABLE, "NetworkPolicies, not yet known", {d.lower(): _base(d, rules[d]) for d in rules})
+    return NftTable(FAMILY, TABLE, "NetworkPolicies, not yet known", _bases(rules))
 
 
 _ALWAYS_ACCEPT = tuple(f"{match} accept" for match in _ALWAYS)
@@ -54,8 +56,16 @@ def table(world: World, node: str, cidrs: Sequence[str], bridge: str = BRIDGE) -
     return _Renderer(world, node).table(cidrs, bridge)
 
 
-def _base(direction: str, rules: Iterable[str]) -> NftChain:
-    return NftChain(tuple(rules), f"type filter hook forward priority {_PRIORITY[direction]}")
+def _bases(rules: Mapping[str, Iterable[str]]) -> dict[str, NftChain]:
+    """Direction → its rules, as base chains in both hooks."""
+    chains = {}
+    for direction, each in rules.items():
+        same = tuple(each)
+        priority = _PRIORITY[direction]
+        chains[direction.lower()] = NftChain(same, f"type filter hook forward priority {priority}")
+        own = (_NODES_OWN, *same) if same else ()
+        chains[f"{direction.lower()}-sent"] = NftChain(own, f"type filter hook output priority {priority}")
+    return chains
 
 
 def _family(address: str) -> str:
@@ -93,7 +103,7 @@ class _Renderer:
     def table(self, cidrs: Sequence[str], bridge: str) -> NftTable:
         comment = "NetworkPolicies"
         if not self._world.policies:
-            return NftTable(FAMILY, TABLE, comment, {d.lower(): _base(d, ()) for d in (EGRESS, INGRESS)})
+            return NftTable(FAMILY, TABLE, comment, _bases({EGRESS: (), INGRESS: ()}))
         for family, kind in _ADDRESS.items():
             self._set(f"known-{family}", kind)
             self._set(f"self-{family}", f"{kind} . {kind}")
@@ -102,8 +112,10 @@ class _Renderer:
         for ip, pod in self._world.by_address.items():
             if pod.node == self._node:
                 self._local(ip, pod)
-        for direction, side, interface in ((EGRESS, "saddr", "iifname"), (INGRESS, "daddr", "oifname")):
-            self._chains[direction.lower()] = _base(direction, self._dispatch(direction, side, interface, cidrs, bridge))
+        self._chains |= _bases({
+            direction: self._dispatch(direction, side, interface, cidrs, bridge)
+            for direction, side, interface in ((EGRESS, "saddr", "iifname"), (INGRESS, "daddr", "oifname"))
+        })  # fmt: skip
         return NftTable(FAMILY, TABLE, comment, self._chains, self._sets, self._elements)
 
     def _dispatch(self, direction: str, side: str, interface: str, cidrs: Sequence[str], bridge: str) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""What kube-proxy runs with: values, defaults, and what fits together. Pure, but for asking whether the kernel has ip_vs.
+"""What kube-proxy runs with: values, defaults, and what fits together. Pure.
 
 Upstream: pkg/proxy/apis/config. What nsk8s does not do is refused in words. The file is `configfile`'s, the flags are `main`'s.
 """
@@ -12,7 +12,9 @@ from typing import Any
 from nsk8s.errors import Nsk8sError
 from nsk8s.proxy.addresses import Network, parse_cidr, parse_ip
 
-MODES = ("iptables", "nftables", "userspace")
+MODES = ("iptables", "nftables", "ipvs", "userspace")
+SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "mh")
+"""How IP virtual servers may share connections out (ipvsadm(8))."""
 KERNELSPACE = "that is Windows'"
 HEALTHZ_PORT, METRICS_PORT = 10256, 10249
 DETECT_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
@@ -51,6 +53,13 @@ class Config:
     udp_timeout_s: float = 0.0
     udp_stream_timeout_s: float = 0.0
     udp_idle_timeout_s: float = 0.25
+    ipvs_scheduler: str = "rr"
+    ipvs_exclude_cidrs: tuple[str, ...] = ()
+    """Virtual servers with these addresses are somebody else's."""
+    ipvs_strict_arp: bool = False
+    ipvs_tcp_timeout_s: float = 0.0
+    ipvs_tcp_fin_timeout_s: float = 0.0
+    ipvs_udp_timeout_s: float = 0.0
     port_range: str = ""
     oom_score_adj: int | None = None
     """Upstream's default is -999; here the kernel's choice stays unless it is asked for."""
@@ -79,11 +88,18 @@ class Config:
         if self.min_sync_period_s < 0 or self.min_sync_period_s > self.sync_period_s:
             raise ConfigError(f"{self.mode}.minSyncPeriod: must be between 0 and syncPeriod")
         for path, value in (
-            ("tcpEstablishedTimeout", self.tcp_established_timeout_s), ("tcpCloseWaitTimeout", self.tcp_close_wait_timeout_s),
-            ("udpTimeout", self.udp_timeout_s), ("udpStreamTimeout", self.udp_stream_timeout_s),
+            ("conntrack.tcpEstablishedTimeout", self.tcp_established_timeout_s),
+            ("conntrack.tcpCloseWaitTimeout", self.tcp_close_wait_timeout_s),
+            ("conntrack.udpTimeout", self.udp_timeout_s), ("conntrack.udpStreamTimeout", self.udp_stream_timeout_s),
+            ("ipvs.tcpTimeout", self.ipvs_tcp_timeout_s), ("ipvs.tcpFinTimeout", self.ipvs_tcp_fin_timeout_s),
+            ("ipvs.udpTimeout", self.ipvs_udp_timeout_s),
         ):  # fmt: skip
             if value < 0:
-                raise ConfigError(f"conntrack.{path}: must be greater than or equal to 0")
+                raise ConfigError(f"{path}: must be greater than or equal to 0")
+        if self.ipvs_scheduler not in SCHEDULERS:
+            raise ConfigError(f"ipvs.scheduler: {self.ipvs_scheduler!r} is none of {', '.join(SCHEDULERS)}")
+        for i, cidr in enumerate(self.ipvs_exclude_cidrs):
+            _network(f"ipvs.excludeCIDRs[{i}]", cidr)
         clusters = [_network("clusterCIDR", cidr) for cidr in filter(None, self.cluster_cidr.split(","))]
         if len({n.version for n in clusters}) < len(clusters):
             raise ConfigError(f"clusterCIDR: {self.cluster_cidr!r}: only one CIDR allowed or a valid DualStack CIDR",
@@ -119,16 +135,8 @@ def defaults(bind_address: str) -> Config:
 
 
 def _no_such_mode(mode: str) -> ConfigError:
-    if mode == "ipvs":
-        from nsk8s.kernel.modules import has_ip_vs
-
-        kernel = "this kernel has ip_vs, but" if has_ip_vs() else "this kernel has no ip_vs, and"
-        why = f"{kernel} nsk8s does not have the mode (upstream has deprecated it)"
-    elif mode == "kernelspace":
-        why = KERNELSPACE
-    else:
-        return ConfigError(f"mode: {mode!r} is not a proxy mode", "use iptables or nftables")
-    return ConfigError(f"mode: {mode} is not supported: {why}", "use iptables or nftables")
+    why = f"{mode} is not supported: {KERNELSPACE}" if mode == "kernelspace" else f"{mode!r} is not a proxy mode"
+    return ConfigError(f"mode: {why}", "use iptables or nftables")
 
 
 def parse_port_range(text: str) -> range:

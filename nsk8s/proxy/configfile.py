@@ -60,14 +60,17 @@ _PLACES = {
     "interface_name_prefix": "detectLocal.interfaceNamePrefix", "bind_address": "bindAddress",
     "healthz_bind_address": "healthzBindAddress", "metrics_bind_address": "metricsBindAddress", "port_range": "portRange",
     "bind_address_hard_fail": "bindAddressHardFail", "node_port_addresses": "nodePortAddresses", "oom_score_adj": "oomScoreAdj",
-    "masquerade_all": "{mode}.masqueradeAll", "masquerade_bit": "{mode}.masqueradeBit", "sync_period_s": "{mode}.syncPeriod",
-    "min_sync_period_s": "{mode}.minSyncPeriod", "localhost_node_ports": "iptables.localhostNodePorts",
+    "masquerade_all": "{mode}.masqueradeAll", "masquerade_bit": "{mode}.masqueradeBit", "sync_period_s": "{periods}.syncPeriod",
+    "min_sync_period_s": "{periods}.minSyncPeriod", "localhost_node_ports": "iptables.localhostNodePorts",
     "tcp_be_liberal": "conntrack.tcpBeLiberal", "tcp_established_timeout_s": "conntrack.tcpEstablishedTimeout",
     "tcp_close_wait_timeout_s": "conntrack.tcpCloseWaitTimeout", "udp_timeout_s": "conntrack.udpTimeout",
     "udp_stream_timeout_s": "conntrack.udpStreamTimeout", "udp_idle_timeout_s": "udpIdleTimeout",
-    "verbosity": "logging.verbosity",
+    "verbosity": "logging.verbosity", "ipvs_scheduler": "ipvs.scheduler", "ipvs_exclude_cidrs": "ipvs.excludeCIDRs",
+    "ipvs_strict_arp": "ipvs.strictARP", "ipvs_tcp_timeout_s": "ipvs.tcpTimeout", "ipvs_tcp_fin_timeout_s": "ipvs.tcpFinTimeout",
+    "ipvs_udp_timeout_s": "ipvs.udpTimeout",
 }  # fmt: skip
-"""Where each attribute of Config stands in the file; nftables mode has a section of its own."""
+"""Where each attribute of Config stands in the file. nftables mode has a section of its own; ipvs mode has sync periods of its
+own, and takes the rest from the iptables section, as upstream."""
 
 _ZERO_IS_UNSET = {"sync_period_s", "min_sync_period_s", "udp_idle_timeout_s"}
 """Upstream takes a zero for "not said" here; a zero conntrack time-out means "leave the kernel's"."""
@@ -120,7 +123,8 @@ def to_document(config: Config) -> dict[str, Any]:
     for attribute, path in _PLACES.items():
         where = _place(path, config.mode)
         value = getattr(config, attribute)
-        if value is None or (where in _USERSPACES and config.mode != "userspace"):
+        others = (where in _USERSPACES and config.mode != "userspace") or (where.startswith("ipvs.") and config.mode != "ipvs")
+        if value is None or others:
             continue
         if _KINDS[where] == _DURATION:
             value = go_duration(value)
@@ -140,7 +144,8 @@ def go_duration(seconds: float) -> str:
 
 
 def _place(path: str, mode: str) -> str:
-    return path.replace("{mode}", "nftables" if mode == "nftables" else "iptables")
+    section = "nftables" if mode == "nftables" else "iptables"
+    return path.replace("{mode}", section).replace("{periods}", "ipvs" if mode == "ipvs" else section)
 
 
 def _said(document: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:

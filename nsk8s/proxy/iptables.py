@@ -16,7 +16,7 @@ from nsk8s.net.chainset import Chain, ChainSet, Rules
 from nsk8s.proxy import rules
 from nsk8s.proxy.decision import Decision
 from nsk8s.proxy.metrics import Metrics
-from nsk8s.proxy.names import PORTALS_HOST, SERVICE_PREFIXES
+from nsk8s.proxy.names import IPVS_NODE_PORT, PORTALS_HOST, SERVICE_PREFIXES
 from nsk8s.proxy.nodeaddresses import NodePortAddresses
 from nsk8s.proxy.rules import Context, PortRules
 from nsk8s.proxy.services import PortName
@@ -26,6 +26,8 @@ log = logging.getLogger("proxier")
 
 CANARY_POLL_S = 0.1
 CANARY_POLLS = 50
+_OTHERS = {PORTALS_HOST: "userspace", IPVS_NODE_PORT: "ipvs"}
+"""Chains in table nat by which another mode's rules are known."""
 
 _Chains = dict[str, Chain]
 
@@ -96,7 +98,7 @@ class IptablesProxier(Proxier):
         filters, nat = self._shared([ports[name] for name in sorted(ports)])
         self._written = {("filter", n): c.rules for n, c in filters.items()} | {("nat", n): c.rules for n, c in nat.items()}
         have = chainset.outline(await saving)
-        self.has_seen_portals |= PORTALS_HOST in have.tables.get("nat", {})
+        self.seen |= {mode for chain, mode in _OTHERS.items() if chain in have.tables.get("nat", {})}
         await self._iptables.restore(self._whole(decided, ports, filters, nat, have))
         self._count(self._own_rules)
 

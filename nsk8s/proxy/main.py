@@ -20,7 +20,8 @@ from nsk8s.proxy.config import Config
 
 _DURATIONS = (
     "sync_period_s", "min_sync_period_s", "udp_idle_timeout_s", "tcp_established_timeout_s", "tcp_close_wait_timeout_s",
-    "udp_timeout_s", "udp_stream_timeout_s",
+    "udp_timeout_s", "udp_stream_timeout_s", "ipvs_sync_period_s", "ipvs_min_sync_period_s", "ipvs_tcp_timeout_s",
+    "ipvs_tcp_fin_timeout_s", "ipvs_udp_timeout_s",
 )  # fmt: skip
 _NO_EFFECT = (
     "config-sync-period", "conntrack-max-per-core", "conntrack-min", "feature-gates", "kube-api-burst", "kube-api-content-type",
@@ -35,8 +36,13 @@ def _config(path: str, hostname: str, flags: dict[str, Any]) -> Config:
     ignored = tuple(f"--{name} has no effect" for name in _NO_EFFECT if given.pop(name.replace("-", "_"), None) is not None)
     for name in given.keys() & set(_DURATIONS):
         given[name] = configuration.seconds(name, given[name])
-    if "node_port_addresses" in given:
-        given["node_port_addresses"] = tuple(a.strip() for v in given["node_port_addresses"] for a in v.split(",") if a.strip())
+    for name in ("sync_period_s", "min_sync_period_s"):
+        period = given.pop(f"ipvs_{name}", None)
+        if given.get("mode") == "ipvs":
+            given.pop(name, None)
+            given |= {} if period is None else {name: period}
+    for name in given.keys() & {"node_port_addresses", "ipvs_exclude_cidrs"}:
+        given[name] = tuple(a.strip() for v in given[name] for a in v.split(",") if a.strip())
     if path:
         config = configfile.load(path)
         given = {"kubeconfig": given["kubeconfig"]} if given.get("kubeconfig") and not config.kubeconfig else {}
@@ -59,13 +65,21 @@ def _taken_and_ignored(command: Callable[..., int]) -> Callable[..., int]:
 @click.option("--hostname-override", default="", metavar="NODE", help="The name of this node (default: the host name).")
 @click.option("--config", "path", default="", metavar="FILE", help="A KubeProxyConfiguration; other flags then hardly count.")
 @click.option("--cluster-cidr", metavar="CIDR[,CIDR]", help="The pods' addresses: traffic from elsewhere is masqueraded.")
-@click.option("--proxy-mode", "mode", metavar="MODE", help="iptables (the default), nftables or userspace.")
+@click.option("--proxy-mode", "mode", metavar="MODE", help="iptables (the default), nftables, ipvs or userspace.")
 @click.option("--masquerade-all/--no-masquerade-all", default=None, help="Masquerade all traffic to ClusterIPs.")
 @click.option("--iptables-masquerade-bit", "masquerade_bit", type=click.IntRange(0, 31), help="The mark (default bit 14).")
 @click.option("--iptables-sync-period", "sync_period_s", metavar="DURATION", help="Look after the rules so often (default 30s).")
 @click.option("--iptables-min-sync-period", "min_sync_period_s", metavar="DURATION", help="Time between syncs (default 1s).")
 @click.option("--iptables-localhost-nodeports/--no-iptables-localhost-nodeports", "localhost_node_ports", default=None,
               help="Node ports also on 127.0.0.1 (default yes).")
+@click.option("--ipvs-scheduler", metavar="NAME", help=f"{', '.join(configuration.SCHEDULERS)} (default rr).")
+@click.option("--ipvs-exclude-cidrs", multiple=True, metavar="CIDR", help="Virtual servers that are somebody else's.")
+@click.option("--ipvs-strict-arp/--no-ipvs-strict-arp", default=None, help="Answer ARP for an interface's own addresses only.")
+@click.option("--ipvs-sync-period", "ipvs_sync_period_s", metavar="DURATION", help="ipvs mode's (default 30s).")
+@click.option("--ipvs-min-sync-period", "ipvs_min_sync_period_s", metavar="DURATION", help="ipvs mode's (default 1s).")
+@click.option("--ipvs-tcp-timeout", "ipvs_tcp_timeout_s", metavar="DURATION", help="Of silent connections (0: the kernel's).")
+@click.option("--ipvs-tcpfin-timeout", "ipvs_tcp_fin_timeout_s", metavar="DURATION", help="The same after a FIN.")
+@click.option("--ipvs-udp-timeout", "ipvs_udp_timeout_s", metavar="DURATION", help="The same for UDP.")
 @click.option("--udp-timeout", "udp_idle_timeout_s", metavar="DURATION", help="userspace mode: a UDP client's time (250ms).")
 @click.option("--proxy-port-range", "port_range", metavar="FROM-TO", help="userspace mode: the ports to listen on (default any).")
 @click.option("--nodeport-addresses", "node_port_addresses", multiple=True, metavar="CIDR",
@@ -135,7 +149,7 @@ def _command(
 
 _BOOLEANS = (
     "masquerade-all", "iptables-localhost-nodeports", "cleanup", "bind-address-hard-fail", "conntrack-tcp-be-liberal",
-    "profiling",
+    "profiling", "ipvs-strict-arp",
 )  # fmt: skip
 
 

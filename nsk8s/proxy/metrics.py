@@ -34,7 +34,10 @@ _COUNTERS = {
     "proxy_livez_total": "Answers of /livez",
 }
 
-_OTHER_MODES = {"iptables": ("_nftables_",), "nftables": ("_iptables_",), "userspace": ("_nftables_", "_iptables_", "no_local")}
+_OTHER_MODES = {
+    "iptables": ("_nftables_",), "nftables": ("_iptables_",), "userspace": ("_nftables_", "_iptables_", "no_local"),
+    "ipvs": ("_nftables_", "_iptables_total", "_iptables_last", "_partial_restore_"),
+}  # fmt: skip
 """Metrics with this in their name are only there in another mode."""
 
 _UNLABELLED = {f"sync_proxy_rules_{kind}_changes_{n}" for kind in ("service", "endpoint") for n in ("pending", "total")}

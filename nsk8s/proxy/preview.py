@@ -6,7 +6,7 @@ A proxier with a kernel of paper: the same decisions and the same texts, held as
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from nsk8s.api import meta
 from nsk8s.api.meta import Object
 from nsk8s.net import chainset, nftset
 from nsk8s.net.chainset import ChainSet
+from nsk8s.net.ipvs import Counts, Item, Items, Real, Server, SetType, Value
 from nsk8s.net.nftset import NftTable
 from nsk8s.proxy.metrics import Metrics
 from nsk8s.proxy.nodeaddresses import PRIMARY, NodePortAddresses
@@ -68,6 +69,34 @@ class _PaperSockets:
         return SimpleNamespace(close=lambda: None)
 
 
+class PaperIpvs:
+    """Holds items as the kernel does."""
+
+    def __init__(self, node_addresses: Iterable[str]) -> None:
+        self.held: dict[Item, Value] = {}
+        self.sets: dict[str, SetType] = {}
+        self.own = list(node_addresses)
+
+    def ensure(self, sets: Mapping[str, SetType]) -> None:
+        self.sets.update(sets)
+
+    def read(self, ipv6: bool, sets: Iterable[str]) -> dict[Item, Value]:
+        return dict(self.held)
+
+    def counts(self, servers: Collection[Server]) -> dict[Real, Counts]:
+        return {}
+
+    def put(self, items: Items) -> None:
+        self.held.update(items)
+
+    def remove(self, items: Iterable[Item]) -> None:
+        for item in items:
+            self.held.pop(item, None)
+
+    def node_addresses(self, ipv6: bool) -> list[str]:
+        return [ip for ip in self.own if (":" in ip) == ipv6]
+
+
 class _NodePorts(NodePortAddresses):
     """For a node that is elsewhere: of its addresses only those that its Node tells are known."""
 
@@ -77,10 +106,11 @@ class _NodePorts(NodePortAddresses):
 
 @dataclass(frozen=True)
 class Preview:
-    """What would be in the kernel: one of the two."""
+    """What would be in the kernel: one of the first two; ipvs mode's items beside its few rules."""
 
     iptables: ChainSet | None = None
     nftables: NftTable | None = None
+    ipvs: Items | None = None
 
 
 def preview(
@@ -96,22 +126,31 @@ def preview(
     )  # fmt: skip
     ports = _NodePorts((PRIMARY,) if mode == "nftables" else (), ipv6, ips)
     kernel: Any = _PaperNft() if mode == "nftables" else _PaperIptables()
-    proxier = _proxier(mode, kernel, context, meta.name(node), ports)
+    state = PaperIpvs(ips)
+    proxier = _proxier(mode, kernel, context, meta.name(node), ports, state)
     proxier.node_changed(zone=meta.labels(node).get(ZONE_LABEL, ""), context=context, node_ips=ips)
     for service in services:
         proxier.service_changed(None, service)
     for each in slices:
         proxier.slice_changed(None, each)
     asyncio.run(proxier.write_for_show())
-    return Preview(nftables=kernel.held) if mode == "nftables" else Preview(iptables=kernel.held)
+    if mode == "nftables":
+        return Preview(nftables=kernel.held)
+    return Preview(iptables=kernel.held, ipvs=state.held if mode == "ipvs" else None)
 
 
-def _proxier(mode: str, kernel: Any, context: Context, node: str, ports: NodePortAddresses) -> Proxier:
+def _proxier(
+    mode: str, kernel: Any, context: Context, node: str, ports: NodePortAddresses, state: PaperIpvs
+) -> Proxier:
     metrics = Metrics(mode)
     if mode == "nftables":
         from nsk8s.proxy.nftables import NftablesProxier
 
         return NftablesProxier(kernel, context, node, ports, metrics)
+    if mode == "ipvs":
+        from nsk8s.proxy.ipvs import IpvsProxier
+
+        return IpvsProxier(kernel, state, context, node, ports, metrics)
     if mode == "userspace":
         from nsk8s.proxy.userspace import UserspaceProxier
 

@@ -25,6 +25,7 @@ from nsk8s.errors import Forbidden, NotFound, Nsk8sError
 from nsk8s.kernel import iptables, nft, syscalls
 from nsk8s.kernel.iptables import Iptables, IptablesError
 from nsk8s.proxy import health, sysctls
+from nsk8s.proxy.addresses import parse_cidr
 from nsk8s.proxy.cleanup import clean_up_other_modes
 from nsk8s.proxy.config import Config, parse_port_range, split_address
 from nsk8s.proxy.iptables import IptablesProxier
@@ -52,7 +53,7 @@ class Server:
         self._config = config
         self._master = master
         self._name = config.hostname_override or socket.gethostname().lower()
-        self._variant = variant
+        self._variant, self._used_variant = variant, ""
         self._metrics = Metrics(config.mode)
         self._health = health.ProxyHealth(2 * config.sync_period_s)
         self._facts = NodeFacts.of(None, config.bind_address)
@@ -62,6 +63,7 @@ class Server:
         self._runner = BoundedFrequencyRunner(
             self._sync, min_interval_s=config.min_sync_period_s, retry_s=config.sync_period_s, max_interval_s=FULL_SYNC_PERIOD_S
         )
+        self._again: asyncio.TimerHandle | None = None
         self._ready = False
         self._cleaned = False
         self._service_health = health.ServiceHealth(self._health, self._no_health_check)
@@ -110,7 +112,10 @@ class Server:
                 addresses, context = self._prepare(ipv6)
                 self._proxiers.append((ipv6, NftablesProxier(program, context, self._name, addresses, self._metrics)))
             return
+        if self._config.mode == "ipvs":
+            self._require_ipvs()
         used = iptables.detect(self._variant)
+        self._used_variant = used.variant
         self._described = f"iptables {'.'.join(map(str, used.version))} ({used.variant})"
         try:
             # Both families in one variant: rules in two worlds would be half invisible.
@@ -125,11 +130,33 @@ class Server:
     def _iptables_proxier(self, programs: Iptables, context: Context, addresses: NodePortAddresses) -> Proxier:
         if self._config.mode == "iptables":
             return IptablesProxier(programs, context, self._name, addresses, self._metrics)
+        if self._config.mode == "ipvs":
+            return self._ipvs_proxier(programs, context, addresses)
         from nsk8s.proxy.proxysocket import Sockets  # their code costs other modes nothing
         from nsk8s.proxy.userspace import UserspaceProxier
 
         sockets = Sockets(programs.ipv6, self._config.udp_idle_timeout_s, parse_port_range(self._config.port_range))
         return UserspaceProxier(programs, context, self._name, addresses, self._metrics, sockets)
+
+    def _require_ipvs(self) -> None:
+        """Raises Nsk8sError, naming what this kernel lacks."""
+        from nsk8s.kernel import ipvsprobe
+        from nsk8s.kernel.ipvs import Ipvs
+
+        ipvsprobe.require(self._config.ipvs_scheduler)
+        sysctls.apply_ipvs(self._config.ipvs_strict_arp)
+        timeouts = (self._config.ipvs_tcp_timeout_s, self._config.ipvs_tcp_fin_timeout_s, self._config.ipvs_udp_timeout_s)
+        if any(timeouts):
+            with Ipvs() as ipvs:
+                ipvs.set_timeouts(*map(int, timeouts))
+
+    def _ipvs_proxier(self, programs: Iptables, context: Context, addresses: NodePortAddresses) -> Proxier:
+        from nsk8s.kernel.ipvsstate import IpvsState
+        from nsk8s.proxy.ipvs import IpvsProxier, Settings
+
+        excluded = tuple(n for n in map(parse_cidr, self._config.ipvs_exclude_cidrs) if n is not None)
+        settings = Settings(self._config.ipvs_scheduler, excluded)
+        return IpvsProxier(programs, IpvsState(), context, self._name, addresses, self._metrics, settings)
 
     def _prepare(self, ipv6: bool, random_fully: bool = True) -> tuple[NodePortAddresses, Context]:
         addresses = NodePortAddresses(self._config.node_port_addresses, ipv6)
@@ -236,12 +263,14 @@ class Server:
                 good = False
         if good and not self._cleaned:  # only now, so that no Service is without rules in between
             self._cleaned = True
-            saw_portals = any(p.has_seen_portals for _, p in self._proxiers)
-            await clean_up_other_modes(self._config.mode, saw_portals=saw_portals)
+            seen = {mode for _, p in self._proxiers for mode in p.seen}
+            await clean_up_other_modes(self._config.mode, seen, self._used_variant)
         await self._sync_service_health()
-        again_s = max(proxier.wants_another_s for _, proxier in self._proxiers)
-        if again_s:
-            asyncio.get_running_loop().call_later(again_s, self._runner.request)
+        wishes = [p.wants_another_s for _, p in self._proxiers if p.wants_another_s]
+        if wishes:
+            if self._again is not None:
+                self._again.cancel()
+            self._again = asyncio.get_running_loop().call_later(min(wishes), self._runner.request)
         return good
 
     def _settle(self) -> None:

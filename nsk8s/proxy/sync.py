@@ -59,8 +59,8 @@ class Proxier(ABC):
         self._started = time.time()
         self.has_written = False
         """True once rules are in the kernel."""
-        self.has_seen_portals = False
-        """True once userspace mode's rules were met where this mode's are."""
+        self.seen: set[str] = set()
+        """The modes whose rules were met where this mode's are."""
 
     # ── changes ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -7,8 +7,11 @@ belongs to the whole machine and is left alone.
 from __future__ import annotations
 
 import logging
+import os
+import re
 from pathlib import Path
 
+from nsk8s.errors import Nsk8sError
 from nsk8s.proxy.config import Config
 
 log = logging.getLogger("proxy")
@@ -36,6 +39,24 @@ def ensure(name: str, value: int) -> bool:
         log.warning("cannot set net.%s=%d: %s", name.replace("/", "."), value, e.strerror)
         return False
     return True
+
+
+def apply_ipvs(strict_arp: bool) -> None:
+    """What IP virtual servers need. Raises Nsk8sError when the kernel does not have it, or does not let itself be told."""
+    release = tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2])
+    wanted = {
+        "ipv4/vs/conntrack": 1,  # or nobody could masquerade, and nothing would be ESTABLISHED
+        "ipv4/vs/expire_nodest_conn": 1,
+        "ipv4/vs/expire_quiescent_template": 1,
+        "ipv4/ip_forward": 1,
+        # Before 5.9 a reused source port waited a second otherwise (kubernetes/kubernetes#93297).
+        **({"ipv4/vs/conn_reuse_mode": 0} if (4, 1) <= release < (5, 9) else {}),
+        **({"ipv4/conf/all/arp_ignore": 1, "ipv4/conf/all/arp_announce": 2} if strict_arp else {}),
+    }
+    for name, value in wanted.items():
+        if not ensure(name, value):
+            what = f"net.{name.replace('/', '.')} cannot be set to {value}"
+            raise Nsk8sError(f"mode: ipvs is not possible: {what}", "a kernel with CONFIG_IP_VS_NFCT")
 
 
 def apply_conntrack(config: Config) -> None:

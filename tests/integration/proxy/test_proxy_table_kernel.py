@@ -21,6 +21,7 @@ from proxy_table import (
     TARGET_PORT,
     UNALLOCATED,
     Flow,
+    addresses,
     flows,
     node_object,
     objects,
@@ -29,6 +30,8 @@ from proxy_table import (
 )  # fmt: skip
 from proxy_world import FakeApi, Prober, World, eventually
 
+from nsk8s.kernel.modules import has_ip_vs
+
 pytestmark = pytest.mark.root
 
 MODES = {
@@ -36,10 +39,12 @@ MODES = {
     "iptables-nft": ("--iptables", "nft"),
     "iptables-legacy": ("--iptables", "legacy"),
     "userspace": ("--proxy-mode", "userspace", "--iptables", "nft"),
+    # scripts/vm has a kernel for it; test_proxy_ipvs.py says so where this one has none.
+    **({"ipvs": ("--proxy-mode", "ipvs", "--iptables", "nft")} if has_ip_vs() else {}),
 }
 STICKY_TRIES = 12
 PATIENCE_S = 0.9
-"""Below the second after which TCP would ask again."""
+"""Below the second after which TCP would ask again, where the machine is quick enough."""
 Answers = dict[Flow, set[str]]
 Kernel = tuple[str, Answers, list[Counter[str]]]
 DRAWS = 450
@@ -68,6 +73,9 @@ def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def is_written(world: World, mode: str) -> bool:
     """Whether the last sync, IPv6's, is done."""
+    if mode == "ipvs":
+        held = world.sh("node", "ip -6 -o address show dev kube-ipvs0 2>/dev/null || true")
+        return all(f"{six(addresses(index).cluster)}/128 " in held for index, _ in enumerate(CASES, 1))
     if mode == "nftables":
         return "node-hints" in world.sh("node", "nft list map ip6 kube-proxy service-ips 2>/dev/null || true")
     save = f"ip6tables-{'legacy' if mode == 'iptables-legacy' else 'nft'}-save -t nat"
@@ -77,16 +85,18 @@ def is_written(world: World, mode: str) -> bool:
 def observe(world: World) -> Answers:
     """Send the whole table's packets at once, each family in one go."""
     probers = {name: world.prober(name) for name in ("a", "b", "r", "node", "node2", "outside")}
-    watch = world.prober("outside")
-    watch.begin(watch="eth0")
-    assert watch.result() == "watching"
+    watches = [world.prober("outside"), world.prober("r")]
+    for watch in watches:
+        watch.begin(watch="eth0")
+        assert watch.result() == "watching"
     eventually(lambda: all(warm(probers, v) for v in (False, True)))
     found: Answers = {}
     for ipv6 in (False, True):
         wanted = [f for f in flows(ipv6) for _ in range(STICKY_TRIES if f.sticky else 1)]
         answers = ask_all(probers, wanted, ipv6)
-        watch.begin(seen=True)
-        arrived = {tuple(p) for p in watch.result()}
+        for watch in watches:
+            watch.begin(seen=True)
+        arrived = {tuple(p) for watch in watches for p in watch.result()}
         for flow, answer, sport in answers:
             found.setdefault(flow, set()).add(in_the_tables_words(flow, answer, sport, arrived, ipv6))
     return found
@@ -129,7 +139,9 @@ def ask_all(probers: dict[str, Prober], wanted: list[Flow], ipv6: bool) -> list[
 def in_the_tables_words(flow: Flow, answer: str, sport: int, arrived: set[tuple[object, ...]], ipv6: bool) -> str:
     number = {"tcp": 6, "udp": 17, "sctp": 132}[flow.protocol]
     if answer == "timeout":
-        return "PASS" if (number, flow.address, flow.port, sport) in arrived else "DROP"
+        if (number, flow.address, flow.port, sport) in arrived:
+            return "PASS"
+        return "r lost" if (number, of_family(PODS["r"], ipv6), TARGET_PORT, sport) in arrived else "DROP"
     if answer == "closed":
         return "CLOSED"
     if answer == "reject":
@@ -144,6 +156,8 @@ def in_the_tables_words(flow: Flow, answer: str, sport: int, arrived: set[tuple[
     source = of_family(SOURCES[flow.source], ipv6)
     if client == source and flow.source != "node":
         return pod
+    if client == flow.address and client not in own:
+        return f"{pod} vip"
     return f"{pod} masq" if client in nodes_own else f"{pod} sees {client}"
 
 

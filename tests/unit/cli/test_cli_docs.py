@@ -117,7 +117,7 @@ def test_the_example_has_every_setting_and_the_defaults_it_claims() -> None:
         ("subnets: {services: 10.96.0.0/30}", "subnets.services needs at least a /28"),
         ("network: {ipFamilies: [IPv6]}\nnodes: [{name: a, link: {mtu: 1000}}]", "nodes: a: link.mtu (1000) must be 1280 or more"),
         ("subnets: {nodes: 192.168.56.0/27}\nnodes: 30", "subnets.nodes (192.168.56.0/27) is too small for 31 nodes"),
-        ("proxy: {mode: ipvs}", "proxy.mode: nsk8s does not have the mode ipvs, whatever the kernel has (upstream has deprecated it)"),
+        ("proxy: {mode: kernelspace}", "proxy.mode: Input should be 'iptables', 'nftables', 'ipvs' or 'userspace', not 'kernelspace'"),
         ("iptables: ipvs", "iptables: Input should be 'auto', 'nft' or 'legacy', not 'ipvs'"),
         ("without: [dsn]", "without.0: Input should be"),
         ("name: Upper", "name: String should match pattern"),

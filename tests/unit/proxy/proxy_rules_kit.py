@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+from nsk8s.errors import Nsk8sError
 from nsk8s.kernel.iptables import IptablesError
 from nsk8s.kernel.nft import NftError
-from nsk8s.net import chainset, nftset, nfttrace, trace
+from nsk8s.net import chainset, ipvs, ipvstrace, nftset, nfttrace, trace
 from nsk8s.net.chainset import ChainSet
+from nsk8s.net.ipvs import Counts, Entry, Item, Items, Real, Server, Value
 from nsk8s.net.nftset import NftTable
 from nsk8s.net.trace import Host, Packet, Verdict
 from nsk8s.proxy.iptables import IptablesProxier
+from nsk8s.proxy.ipvs import IpvsProxier, Settings
 from nsk8s.proxy.metrics import Metrics
 from nsk8s.proxy.nftables import NftablesProxier
 from nsk8s.proxy.nodeaddresses import NodePortAddresses
+from nsk8s.proxy.preview import PaperIpvs
 from nsk8s.proxy.rules import Context, LocalDetector
 from nsk8s.proxy.sync import Proxier
 from nsk8s.proxy.userspace import UserspaceProxier
@@ -114,10 +119,44 @@ class FakeSockets:
         return SimpleNamespace(close=lambda: self.claimed.discard((protocol, port)))
 
 
+class FakeIpvs(PaperIpvs):
+    """Refuses what the kernel refuses: an entry of no set, a real server of no virtual one. Real servers have connections."""
+
+    def __init__(self, node_addresses: tuple[str, ...]) -> None:
+        super().__init__(node_addresses)
+        self.connections: dict[Real, int] = {}
+        self.fail_next = False
+        self.puts: list[dict[Item, Value]] = []
+
+    def counts(self, servers: Collection[Server]) -> dict[Real, Counts]:
+        return {
+            i: Counts(0, self.connections.get(i, 0)) for i in self.held if isinstance(i, Real) and i.server in servers
+        }
+
+    def put(self, items: Items) -> None:
+        self.puts.append(dict(items))
+        if self.fail_next:
+            self.fail_next = False
+            raise Nsk8sError("ipvs: the kernel said no")
+        for item in items:
+            assert not isinstance(item, Entry) or item.set in self.sets, f"no set for {item}"
+            assert not isinstance(item, Real) or item.server in {*self.held, *items}, f"no virtual server for {item}"
+        super().put(items)
+
+    def remove(self, items: Iterable[Item]) -> None:
+        items = list(items)
+        super().remove(items)
+        for item in [i for i in self.held if isinstance(i, Real) and i.server in items]:
+            del self.held[item]
+
+
 class Kit:
     """A proxier on a fake kernel. `sync()` returns the text it wrote (empty if none)."""
 
-    def __init__(self, context: Context = CONTEXT, addresses: tuple[str, ...] = (), zone: str = "", mode: str = "iptables") -> None:
+    def __init__(
+        self, context: Context = CONTEXT, addresses: tuple[str, ...] = (), zone: str = "", mode: str = "iptables", *,
+        node_addresses: tuple[str, ...] = (), settings: Settings | None = None,
+    ) -> None:  # fmt: skip
         self.mode = mode
         self.metrics = Metrics(mode)
         self.iptables, self.nft = FakeIptables(), FakeNft()
@@ -126,6 +165,10 @@ class Kit:
             ports = NodePortAddresses(addresses or ("primary",), context.ipv6, node_ips=(context.node_ip,))
             ports.current = lambda: None if ports.match_all else ports.select([context.node_ip])  # type: ignore[method-assign]
             self.proxier: Proxier = NftablesProxier(self.nft, context, "node1", ports, self.metrics)  # type: ignore[arg-type]
+        elif mode == "ipvs":
+            ports = NodePortAddresses(addresses, context.ipv6, node_ips=(context.node_ip,))
+            self.ipvs = FakeIpvs(node_addresses or (context.node_ip,))
+            self.proxier = IpvsProxier(self.iptables, self.ipvs, context, "node1", ports, self.metrics, settings)  # type: ignore[arg-type]
         elif mode == "userspace":
             ports = NodePortAddresses((), context.ipv6)
             self.sockets = FakeSockets()
@@ -169,10 +212,14 @@ class Kit:
 
     def outcomes(self, packet: Packet, host: Host) -> dict[Verdict, float]:
         """Where a packet goes under the rules that are in the fake kernel, whichever the mode."""
+        if self.mode == "ipvs":
+            return ipvstrace.outcomes(self.held, self.ipvs.held, packet, replace(host, sets=dict.fromkeys(self.ipvs.sets, ())))
         return nfttrace.outcomes(self.table, packet, host) if self.mode == "nftables" else trace.outcomes(self.held, packet, host)
 
     def dump(self) -> str:
         """What is in the fake kernel, as text that can be loaded."""
+        if self.mode == "ipvs":
+            return chainset.render(self.held) + ipvs.render(self.ipvs.held, self.ipvs.sets)
         return nftset.render(self.table) if self.mode == "nftables" else chainset.render(self.held)
 
 

@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 @pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
-@pytest.mark.parametrize("mode", ["iptables", "nftables", "userspace"])
+@pytest.mark.parametrize("mode", ["iptables", "nftables", "userspace", "ipvs"])
 def test_the_whole_rule_set(mode: str, ipv6: bool) -> None:
     path = GOLDEN / f"proxy_{mode}_{'ipv6' if ipv6 else 'ipv4'}.txt"
     dump = kit(mode, ipv6).dump()

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from proxy_rules_kit import Kit, ep, service, slice_of
 
-from nsk8s.kernel import modules
+from nsk8s.errors import Nsk8sError
+from nsk8s.kernel import ipvsprobe, modules
 from nsk8s.net import chainset, podnet
 from nsk8s.net.chainset import Chain, ChainSet
 from nsk8s.net.trace import Host, Packet, trace
@@ -210,7 +211,11 @@ def test_configuration_defaults_and_fields() -> None:
         ({"mod": "iptables"}, "unknown field 'mod'"),
         ({"iptables": {"syncperiod": "1s"}}, "unknown field iptables.syncperiod"),
         ({"kind": "Pod"}, "not KubeProxyConfiguration"),
-        ({"mode": "ipvs"}, "mode: ipvs is not supported"),
+        ({"mode": "ipvs", "ipvs": {"scheduler": "magic"}}, "ipvs.scheduler: 'magic' is none of rr, wrr"),
+        ({"mode": "ipvs", "ipvs": {"excludeCIDRs": ["all"]}}, "ipvs.excludeCIDRs"),
+        ({"mode": "ipvs", "ipvs": {"syncPeriod": "1s", "minSyncPeriod": "2s"}}, "ipvs.minSyncPeriod"),
+        ({"mode": "ipvs", "ipvs": {"strictARP": "yes"}}, "ipvs.strictARP"),
+        ({"mode": "kernelspace"}, "mode: kernelspace is not supported"),
         ({"mode": "userspace", "portRange": "9-5"}, "portRange"),
         ({"mode": "userspace", "udpIdleTimeout": "-1s"}, "udpIdleTimeout"),
         ({"mode": "nftables", "nftables": {"masqueradeBit": 40}}, "nftables.masqueradeBit"),
@@ -240,8 +245,10 @@ def test_the_file_counts_and_flags_fill_what_it_leaves_out(tmp_path, capsys: pyt
     path.write_text("kind: KubeProxyConfiguration\napiVersion: nothing/v1\n")
     assert main(["--config", str(path)]) == 1
     assert "is not KubeProxyConfiguration" in capsys.readouterr().err
-    assert main(["--proxy-mode", "ipvs"]) == 1
-    assert "ipvs is not supported" in capsys.readouterr().err
+    assert main(["--proxy-mode", "kernelspace"]) == 1
+    assert "kernelspace is not supported" in capsys.readouterr().err
+    assert main(["--proxy-mode", "ipvs", "--ipvs-scheduler", "magic"]) == 1
+    assert "ipvs.scheduler: 'magic' is none of rr" in capsys.readouterr().err
     assert main(["--no-such-flag"]) == 2
 
 
@@ -463,14 +470,25 @@ def test_each_mode_reads_its_own_section_of_the_configuration() -> None:
     assert kept.node_port_addresses == ("0.0.0.0/0",)
 
 
-@pytest.mark.parametrize("mode", ["ipvs", "kernelspace"])
-def test_modes_that_are_not_there_are_refused_in_words(mode: str) -> None:
-    with pytest.raises(config.ConfigError, match=f"mode: {mode} is not supported: .+") as caught:
-        config.Config(mode=mode).validated()
+def test_windows_mode_is_refused_in_words() -> None:
+    with pytest.raises(config.ConfigError, match=r"mode: kernelspace is not supported: .+") as caught:
+        config.Config(mode="kernelspace").validated()
     assert caught.value.remedy == "use iptables or nftables"
 
 
-def test_ipvs_is_refused_with_what_the_kernel_could(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ipvs_modes_own_settings() -> None:
+    ipvs = {"syncPeriod": "40s", "minSyncPeriod": "2s", "scheduler": "lc", "excludeCIDRs": ["10.9.0.0/16"], "strictARP": True,
+            "tcpTimeout": "1h", "tcpFinTimeout": "30s", "udpTimeout": "10s"}  # fmt: skip
+    document = {**DOCUMENT, "mode": "ipvs", "ipvs": ipvs, "iptables": {"masqueradeAll": True, "syncPeriod": "9s"}}
+    found = configfile.from_document(document)
+    assert (found.sync_period_s, found.min_sync_period_s, found.ipvs_scheduler, found.ipvs_strict_arp) == (40, 2, "lc", True)
+    assert (found.ipvs_tcp_timeout_s, found.ipvs_tcp_fin_timeout_s, found.ipvs_udp_timeout_s) == (3600, 30, 10)
+    assert found.ipvs_exclude_cidrs == ("10.9.0.0/16",)
+    assert found.masquerade_all, "as upstream, from the iptables section"
+    assert configfile.from_document({**document, "mode": "iptables"}).sync_period_s == 9
+
+
+def test_ipvs_is_refused_with_what_the_kernel_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not modules.has_ip_vs(tmp_path)
     listing = tmp_path / "lib/modules" / os.uname().release / "modules.dep"
     listing.parent.mkdir(parents=True)
@@ -482,10 +500,15 @@ def test_ipvs_is_refused_with_what_the_kernel_could(tmp_path: Path, monkeypatch:
     (tmp_path / "proc/net").mkdir(parents=True)
     (tmp_path / "proc/net/ip_vs").touch()
     assert modules.has_ip_vs(tmp_path), "a module that is there"
-    for has, words in ((True, "this kernel has ip_vs, but nsk8s does not"), (False, "this kernel has no ip_vs, and nsk8s does not")):
-        monkeypatch.setattr(modules, "has_ip_vs", lambda has=has: has)
-        with pytest.raises(config.ConfigError, match=f"mode: ipvs is not supported: {words} have the mode"):
-            config.Config(mode="ipvs").validated()
+    monkeypatch.setattr(modules, "has_ip_vs", lambda: False)
+    with pytest.raises(Nsk8sError, match="mode: ipvs is not possible: this kernel has no ip_vs") as caught:
+        ipvsprobe.require()
+    assert "iptables or nftables" in caught.value.remedy
+    monkeypatch.setattr(modules, "has_ip_vs", lambda: True)
+    monkeypatch.setattr(modules, "load_for_ipvs", lambda scheduler: [])
+    monkeypatch.setattr(ipvsprobe, "missing", lambda scheduler: ["xt_set (no such match)", "dummy (no)"])
+    with pytest.raises(Nsk8sError, match=r"this kernel lacks xt_set \(no such match\), dummy \(no\)"):
+        ipvsprobe.require()
 
 
 def test_userspace_modes_own_settings() -> None:

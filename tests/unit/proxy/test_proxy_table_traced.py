@@ -21,7 +21,7 @@ from proxy_table import (
     six,
 )  # fmt: skip
 
-from nsk8s.net import trace
+from nsk8s.net import ipvs, trace
 from nsk8s.net.trace import ACCEPT, Host, Packet
 from nsk8s.proxy.rules import Context, LocalDetector
 
@@ -31,7 +31,8 @@ def kit(mode: str, ipv6: bool) -> Kit:
         ipv6=ipv6, detector=LocalDetector.by_cidr(six(POD_CIDR) if ipv6 else POD_CIDR), node_ip=of_family(NODE, ipv6),
         localhost_node_ports=not ipv6 and mode == "iptables",
     )  # fmt: skip
-    made = Kit(context, zone=ZONE, mode=mode)
+    own = tuple(of_family(a, ipv6) for a in (NODE, GATEWAY, SECOND_ADDRESS))
+    made = Kit(context, zone=ZONE, mode=mode, node_addresses=own)
     for index, each in enumerate(CASES, 1):
         made.put(*objects(index, each))
     made.sync()
@@ -58,9 +59,10 @@ def test_in_userspace_mode_everything_that_is_served_goes_to_the_proxys_own_port
             assert verdict.to == (f"[{taken_by}]:{wanted}" if ipv6 else f"{taken_by}:{wanted}"), flow
 
 
-def packet(flow: Flow, ipv6: bool) -> Packet:
+def packet(flow: Flow, ipv6: bool, own: tuple[str, ...] = ("127.0.0.1", "::1")) -> Packet:
+    """The flow's first packet. To an address of its own a machine sends from that address."""
     source = of_family(SOURCES[flow.source], ipv6)
-    if flow.source == "node" and flow.address in ("127.0.0.1", "::1"):
+    if flow.source == "node" and flow.address in own:
         source = flow.address
     return Packet(source, flow.address, flow.port, flow.protocol, interface=INTERFACES[flow.source])
 
@@ -70,7 +72,9 @@ def predicted(made: Kit, flow: Flow, ipv6: bool) -> str:
     host = Host(frozenset(of_family(a, ipv6) for a in (NODE, GATEWAY, SECOND_ADDRESS)))
     names = {of_family(ip, ipv6): pod for pod, ip in PODS.items()}
     found = set()
-    shares = made.outcomes(packet(flow, ipv6), host)
+    own = ("127.0.0.1", "::1", *(ipvs.addresses_of(made.ipvs.held) if made.mode == "ipvs" else ()))
+    first = packet(flow, ipv6, own)
+    shares = made.outcomes(first, host)
     assert sum(shares.values()) == pytest.approx(1)
     for verdict in shares:
         ip, _, port = verdict.to.rpartition(":")
@@ -84,12 +88,24 @@ def predicted(made: Kit, flow: Flow, ipv6: bool) -> str:
         else:
             name = names[ip.strip("[]")]
             # What stays on the node is not masqueraded, or nobody could tell: the kernel leaves POSTROUTING's choice unseen.
-            found.add(name + (" masq" if verdict.masq and name != "node" else ""))
+            seen = "" if name == "node" else _seen(made.mode, flow, first, verdict, name)
+            found.add("DROP" if flow.source == "node2" and seen == " lost" else name + seen)
     return "|".join(sorted(found))
 
 
+def _seen(mode: str, flow: Flow, first: Packet, verdict: trace.Verdict, pod: str) -> str:
+    """Whom the pod sees: the node, the Service's own address; or whether its answer is lost, for it does not pass the node."""
+    if verdict.masq:
+        return " masq"
+    if mode != "ipvs" or flow.case == "no service":
+        return ""
+    if flow.source == "node":
+        return " vip" if first.src == flow.address and flow.address not in (NODE, six(NODE)) else " masq"
+    return " lost" if pod == "r" and flow.source in ("outside", "client", "node2", "r") else ""
+
+
 @pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
-@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+@pytest.mark.parametrize("mode", ["iptables", "nftables", "ipvs"])
 def test_the_tracer_agrees_with_the_table(mode: str, ipv6: bool) -> None:
     made = kit(mode, ipv6)
     seen = {f"{f.case}: {f.source} → {f.address} {f.port}/{f.protocol}": predicted(made, f, ipv6) for f in flows(ipv6)}

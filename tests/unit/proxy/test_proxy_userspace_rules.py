@@ -137,12 +137,12 @@ def test_each_mode_takes_the_others_rules_away_and_leaves_its_own() -> None:
     old.sync()
     new.iptables.held = old.iptables.held
     new.sync()
-    assert new.proxier.has_seen_portals
+    assert new.proxier.seen == {"userspace"}
     both = new.held
     left = chainset.apply(both, removal(chainset.render(both), (USERSPACE,)))
     fresh = Kit(mode="iptables").put(*objects)
     fresh.sync()
-    assert not fresh.proxier.has_seen_portals
+    assert not fresh.proxier.seen
     assert left.tables["nat"] == fresh.held.tables["nat"]
     assert set(left.tables["filter"]) == set(fresh.held.tables["filter"])
     left = chainset.apply(both, removal(chainset.render(both), (IPTABLES,)))
@@ -151,5 +151,5 @@ def test_each_mode_takes_the_others_rules_away_and_leaves_its_own() -> None:
 
 
 def test_other_modes_do_not_load_its_code() -> None:
-    code = "import sys, nsk8s.proxy.main, nsk8s.proxy.server; print([m for m in sys.modules if m.endswith(('.userspace', '.portals', '.proxysocket'))])"
+    code = "import sys, nsk8s.proxy.main, nsk8s.proxy.server; print([m for m in sys.modules if m.endswith(('.userspace', '.portals', '.proxysocket', 'proxy.ipvs', '.ipvsrules', '.ipvsledger', 'kernel.ipvs', '.ipset'))])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
