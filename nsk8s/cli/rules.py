@@ -47,7 +47,7 @@ def rules(cluster: str, service: str | None, namespace: str, node: str, mode: st
     running = [n.name for n in state.nodes if not n.stopped]
     workers = [n for n in running if n != CONTROL_PLANE] or running
     if not running:
-        raise Nsk8sError("every node is switched off", f"nsk8s up --name {cluster}")
+        raise Nsk8sError("every node is switched off", f"nsk8s node start --name {cluster} NODE")
     chosen = state.node(node).name if node else workers[0]
     if chosen not in running:
         raise Nsk8sError(f"node {chosen} is switched off", f"nsk8s node start {chosen}")
@@ -70,7 +70,7 @@ def rules(cluster: str, service: str | None, namespace: str, node: str, mode: st
         if other is None or key not in other.services:
             raise _why_none(cluster, key, chosen, ipv6=ipv6)
         held = other
-    pods = with_client(cluster, lambda client: _endpoints(client, key))
+    pods, nameless = _pods(cluster, key)
     branches = held.tree(key, pods)
     if output:
         print_json({"service": key, "node": chosen, "mode": held.mode, "rules": [ruletree.as_json(b) for b in branches]})
@@ -89,6 +89,8 @@ def rules(cluster: str, service: str | None, namespace: str, node: str, mode: st
         if branch.sentence:
             click.echo(f"{blank}{below}{click.style(branch.sentence, dim=True)}")
     click.echo("\n" + _SOURCE[held.mode])
+    if nameless:
+        click.echo(f"Endpoints are not named: {nameless}.")
     if has_both:
         click.echo(f"It has rules for IPv6, too: nsk8s rules -6 {f'--mode {mode} ' if mode else ''}{key}")
 
@@ -240,6 +242,14 @@ def _overview(held: _Held, other: _Held | None, node: str, output: str | None) -
     first: dict[str, Any] = next((entry for entries in found.values() for entry in entries), {})
     header = ["SERVICE", "DESTINATION", "PORT", "TARGET", *(key.upper() for key in list(first)[3:])]
     table(header, [[name, *(str(v) for v in entry.values())] for name, entries in found.items() for entry in entries])
+
+
+def _pods(cluster: str, service: str) -> tuple[dict[str, str], str]:
+    """Endpoint's address → its name; and why there are none: what the kernel holds can be read without the API."""
+    try:
+        return with_client(cluster, lambda client: _endpoints(client, service)), ""
+    except Nsk8sError as e:
+        return {}, e.message
 
 
 async def _endpoints(client: Client, service: str) -> dict[str, str]:
