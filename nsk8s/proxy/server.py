@@ -315,7 +315,7 @@ class Server:
                 try:
                     if await proxier.is_intact():
                         continue
-                except Nsk8sError as e:
+                except (Nsk8sError, OSError) as e:
                     log.warning("cannot look after the rules: %s", e)
                     continue
                 proxier.force_full_sync()

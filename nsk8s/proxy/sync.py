@@ -177,9 +177,11 @@ class Proxier(ABC):
                 udp |= self._take_in(changed)
                 self.nothing_pending()
                 await self._write(full, changed)
-        except Nsk8sError as e:
-            log.error("sync failed, the next one will be full: %s", e)
+        except Exception as e:  # whatever it was (no memory, no more files): nothing that was to be written may be forgotten
+            expected = isinstance(e, Nsk8sError | OSError)
+            log.error("sync failed, the next one will be full: %s", e, exc_info=not expected)
             self._need_full, self._udp_changed = True, udp
+            self._changed |= changed
             self._failed(full)
             return False
         self.has_written = True

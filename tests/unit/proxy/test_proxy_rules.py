@@ -224,6 +224,25 @@ def test_a_failed_sync_makes_the_next_one_full_and_nothing_is_lost() -> None:
     assert kit.metrics.get("sync_proxy_rules_iptables_partial_restore_failures_total", ip_family="IPv4") == 1
 
 
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError(), RuntimeError("a mistake of ours")])
+def test_whatever_a_sync_fails_of_nothing_is_forgotten(mode: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit = Kit(mode=mode).put(service("s", "10.96.0.1"), slice_of("s", ep("10.244.1.8")))
+    kit.sync()
+    kit.put(slice_of("s", ep("10.244.1.9")))
+
+    async def failing(_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kit.nft, "run", failing)
+        patch.setattr(kit.iptables, "restore", failing)
+        kit.sync(ok=False)
+    assert kit.proxier.has_work
+    kit.sync()
+    assert {v.to for v in kit.outcomes(from_pod("10.96.0.1"), HOST)} == {"10.244.1.9:80"}
+
+
 def test_a_large_cluster_has_no_comments_on_endpoint_rules() -> None:
     kit = Kit()
     for s in range(11):
