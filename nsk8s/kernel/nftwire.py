@@ -37,7 +37,7 @@ _FROM = re.compile(r"(ip6?) saddr (\S+) (jump|goto) (\S+)")
 _ENTRY = re.compile(r"(ip6?) daddr (\S+) ip6? saddr != (\S+) (jump|goto) (\S+)")
 _DNAT = re.compile(r"meta l4proto (tcp|udp|sctp) dnat to \[?([0-9a-f.:]+?)\]?:(\d+)")
 _NUMGEN = re.compile(r"numgen random mod (\d+) vmap \{ (.*) \}")
-_KEY = re.compile(r"\{ (?:([0-9a-f.:]+) \. )?(tcp|udp|sctp) \. (\d+) : (drop|goto \S+) \}")
+_KEY = re.compile(r'\{ (?:([0-9a-f.:]+) \. )?(tcp|udp|sctp) \. (\d+)(?: comment "([^"]*)")? : (drop|goto \S+) \}')
 _ADDRESS = re.compile(r"\{ ([0-9a-f.:]+) \}")
 
 
@@ -168,8 +168,11 @@ class _Encoder:
         if found := _KEY.fullmatch(text):
             address = _packed(found[1]) if found[1] else b""
             key = address + struct.pack("B3x", _PROTOCOLS[found[2]]) + struct.pack(">H2x", int(found[3]))
-            how, _, to = found[4].partition(" ")
+            how, _, to = found[5].partition(" ")
             value = m.nested(2, _verdict(how, to))
+            if found[4]:
+                comment = found[4].encode() + b"\0"
+                value += m.attr(6, bytes((0, len(comment))) + comment)
         elif found := _ADDRESS.fullmatch(text):
             key = _packed(found[1])
         else:

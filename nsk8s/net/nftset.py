@@ -69,9 +69,13 @@ class NftTable:
         return next((v for k, v in self.elements.get(of, {}).items() if plain_key(k) == key), None)
 
 
+COMMENT_MAX = 128
+"""nft refuses a script with a longer comment; a Service's namespace, name and port may have 143 characters."""
+
+
 def said(comment: str) -> str:
     """` comment "…"`, or nothing. nft has no way to quote a quote."""
-    return f' comment "{comment.replace(chr(34), chr(39))}"' if comment else ""
+    return f' comment "{comment[:COMMENT_MAX].replace(chr(34), chr(39))}"' if comment else ""
 
 
 def plain_key(key: str) -> str:

@@ -211,6 +211,8 @@ add rule {f} kube-proxy external-X/a jump mark-for-masquerade
 add rule {f} kube-proxy external-X/a goto service-X/a
 add element {f} kube-proxy service-ips {{ {vip} . tcp . 80 : goto service-X/a }}
 add element {f} kube-proxy service-ips {{ {vip} . udp . 53 : drop }}
+add element {f} kube-proxy service-ips {{ {vip} . sctp . 53 comment "default/dns:dns-sctp" : goto external-X/a }}
+add element {f} kube-proxy service-nodeports {{ udp . 30053 comment "default/dns:dns" : drop }}
 add element {f} kube-proxy service-nodeports {{ tcp . 30080 : goto external-X/a }}
 add element {f} kube-proxy cluster-ips {{ {vip} }}
 """

@@ -443,3 +443,9 @@ def test_a_change_of_endpoints_does_not_put_the_shared_chains_together(monkeypat
     kit.delete("Service", "svc6")
     kit.sync()
     assert kit.metrics.get("sync_proxy_rules_no_local_endpoints_total", traffic_policy="internal", ip_family="IPv4") == 0
+
+
+def test_the_longest_names_do_not_make_nft_refuse_everybodys_rules() -> None:
+    kit = Kit(mode="nftables").put(service("s" * 63, "10.96.0.1", ns="n" * 63, port="p" * 15))
+    comments = [line.split('comment "')[1].split('"')[0] for line in kit.sync().splitlines() if "nnn" in line and "comment" in line]
+    assert [len(c) for c in comments] == [128]
