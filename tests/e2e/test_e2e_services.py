@@ -74,6 +74,9 @@ def test_rules_are_shown_in_nftables_mode(cluster: None) -> None:
     assert [entry["chain"] for entry in shown["rules"]] == ["@service-ips", "@service-nodeports"]
     shown = json.loads(nsk8s("rules", "hello", "--node", "node1", "--mode", "iptables", "-o", "json").stdout)
     assert [entry["chain"] for entry in shown["rules"]] == ["KUBE-SERVICES", "KUBE-NODEPORTS"], "what they would be"
+    shown = json.loads(nsk8s("rules", "hello", "--node", "node1", "--mode", "ipvs", "-o", "json").stdout)
+    assert [entry["kind"] for entry in shown["rules"]] == ["cluster IP", "node port"]
+    assert {r["real"].partition(":")[0] for r in shown["rules"][0]["rules"] if "real" in r} == {p["status"]["podIP"] for p in pods()}
     text = nsk8s("rules", "hello", "--node", "node1").stdout
     assert all(f"(pod {p['metadata']['name']} on {p['spec']['nodeName']})" in text for p in pods())
 
