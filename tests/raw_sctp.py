@@ -239,7 +239,7 @@ def family_of(address: str) -> int:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def ask(address: str, port: int, own: str = "", source: int = 0, timeout_s: float = 0.9) -> str:
+def ask(address: str, port: int, own: str = "", source: int = 0, *, timeout_s: float) -> str:
     """What the server said. An INIT that nothing came of is sent again every AGAIN_S."""
     wire = Wire(family_of(address))
     association = Association(wire, address, port, own, source)
@@ -278,4 +278,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(*sys.argv[2:])
     else:
-        print(ask(sys.argv[2], int(sys.argv[3]), *sys.argv[4:5]))
+        print(ask(sys.argv[2], int(sys.argv[3]), *sys.argv[4:5], timeout_s=5))

@@ -48,6 +48,7 @@ PATIENCE_S = 0.9
 Answers = dict[Flow, set[str]]
 Kernel = tuple[str, Answers, list[Counter[str]]]
 DRAWS = 450
+SILENCE = ("DROP", "PASS")
 
 
 @pytest.fixture(scope="module", params=list(MODES))
@@ -68,7 +69,7 @@ def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             world.answerer(pod, pod, TARGET_PORT, SECOND_TARGET_PORT)
         world.proxy(api, tmp_path_factory.mktemp("proxy"), *MODES[mode], clusters="10.244.0.0/16,fd00:10:244::/48")
         eventually(lambda: is_written(world, mode))
-        yield mode, observe(world), draw(world)
+        yield mode, observe(world, mode.partition("-")[0]), draw(world)
 
 
 def is_written(world: World, mode: str) -> bool:
@@ -82,8 +83,9 @@ def is_written(world: World, mode: str) -> bool:
     return "node-hints" in world.sh("node", f"[ ! -e /proc/net/ip6_tables_names ] || {save}")
 
 
-def observe(world: World) -> Answers:
-    """Send the whole table's packets at once, each family in one go."""
+def observe(world: World, mode: str) -> Answers:
+    """Send the whole table's packets at once, each family in one go. SCTP, which is spoken by a program at both ends, is tried
+    again where silence is not what is expected."""
     probers = {name: world.prober(name) for name in ("a", "b", "r", "node", "node2", "outside")}
     watches = [world.prober("outside"), world.prober("r")]
     for watch in watches:
@@ -94,6 +96,8 @@ def observe(world: World) -> Answers:
     for ipv6 in (False, True):
         wanted = [f for f in flows(ipv6) for _ in range(STICKY_TRIES if f.sticky else 1)]
         answers = ask_all(probers, wanted, ipv6)
+        slow = [f for f, answer, _ in answers if f.protocol == "sctp" and answer == "timeout" and f.expected(mode) not in SILENCE]
+        answers = [a for a in answers if a[0] not in slow] + (ask_all(probers, slow, ipv6, 5) if slow else [])
         for watch in watches:
             watch.begin(seen=True)
         arrived = {tuple(p) for watch in watches for p in watch.result()}
@@ -122,13 +126,15 @@ def warm(probers: dict[str, Prober], ipv6: bool) -> bool:
     return "timeout" not in answers
 
 
-def ask_all(probers: dict[str, Prober], wanted: list[Flow], ipv6: bool) -> list[tuple[Flow, str, int]]:
+def ask_all(
+    probers: dict[str, Prober], wanted: list[Flow], ipv6: bool, patience_s: float = PATIENCE_S
+) -> list[tuple[Flow, str, int]]:
     by_machine: dict[str, list[Flow]] = {}
     for flow in wanted:
         by_machine.setdefault("outside" if flow.source == "client" else flow.source, []).append(flow)
     for machine, mine in by_machine.items():
         order = [[f.protocol, f.address, f.port, of_family(CLIENT, ipv6) if f.source == "client" else ""] for f in mine]
-        probers[machine].begin(ask=order, timeout_s=PATIENCE_S)
+        probers[machine].begin(ask=order, timeout_s=patience_s)
     return [
         (flow, answer, sport)
         for machine, mine in by_machine.items()
