@@ -217,6 +217,7 @@ def cluster_roles() -> list[Object]:
         _cluster_role("system:load-balancer-speaker", [
             rule("core", "nodes,services", READ),
             rule("discovery.k8s.io", "endpointslices", READ),
+            rule("networking.k8s.io", "servicecidrs", ["list", "watch"]),
             _EVENTS,
         ]),
         _cluster_role("system:kubelet-api-admin", [

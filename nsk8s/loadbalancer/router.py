@@ -23,7 +23,7 @@ from nsk8s.client.component import until
 from nsk8s.client.controller import Controller
 from nsk8s.client.informer import Informer
 from nsk8s.client.podnetconfig import PodNetworkConfig
-from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICES
+from nsk8s.client.resources import ENDPOINTSLICES, NODES, SERVICE_CIDRS, SERVICES
 from nsk8s.client.rest import Client
 from nsk8s.kernel.bird import BirdError
 from nsk8s.kernel.routes import PROTOCOL
@@ -171,6 +171,7 @@ class RouterAgent:
         self._inside = tuple(inside)
         self._bird = BirdKeeper(Path(bird_dir, "bird.conf"), Path(bird_dir, "run"), lambda: self._wake())
         self._wake: Callable[[], None] = lambda: None
+        self._exposes_services = asyncio.Event()
         self._reflects: Bgp | None = None
         self._reflects_from = -math.inf
         self._knows_pods = False
@@ -182,17 +183,36 @@ class RouterAgent:
             self._nodes = Informer(client, NODES)
             self._services = Informer(client, SERVICES)
             self._slices = Informer(client, ENDPOINTSLICES, indexers={"service": nodes.by_service})
+            self._ranges = Informer(client, SERVICE_CIDRS)
             informers = (self._nodes, self._services, self._slices)
             controller = Controller("router-agent", self._reconcile, workers=1)
             for informer in informers:
                 controller.watch(informer, _everything)
             self._config = PodNetworkConfig(client, self._started_with, lambda: controller.queue.add(_KEY))
             self._wake = lambda: controller.queue.add(_KEY)
-            await until(stop, *(i.run() for i in informers), self._config.run(), self._start(controller), self._keep_asking())
+            self._ranges.add_handler(lambda old, new: self._wake())
+            await until(
+                stop, *(i.run() for i in informers), self._config.run(), self._start(controller), self._keep_asking(),
+                self._follow_ranges(),
+            )  # fmt: skip
 
     async def _start(self, controller: Controller) -> None:
         await self._config.known()
         await controller.run()
+
+    async def _follow_ranges(self) -> None:
+        """ServiceCIDRs are asked for when they matter first."""
+        await self._exposes_services.wait()
+        await self._ranges.run()
+
+    def _exposed_services(self, settings: Settings) -> tuple[str, ...]:
+        """The ranges of Services that are led here: those of the flag, and any that were added."""
+        if "services" not in settings.expose:
+            return ()
+        self._exposes_services.set()
+        families = {":" in cidr for cidr in self._service_cidrs}
+        added = (c for r in self._ranges.items() for c in (r.get("spec") or {}).get("cidrs") or [] if (":" in c) in families)
+        return tuple(dict.fromkeys((*self._service_cidrs, *added)))
 
     async def _keep_asking(self) -> None:
         while True:
@@ -210,7 +230,7 @@ class RouterAgent:
         if self._pool is not None:
             pairs = [(s, self._slices.by_index("service", meta.key(s))) for s in self._services.items()]
             want |= nodes.wanted_routes(self._pool, usable, pairs)
-        services = self._service_cidrs if "services" in settings.expose else ()
+        services = self._exposed_services(settings)
         want |= {cidr: tuple(sorted(usable["IPv6" if ":" in cidr else "IPv4"].values())) for cidr in services}
         now = asyncio.get_running_loop().time()
         if knew or self._knows_pods:

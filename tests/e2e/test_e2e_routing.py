@@ -168,6 +168,11 @@ def test_the_router_leads_to_pods_and_services_from_outside(cluster: dict[str, s
     # Any node takes the API's ClusterIP; an address that no Service has is refused instead of going round.
     assert netns("client", "curl", "-sk", "-m", "5", "https://10.96.0.1/version").stdout
     assert ask("client", "10.96.77.77", "tcp")["unreachable"] == [[3, 1, ROUTER]]
+    # A range that is added is led here too, and goes when it does.
+    apply({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/24"]}})
+    until("the way to the new range", lambda: "10.97.0.0/24" in routes("router"))
+    assert ask("client", "10.97.0.77", "tcp")["unreachable"] == [[3, 1, ROUTER]]
+    nsk8s("delete", "servicecidr", "more", "--wait=false")
     # So is a pod's address that no pod has: by its node, even by one without any pod; and a subnet that no node has.
     assert ask("client", "10.244.1.250", "icmp")["unreachable"] == [[3, 1, NODES["node1"]]]
     assert ask("client", "10.244.9.1", "tcp")["unreachable"] == [[3, 0, ROUTER]]

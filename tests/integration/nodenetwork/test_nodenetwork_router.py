@@ -69,6 +69,8 @@ class Router(RouterAgent):
         super().__init__("", pool, settings, [SERVICES])
         self.nodes = Cached(node(1), node(2))
         self._nodes, self._services, self._slices = cast(Any, self.nodes), cast(Any, Cached()), cast(Any, Cached())
+        self.ranges = Cached()
+        self._ranges = cast(Any, self.ranges)
         self._config = podnetconfig.PodNetworkConfig(cast(Any, None), settings, lambda: None)
 
     async def look(self, netns: int) -> tuple[float, dict[str, int], list[str]]:
@@ -91,6 +93,10 @@ async def test_what_is_exposed_is_routed_and_nothing_else(router: int) -> None:
     both = Router(Settings("vxlan", frozenset({"pods", "services"})), Pool(IPv4Network(POOL)))
     assert (await both.look(router))[1:] == (pods | {SERVICES: 2, POOL: 2}, [SERVICES])
     assert (await both.look(router))[1:] == (pods | {SERVICES: 2, POOL: 2}, [SERVICES]), "nothing twice"
+    both.ranges.objects = [{"spec": {"cidrs": [SERVICES]}}, {"spec": {"cidrs": ["10.97.0.0/24", "fd00:10:97::/112"]}}]
+    _, routes, back = await both.look(router)
+    assert (routes, sorted(back)) == (pods | {SERVICES: 2, POOL: 2, "10.97.0.0/24": 2}, [SERVICES, "10.97.0.0/24"])
+    both.ranges.objects = []
     both.nodes.objects = []
     assert (await both.look(router))[1:] == ({SERVICES: 0, POOL: 0}, [SERVICES]), "without nodes they are unreachable"
     assert (await Router(Settings()).look(router))[1:] == ({}, [])
