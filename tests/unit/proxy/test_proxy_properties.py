@@ -87,10 +87,11 @@ def move(made: Kit, before: dict, after: dict) -> None:
 def held(made: Kit) -> object:
     if made.mode == "nftables":
         return made.table.chains, made.table.sets, made.table.elements
-    return {t: dict(c) for t, c in made.held.tables.items()}
+    tables = {t: dict(c) for t, c in made.held.tables.items()}
+    return (tables, dict(made.ipvs.held)) if made.mode == "ipvs" else tables
 
 
-@pytest.mark.parametrize(("mode", "ipv6"), MODES)
+@pytest.mark.parametrize(("mode", "ipv6"), [*MODES, ("ipvs", False)])
 @settings(max_examples=40, deadline=None)
 @given(worlds=st.lists(_world, min_size=2, max_size=4), failing=st.integers(0, 3))
 def test_whatever_happened_before_the_rules_are_those_of_a_fresh_start(
@@ -102,7 +103,7 @@ def test_whatever_happened_before_the_rules_are_those_of_a_fresh_start(
         move(made, before, world)
         before = world
         if step == failing:
-            kernel = made.nft if mode == "nftables" else made.iptables
+            kernel: Any = made.nft if mode == "nftables" else made.ipvs if mode == "ipvs" and step % 2 else made.iptables
             kernel.fail_next = True
             made.sync(ok=None)  # it may have had nothing to write
             kernel.fail_next = False
