@@ -138,9 +138,10 @@ class FakeIpvs(PaperIpvs):
         if self.fail_next:
             self.fail_next = False
             raise Nsk8sError("ipvs: the kernel said no")
+        there = {*self.held, *items}
         for item in items:
             assert not isinstance(item, Entry) or item.set in self.sets, f"no set for {item}"
-            assert not isinstance(item, Real) or item.server in {*self.held, *items}, f"no virtual server for {item}"
+            assert not isinstance(item, Real) or item.server in there, f"no virtual server for {item}"
         super().put(items)
 
     def remove(self, items: Iterable[Item]) -> None:
