@@ -76,7 +76,7 @@ def test_switching_modes_leaves_nothing_of_the_old_one(world: World, api: FakeAp
         "nftables": (("--proxy-mode", "nftables"), ("kube-proxy\n",)),
         "userspace": (("--proxy-mode", "userspace", "--iptables", "nft"), ("KUBE-PORTALS-",)),
     }
-    for mode in ("ipvs", "iptables", "ipvs", "nftables", "ipvs", "userspace", "ipvs"):
+    for mode in ("userspace", "ipvs", "iptables", "ipvs", "nftables"):
         process = world.proxy(api, tmp_path, *modes[mode][0])
 
         def only_this(mode: str = mode) -> bool:
