@@ -67,6 +67,8 @@ class Agent:
         self._changed_at = self._speaks_from = -math.inf
         self._lacks_bird = False
         """Whether BGP is asked for and cannot be had."""
+        self._bird_failed = False
+        """Whether BIRD did not take its configuration: it is soon asked again."""
         self._waits_for_bgp = False
         """Whether routes of the mode before are still there, because BGP has not told the way yet."""
 
@@ -109,7 +111,8 @@ class Agent:
         mtu = min((link.mtu for link in links.values()), default=0)
         if own is not None and podnet.pod_cidrs(own) and self._cni.ensure(own, mtu):
             await self._report_network(own)
-        return RESYNC_S if since >= 2 * SETTLE_S and not self._waits_for_bgp else SETTLE_S / 3
+        steady = since >= 2 * SETTLE_S and not self._waits_for_bgp and not self._bird_failed
+        return RESYNC_S if steady else SETTLE_S / 3
 
     def _in_force(self) -> Settings:
         before, now = self._settings, self._config.in_force()
@@ -212,9 +215,11 @@ class Agent:
         )
         if not text:
             return
+        self._bird_failed = False
         try:
             await self._bird.ensure(text)
         except (bird.BirdError, OSError) as e:
+            self._bird_failed = True
             log.error("%s", e)
 
     async def _ensure_masquerade(self) -> None:
