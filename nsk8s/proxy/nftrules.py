@@ -212,7 +212,7 @@ class _Writer:
         node_ip = self.context.node_ip
         if node_ip and any(ip_address(node_ip) in ip_network(cidr) for cidr in sources):
             sources += self.service.vips
-        return f"{self.ip} saddr != {{ {', '.join(_disjoint(sources))} }} drop"
+        return f"{self.ip} saddr != {{ {', '.join(disjoint(sources))} }} drop"
 
     def _balance(self, endpoints: Sequence[Endpoint]) -> Iterable[str]:
         if self.service.affinity_s:
@@ -233,11 +233,13 @@ def _verdict(verdict: str) -> str:
     return f"goto {REJECT_CHAIN}" if verdict == REJECT else "drop"
 
 
-def _disjoint(sources: Iterable[str]) -> list[str]:
-    """The sources without those inside another: nft refuses overlapping intervals in one set."""
+def disjoint(sources: Iterable[str]) -> list[str]:
+    """The sources without those inside another, in their order: nft refuses overlapping intervals in one set."""
     networks = [ip_network(s) for s in sources]
-    kept = [
-        n for i, n in enumerate(networks)
-        if not any((i != j) and n.subnet_of(o) and (n != o or j < i) for j, o in enumerate(networks))  # type: ignore[arg-type]
-    ]  # fmt: skip
-    return [str(n.network_address) if n.prefixlen == n.max_prefixlen else str(n) for n in kept]
+    kept: list[int] = []
+    for i in sorted(range(len(networks)), key=lambda i: (networks[i].network_address, networks[i].prefixlen, i)):
+        # Who holds others comes before them, and right before them what it holds.
+        if not kept or not networks[i].subnet_of(networks[kept[-1]]):  # type: ignore[arg-type]
+            kept.append(i)
+    found = [networks[i] for i in sorted(kept)]
+    return [str(n.network_address) if n.prefixlen == n.max_prefixlen else str(n) for n in found]

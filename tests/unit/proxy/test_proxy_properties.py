@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from proxy_rules_kit import Kit
 from proxy_table import POD_CIDR, of_family, six
 
 from nsk8s.net.trace import DROP, REJECT, Host, Packet
+from nsk8s.proxy.nftrules import disjoint
 from nsk8s.proxy.rules import Context, LocalDetector
 
 NODE, POD, OUTSIDE = "192.168.77.11", "10.244.1.5", "203.0.113.10"
@@ -174,3 +176,21 @@ def test_two_services_with_one_external_ip_the_first_has_it_and_the_second_inher
     move(made, {2: two}, {1: one, 2: two})
     made.sync()
     assert {v.to for v in made.outcomes(packet, host)} == {"10.244.1.10:8080"}
+
+
+_cidr = st.builds(lambda n, length: str(ip_network((n << 24, length), strict=False)), st.integers(0, 15), st.integers(0, 8))
+
+
+@given(st.lists(_cidr, max_size=12))
+def test_of_source_ranges_those_inside_others_are_left_out(ranges: list[str]) -> None:
+    networks = [ip_network(r) for r in ranges]
+    wanted = [
+        n for i, n in enumerate(networks)
+        if not any(i != j and n.subnet_of(o) and (n != o or j < i) for j, o in enumerate(networks))
+    ]  # fmt: skip
+    assert disjoint(ranges) == [str(n) for n in wanted]
+
+
+def test_a_thousand_source_ranges_are_no_work() -> None:
+    ranges = [f"10.{i // 256}.{i % 256}.0/24" for i in range(4000)]
+    assert disjoint(ranges) == ranges
