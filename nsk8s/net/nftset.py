@@ -169,6 +169,11 @@ class Transaction:
     def delete_element(self, of: str, key: str, verdict: str) -> None:
         self._forget.append(f"delete element {self.where} {of} {{ {key}{f' : {verdict}' if verdict else ''} }}")
 
+    @property
+    def lines(self) -> int:
+        """How many lines about chains and rules there are so far."""
+        return len(self._chains) + len(self._flushes) + len(self._rules)
+
     def render(self) -> str:
         """The script; empty when there is nothing to do."""
         parts = (

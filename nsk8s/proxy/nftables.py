@@ -26,6 +26,10 @@ log = logging.getLogger("proxier")
 STALE_S = 1.0
 """How long a chain that was pointed to must lie empty before older kernels let it be deleted."""
 
+LINES_AT_ONCE = 4000
+"""For each anonymous map in a transaction the kernel looks through all of the transaction (__nft_set_trans_bind): one of 10,000
+Services takes it more than twice the time of fifteen smaller ones."""
+
 Key = tuple[str, str]
 """(map or set, an element's key)."""
 Value = tuple[str, str]
@@ -120,7 +124,7 @@ class NftablesProxier(Proxier):
             await self._delete_due()
         tx = Transaction(self._where)
         if full:
-            self._fill_whole(tx)
+            tx = await self._fill_whole(tx)
         else:
             self._fill_changed(tx, changed)
         if not self._stale_s:
@@ -157,8 +161,12 @@ class NftablesProxier(Proxier):
         tx.empty_chain(chain)
         self._stale.setdefault(chain, time.monotonic())
 
-    def _fill_whole(self, tx: Transaction) -> None:
-        """Everything. Affinity sets that are still wanted stay, with the clients they remember."""
+    async def _fill_whole(self, tx: Transaction) -> Transaction:
+        """Everything. Affinity sets that are still wanted stay, with the clients they remember.
+
+        Of many Services the chains are written in transactions of their own, and the last one is returned: it has the elements.
+        Meanwhile packets meet a Service's chains as they were, or as they will be.
+        """
         have = set(self._nft.chains(self._family_name, TABLE))
         have_sets = self._nft.sets(self._family_name, TABLE)
         base = self._base = self._skeleton()
@@ -169,14 +177,9 @@ class NftablesProxier(Proxier):
                 tx.remake_chain(name)
             tx.chain(name, chain, is_new=remade or name not in have)
         for name, held in base.sets.items():
-            if name in have_sets:
-                tx.empty_set(name, is_map=held.is_map)
             tx.set(name, held)
         if NODE_PORT_IPS in have_sets and NODE_PORT_IPS not in base.sets:
             tx.delete_set(NODE_PORT_IPS)
-        for name, elements in base.elements.items():
-            for key, verdict in elements.items():
-                tx.element(name, key, verdict)
         self._held, self._names, self._claims, self._stale = {}, {}, Claims(), {}
         kept: set[str] = set(base.chains)
         kept_sets: set[str] = set(base.sets)
@@ -189,6 +192,15 @@ class NftablesProxier(Proxier):
                 kept.update(made.chains)
                 kept_sets.update(made.sets)
                 self._claims.change(port, (), made.elements)
+            if tx.lines > LINES_AT_ONCE:
+                await self._nft.run(tx.render())
+                tx = Transaction(self._where)
+        for name, held in base.sets.items():
+            if name in have_sets:
+                tx.empty_set(name, is_map=held.is_map)
+        for name, elements in base.elements.items():
+            for key, verdict in elements.items():
+                tx.element(name, key, verdict)
         for (name, key), (verdict, comment) in self._claims.items():
             tx.element(name, key, verdict, comment)
         for name in have - kept:
@@ -196,6 +208,7 @@ class NftablesProxier(Proxier):
         for name in have_sets.keys() - kept_sets:
             if nftrules.is_own_set(name):
                 tx.delete_set(name)
+        return tx
 
     def _set(self, tx: Transaction, name: str, held: NftSet, have: Mapping[str, int]) -> None:
         """An affinity set; one with another time-out cannot be changed, only replaced."""

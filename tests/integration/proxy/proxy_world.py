@@ -271,12 +271,12 @@ class World:
         self.processes.append(process)
         return process
 
-    def in_node(self, function: Callable[[], Any]) -> Any:
-        """Call a function in a thread inside the node's network namespace."""
+    def in_node(self, function: Callable[[], Any], where: str = "node") -> Any:
+        """Call a function in a thread inside the node's network namespace, or another's."""
         result: list[Any] = []
 
         def inside() -> None:
-            fd = rtnl.open_netns(f"/run/netns/{self.names['node']}")
+            fd = rtnl.open_netns(f"/run/netns/{self.names[where]}")
             try:
                 with rtnl.entered(fd):
                     result.append(function())

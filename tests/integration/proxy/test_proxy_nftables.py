@@ -12,6 +12,7 @@ import pytest
 from proxy_table import CASES, node_object, objects, six, slice_of
 from proxy_world import FakeApi, World, endpoint_slice, eventually, node, service
 
+from nsk8s.kernel import nftwire
 from nsk8s.net import chainset
 
 pytestmark = pytest.mark.root
@@ -250,6 +251,33 @@ def test_what_goes_over_netlink_is_what_nft_would_write(world: World, family: st
     with pytest.raises(AssertionError, match="No such file or directory: add rule"):
         run("add element {f} kube-proxy cluster-ips {{ {vip} }}\nadd rule {f} kube-proxy service-X/a goto nowhere\n", by="wire")
     assert words["vip"] not in world.sh("a", "nft list ruleset"), "all or nothing"
+
+
+def test_one_socket_serves_changes_and_errors_and_follows_its_caller(world: World) -> None:
+    channel = nftwire.Channel()
+
+    def send(script: str) -> str:
+        wire = nftwire.encode(script)
+        assert wire is not None
+        try:
+            channel.send(wire, RuntimeError)
+        except RuntimeError as e:
+            return str(e)
+        return ""
+
+    for where in ("node", "a"):
+        world.sh(where, "nft add table ip kube-proxy")
+        for chain in ("one", "two"):
+            assert world.in_node(lambda c=chain: send(f"add chain ip kube-proxy {c}\n"), where) == ""
+        held = channel._socket
+        assert world.in_node(lambda: send("flush chain ip kube-proxy one\nadd rule ip kube-proxy one jump two\n"), where) == ""
+        assert channel._socket is held, "closing it would wait for what the change has replaced"
+        nonsense = "add chain ip kube-proxy three\nadd rule ip kube-proxy one jump nowhere\n"
+        said = world.in_node(lambda script=nonsense: send(script), where)
+        assert said == "No such file or directory: add rule ip kube-proxy one jump nowhere"
+        assert world.in_node(lambda: send("add chain ip kube-proxy four\n"), where) == ""
+        listed = world.sh(where, "nft list chains ip")
+        assert [w for w in ("one", "two", "three", "four") if f"chain {w} " in listed] == ["one", "two", "four"]
 
 
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 
@@ -449,3 +450,64 @@ def test_the_longest_names_do_not_make_nft_refuse_everybodys_rules() -> None:
     kit = Kit(mode="nftables").put(service("s" * 63, "10.96.0.1", ns="n" * 63, port="p" * 15))
     comments = [line.split('comment "')[1].split('"')[0] for line in kit.sync().splitlines() if "nnn" in line and "comment" in line]
     assert [len(c) for c in comments] == [128]
+
+
+def many(last: int, monkeypatch: pytest.MonkeyPatch) -> Kit:
+    """Twelve Services with one endpoint each, whose address ends in `last`, written a few at a time."""
+    monkeypatch.setattr("nsk8s.proxy.nftables.LINES_AT_ONCE", 10)
+    kit = Kit(mode="nftables")
+    for i in range(12):
+        kit.put(service(f"s{i:02}", f"10.96.1.{i}"), slice_of(f"s{i:02}", ep(f"10.244.{i}.{last}")))
+    return kit
+
+
+def test_many_services_are_written_in_several_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    kit = many(8, monkeypatch)
+    kit.sync()
+    assert len(kit.nft.texts) > 4
+    monkeypatch.undo()
+    whole = Kit(mode="nftables").put(*kit.objects.values())
+    whole.sync()
+    assert len(whole.nft.texts) == 1
+    assert kit.dump() == whole.dump()
+
+
+def test_no_packet_meets_half_of_a_service_between_those(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart that finds other endpoints: after each transaction every Service leads to the old one or to the new one."""
+    old, new = many(8, monkeypatch), many(9, monkeypatch)
+    old.sync()
+    new.nft.held = old.nft.held
+    seen = []
+    run = new.nft.run
+
+    async def and_look(script: str) -> None:
+        await run(script)
+        seen.append([next(iter(new.outcomes(from_pod(f"10.96.1.{i}"), HOST))).to[-4:] for i in range(12)])
+
+    monkeypatch.setattr(new.nft, "run", and_look)
+    new.sync()
+    assert len(seen) > 4
+    for before, after in itertools.pairwise(seen):
+        assert set(after) <= {"8:80", "9:80"}
+        assert all(was in (now, "8:80") for was, now in zip(before, after, strict=True)), "none goes back to the old one"
+    assert set(seen[-1]) == {"9:80"}
+    fresh = many(9, monkeypatch)
+    fresh.sync()
+    assert new.dump() == fresh.dump()
+
+
+def test_a_transaction_in_the_middle_that_fails_is_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    kit = many(8, monkeypatch)
+    run = kit.nft.run
+
+    async def failing(script: str) -> None:
+        kit.nft.fail_next = len(kit.nft.texts) == 2
+        await run(script)
+
+    monkeypatch.setattr(kit.nft, "run", failing)
+    kit.sync(ok=False)
+    kit.delete("Service", "s03")
+    kit.sync()
+    fresh = many(8, monkeypatch).delete("Service", "s03")
+    fresh.sync()
+    assert kit.dump() == fresh.dump()
