@@ -19,7 +19,7 @@ from aiohttp import ClientSession, web
 from dnslib import CLASS, EDNS0, QTYPE, RCODE, DNSHeader, DNSQuestion, DNSRecord
 
 PLURALS = {"namespaces": "Namespace", "services": "Service", "endpointslices": "EndpointSlice", "pods": "Pod"}
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 
 
 class FakeAPI:
