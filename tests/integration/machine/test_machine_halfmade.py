@@ -11,7 +11,7 @@ import pytest
 from nsk8s.cluster import machines
 from nsk8s.cluster.state import Paths, Record
 from nsk8s.config import ClusterConfig
-from nsk8s.kernel import machine
+from nsk8s.kernel import machine, modules
 from nsk8s.kernel.rtnl import Rtnl
 from nsk8s.net.topology import infrastructure, netns_name
 
@@ -23,6 +23,7 @@ def config() -> Iterator[ClusterConfig]:
     families = {"ipFamilies": ["IPv4", "IPv6"]}
     config = ClusterConfig.model_validate({"name": f"h{os.getpid() % 100000}", "network": families})
     found = infrastructure(config)[0]
+    modules.load_missing()  # as `up` does
     try:
         for m in found:
             subprocess.run(["ip", "netns", "add", m.netns], check=True)
