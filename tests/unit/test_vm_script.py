@@ -30,6 +30,9 @@ def vm(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         (("--cpus", "0", "true"), "--cpus needs a whole number from 1, not '0'"),
         (("--accel", "hvf", "true"), "--accel is tcg, kvm or auto, not 'hvf'"),
         (("--out", "/nonexistent", "true"), "--out /nonexistent is no folder"),
+        (("--root", "/nonexistent", "true"), "--root /nonexistent is no tree of a machine"),
+        (("--user", "me", "true"), "--user needs --systemd"),
+        (("--user", "A B", "true"), "--user 'A B' is no user's name"),
     ],
 )
 def test_wrong_arguments_are_refused_in_words(arguments: tuple[str, ...], words: str) -> None:
@@ -43,8 +46,8 @@ def test_the_help_page_has_an_example_and_every_option() -> None:
     done = vm("--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "scripts/vm .venv/bin/python -m pytest" in done.stdout
-    for option in ("memory", "cpus", "disk", "timeout", "accel", "kernel", "preload", "out", "append"):
-        assert f"  --{option} " in done.stdout
+    for option in ("memory", "cpus", "disk", "timeout", "accel", "kernel", "preload", "out", "append", "systemd", "user", "root"):
+        assert f"  --{option}" in done.stdout
 
 
 def test_without_qemu_it_says_how_to_install_it(tmp_path: Path) -> None:
