@@ -81,7 +81,7 @@ def rules(cluster: str, service: str | None, namespace: str, node: str, mode: st
     as_if = " as kube-proxy would write them in" if mode else ","
     click.echo(f"Service {key} on {chosen}{as_if} {held.mode} mode.{said}\n")
     if counts:
-        click.echo(f"{what[:5] + 's' if held.mode == 'ipvs' else what:>8}  rule")
+        click.echo(f"{'conns' if held.mode == 'ipvs' else what:>8}  rule")
     for branch, drawn, below in ruletree.lines(branches):
         count = branch.detail.get("connections", "") if held.mode == "ipvs" else branch.packets
         counter, blank = (f"{count:>8}  ", " " * 10) if counts and count is not None else ("", "")

@@ -170,7 +170,7 @@ def _real(
     detail: dict[str, Any] = {"real": str(real), "weight": weight}
     counts = (listing.counts or {}).get(real)
     if counts is not None:
-        said.append(f"{counts.active} connections open, {counts.inactive} ending or silent")
+        said.append(f"connections now: {counts.active} open, {counts.inactive} ending or silent")
         detail |= {"connections": counts.total, "active": counts.active, "inactive": counts.inactive}
     loop = set_name(_LOOP_BACK, listing.ipv6)
     parts = real.ip, f"{real.server.protocol}:{real.port}", real.ip
