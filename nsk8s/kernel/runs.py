@@ -12,7 +12,7 @@ import fcntl
 import io
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 _SIGNALS = [signal.SIGPIPE, signal.SIGXFSZ]
@@ -105,19 +105,18 @@ def _chunks(parts: Iterable[str]) -> Iterable[bytes]:
 
 async def _readable(fd: int) -> None:
     loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(fd, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(fd)
+    await _ready(fd, loop.add_reader, loop.remove_reader)
 
 
 async def _writable(fd: int) -> None:
     loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_writer(fd, ready.set)
+    await _ready(fd, loop.add_writer, loop.remove_writer)
+
+
+async def _ready(fd: int, add: Callable[[int, Callable[[], None]], None], remove: Callable[[int], bool]) -> None:
+    event = asyncio.Event()
+    add(fd, event.set)
     try:
-        await ready.wait()
+        await event.wait()
     finally:
-        loop.remove_writer(fd)
+        remove(fd)
