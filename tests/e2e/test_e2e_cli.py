@@ -401,7 +401,8 @@ def test_status_and_list_as_json_and_text(cluster: None) -> None:
     code, out, _ = run("status", "-o", "json")
     status = json.loads(out)
     assert code == 0
-    assert set(status) == {"name", "state", "server", "iptables", "supervisor", "machines", "components"}
+    assert set(status) == {"name", "state", "server", "iptables", "proxyMode", "supervisor", "machines", "components"}
+    assert status["proxyMode"] == "iptables"
     assert {m["name"] for m in status["machines"]} == {"control-plane", "node1", "node2", "node3", "router", "client", "switch"}
     assert all(set(m) == {"name", "role", "netns", "addresses", "state"} for m in status["machines"])
     assert all({"id", "machine", "name", "pid", "state", "restarts", "lastExit", "log"} <= set(c) for c in status["components"])
