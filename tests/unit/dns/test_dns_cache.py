@@ -36,6 +36,7 @@ def reply(*ttls: int, rcode: int = 0, soa: tuple[int, int] | None = None, tc: in
         (reply(rcode=RCODE.NXDOMAIN), 0),
         (b"nonsense", 0),
     ],
+    ids=["the shorter", "long", "short", "truncated", "failed", "no name, told how long", "no data, told longer", "no name", "nonsense"],
 )
 def test_how_long(raw: bytes, seconds: int) -> None:
     assert lifetime_s(raw, Cached(600, 120)) == seconds
