@@ -223,11 +223,10 @@ IN_IPVS: dict[tuple[str, str, str], str] = {
     ("both-local", "b", "node"): "a", ("draining-here", "b", "vip"): "a", ("zone-hints-local", "b", "node"): "a",
     # … unmarked, so that a pod sees the address that the node asked, for it is the node's own.
     ("external-local", "node", "external"): "a vip", ("lb-local", "node", "vip"): "a vip", ("sctp-local", "node", "vip/sctp"): "a vip",
-    # Where none is here all are tried, which helps pods only: others get an answer that is not from whom they asked. (What node2
-    # sent comes back to it with its own address for source, and so never gets to its pod: DROP, as in iptables mode.)
-    **{("local-away", s, "node"): "r lost" for s in ("outside", "client")}, ("local-away", "node", "node"): "r masq",
+    # Where none is here all are tried, which helps pods only: others get an answer that is not from whom they asked.
+    **{("local-away", s, "node"): "r lost" for s in ("outside", "client", "node2")}, ("local-away", "node", "node"): "r masq",
     **{("local-away", "outside", d): "r lost" for d in ("vip", "external")}, ("local-away", "node", "vip"): "r vip",
-    **{("sctp-away", "outside", d): "r lost" for d in ("node/sctp", "vip/sctp")},
+    **{("sctp-away", s, d): "r lost" for s in ("outside", "node2") for d in ("node/sctp", "vip/sctp")},
     ("sctp-away", "b", "cluster/sctp"): "r", ("sctp-away", "node", "cluster/sctp"): "r masq",
     ("internal-away-exposed", "a", "cluster"): "r",
     # A virtual server without real ones answers with an ICMP port unreachable, whatever the policy; source ranges come before it.
@@ -379,6 +378,8 @@ def flows(ipv6: bool = False) -> Iterator[Flow]:
             if ipv6 and where == "localhost":
                 three = ("PASS", "PASS", three[2])  # iptables mode's node ports never answer on ::1
             ipvs = IN_IPVS.get((each.name, source, destination), three[0])
+            if ipvs == "r lost" and source == "node2" and not ipv6:
+                ipvs = "DROP"  # it comes back to node2 with node2's own address for source, which only IPv6 lets in
             yield Flow(each.name, source, protocol, of_family(address, ipv6), number, (*three, ipvs))
     for source, address, number, wanted in LOOSE:
         direct = wanted if isinstance(wanted, str) else wanted[0]

@@ -89,7 +89,7 @@ def predicted(made: Kit, flow: Flow, ipv6: bool) -> str:
             name = names[ip.strip("[]")]
             # What stays on the node is not masqueraded, or nobody could tell: the kernel leaves POSTROUTING's choice unseen.
             seen = "" if name == "node" else _seen(made.mode, flow, first, verdict, name)
-            found.add("DROP" if flow.source == "node2" and seen == " lost" else name + seen)
+            found.add("DROP" if flow.source == "node2" and seen == " lost" and not ipv6 else name + seen)
     return "|".join(sorted(found))
 
 
