@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,8 @@ class Recorder:
     async def save(self, table: str = "") -> str:
         return ""
 
-    async def restore(self, text: str) -> None:
-        self.held = chainset.apply(self.held, text)
+    async def restore(self, text: str | Iterable[str]) -> None:
+        self.held = chainset.apply(self.held, "".join(text))
 
 
 def by_kube_proxy(node: str, table: str) -> Chains:
