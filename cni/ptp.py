@@ -109,10 +109,11 @@ def _through_gateway(index: int, subnet: Subnet, gateway: str) -> list[rtmsg.Req
 
 
 def _configure_host(host: Rtnl, port: rtmsg.Link, subnets: Sequence[Subnet], gateways: Sequence[str]) -> None:
-    """Each gateway's address on the host's end, and the way to the pod."""
+    """Each gateway's address on the host's end, and the way to the pod. The pod may ask for its gateway at once, and nobody else
+    is on this link: no duplicate address detection, in whose seconds an IPv6 gateway would not answer."""
     try:
         for subnet, gateway in zip(subnets, gateways, strict=True):
-            host.addr_add(port.index, f"{gateway}/{BITS[subnet.family]}")
+            host.addr_add(port.index, f"{gateway}/{BITS[subnet.family]}", nodad=True)
             _route_to(host, port, subnet)
     except OSError as e:
         raise CniError(f'failed to configure "{port.name}": {e.strerror}') from None

@@ -1,7 +1,7 @@
 """Who runs what when pytest-xdist has several workers: `pytest -n 2 --dist loadscope`.
 
-The e2e tests are whole clusters, most of them of one name, and mostly wait: they are one lane, in order. Every other file
-is a lane of its own, for whoever is free.
+Whole clusters, most of them of one name, mostly wait: the files that make them are one lane, in order. Every other file is a
+lane of its own, for whoever is free.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-CLUSTERS = "tests/e2e/"
+CLUSTERS = ("tests/e2e/", "tests/integration/cli/test_cli_bad_days.py")
 
 
 def lane(nodeid: str) -> str:
-    return CLUSTERS if nodeid.startswith(CLUSTERS) else nodeid.partition("::")[0]
+    return "clusters" if nodeid.startswith(CLUSTERS) else nodeid.partition("::")[0]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: lane(item.nodeid) != CLUSTERS)  # the longest begins first
+    items.sort(key=lambda item: lane(item.nodeid) != "clusters")  # the longest begins first
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
 import sys
 
 import click
@@ -87,11 +88,22 @@ def cli() -> None:
     """
 
 
+def _not_raised(what: sys.UnraisableHookArgs) -> None:
+    """A Ctrl-C that Python met in a finaliser or a weakref's callback (the import system has some) would be lost: say it again
+    when that is over."""
+    if not issubclass(what.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(what)
+        return
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+
 def main() -> None:
     """Entry point of the `nsk8s` script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets ? for ✓, not an error
+    sys.unraisablehook = _not_raised
     try:
         cli.main(prog_name="nsk8s", standalone_mode=False)
     except click.exceptions.Exit as e:

@@ -189,14 +189,34 @@ def test_ctrl_c_during_up_says_how_to_go_on() -> None:
             said += line
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
-        assert process.returncode == 130
-        assert out == ""
+        assert (process.returncode, out) == (130, ""), said + err
         assert err.splitlines()[-1].startswith(f"error: interrupted → `nsk8s up --name {NAME}` goes on from here")
         assert "Traceback" not in err
     finally:
         process.kill()
         process.wait()
-    assert run("down", "-q")[0] == 0
+        assert run("down", "-q")[0] == 0
+
+
+def test_ctrl_c_in_a_finaliser_is_not_lost() -> None:
+    """Python reports it and goes on: the weakref callbacks of the import system are such places."""
+    code = """
+import time, types
+from nsk8s.cli import main
+
+class Dying:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+def command(**_):
+    Dying()
+    time.sleep(30)
+
+main.cli = types.SimpleNamespace(main=command)
+main.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_output_without_a_terminal_has_no_escapes_and_any_encoding_will_do() -> None:
