@@ -95,7 +95,7 @@ def test_ptp_dual_stack(node: Any) -> None:
     pod = node.pod()
     result = node.add(conf, "c1", pod)
     assert node.call("CHECK", {**conf, "prevResult": result}, "c1", pod.path) == {}
-    assert "tentative" not in run(node, "ip", "-6", "address"), "the gateway answers at once"
+    assert "tentative" not in run(node, "ip", "-6", "address", "show", "scope", "global"), "the gateway answers at once"
     with udp(pod.fd, family=socket.AF_INET6) as client, udp(node.fd, "::", 7, socket.AF_INET6) as server:
         client.sendto(b"six", ("fd00:10:244:1::1", 7))
         assert server.recvfrom(10)[1][0] == "fd00:10:244:1::2"

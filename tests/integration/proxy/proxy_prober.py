@@ -1,10 +1,10 @@
 """Opens connections and tells what became of each; or watches what arrives. Runs inside a namespace, orders are JSON lines on stdin.
 
-{"ask": [[protocol, address, port, source address or ""], …], "timeout_s": 1} → [[answer, source port], …] with the answers
+{"ask": [[protocol, address, port, source address or "", source port or none], …], "timeout_s": 1} → [[answer, source port], …] with the answers
 "NAME client-ip", "reject" (an ICMP port unreachable came), "refused" (a reset or ABORT came), "timeout", or the error's name. SCTP is
 spoken on raw sockets (tests/raw_sctp.py).
-{"watch": "eth0"} → "watching", and from then on {"seen": true} → [[protocol number, destination, port, source port], …] of
-what arrived there.
+{"watch": "eth0"} → "watching", and from then on {"seen": true} → [[protocol number, destination, port, source port, source], …]
+of what arrived there.
 """
 
 import contextlib
@@ -26,19 +26,19 @@ PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": 132}
 Packet = tuple[int, str, int, int]
 
 
-def transport(raw: bytes) -> Packet | None:
-    """(protocol, destination, destination port, source port) of an IP packet."""
+def transport(raw: bytes) -> tuple[Packet, str] | None:
+    """(protocol, destination, destination port, source port) of an IP packet, and its source."""
     try:
         if raw[0] >> 4 == 4:
-            protocol, dst, rest = raw[9], socket.inet_ntop(socket.AF_INET, raw[16:20]), raw[(raw[0] & 15) * 4 :]
+            protocol, family, src, dst, rest = raw[9], socket.AF_INET, raw[12:16], raw[16:20], raw[(raw[0] & 15) * 4 :]
         else:
-            protocol, dst, rest = raw[6], socket.inet_ntop(socket.AF_INET6, raw[24:40]), raw[40:]
+            protocol, family, src, dst, rest = raw[6], socket.AF_INET6, raw[8:24], raw[24:40], raw[40:]
         if protocol not in PROTOCOLS.values():
             return None
         sport, dport = struct.unpack_from(">HH", rest)
+        return (protocol, socket.inet_ntop(family, dst), dport, sport), socket.inet_ntop(family, src)
     except (IndexError, struct.error, ValueError):
         return None
-    return protocol, dst, dport, sport
 
 
 def unreachables(sockets: list[socket.socket]) -> set[Packet]:
@@ -58,7 +58,7 @@ def unreachables(sockets: list[socket.socket]) -> set[Packet]:
             if len(raw) > 8 and (raw[0], raw[1]) == wanted:
                 inner = transport(raw[8:])
                 if inner:
-                    found.add(inner)
+                    found.add(inner[0])
     return found
 
 
@@ -74,9 +74,9 @@ def ask(flows: list, timeout_s: float) -> list:
     keys: dict[int, Packet] = {}
     waiting = 0
     associations = Associations(selector)
-    for i, (protocol, address, port, source) in enumerate(flows):
+    for i, (protocol, address, port, source, *own) in enumerate(flows):
         if protocol == "sctp":
-            sport = associations.begin(i, address, port, source)
+            sport = associations.begin(i, address, port, source, *own)
             answers[i] = ["timeout", sport]
             keys[i] = (PROTOCOLS[protocol], address, port, sport)
             waiting += 1
@@ -85,8 +85,8 @@ def ask(flows: list, timeout_s: float) -> list:
         s = socket.socket(family, socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM, PROTOCOLS[protocol])
         s.setblocking(False)
         try:
-            if source:
-                s.bind((source, 0))
+            if source or own:
+                s.bind((source, *(own or (0,))))
             code = s.connect_ex((address, port))
             sport = s.getsockname()[1]
             if code not in (0, errno.EINPROGRESS):
@@ -142,13 +142,13 @@ class Associations:
         self._open: dict[int, tuple[int, raw_sctp.Association]] = {}
         """Our port → (the flow's number, the association)."""
 
-    def begin(self, flow: int, address: str, port: int, source: str) -> int:
+    def begin(self, flow: int, address: str, port: int, source: str, own: int = 0) -> int:
         """The source port."""
         family = raw_sctp.family_of(address)
         if family not in self._wires:
             self._wires[family] = raw_sctp.Wire(family)
             self._selector.register(self._wires[family], selectors.EVENT_READ)
-        association = raw_sctp.Association(self._wires[family], address, port, source)
+        association = raw_sctp.Association(self._wires[family], address, port, source, own)
         while association.source in self._open:
             association.source += 1
         self._open[association.source] = flow, association
@@ -176,7 +176,7 @@ class Watch(threading.Thread):
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
         self.socket.bind((interface, 3))
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        self.seen: set[Packet] = set()
+        self.seen: set[tuple[int, str, int, int, str]] = set()
 
     def run(self) -> None:
         while True:
@@ -184,7 +184,7 @@ class Watch(threading.Thread):
             if where[2] == 0:  # PACKET_HOST: it came to this machine
                 found = transport(raw)
                 if found:
-                    self.seen.add(found)
+                    self.seen.add((*found[0], found[1]))
 
 
 def main() -> None:
