@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Protocol
 
-from nsk8s.errors import Nsk8sError
 from nsk8s.kernel.iptables import Iptables
 from nsk8s.net import chainset, ipvs
-from nsk8s.net.chainset import Chain, Rules
+from nsk8s.net.chainset import Chain
 from nsk8s.net.ipvs import Counts, Item, Items, Real, Server, SetType, Value, set_name
 from nsk8s.proxy import ipvsrules
 from nsk8s.proxy.ipvsledger import Ledger
@@ -24,6 +23,7 @@ from nsk8s.proxy.nodeaddresses import NodePortAddresses
 from nsk8s.proxy.rules import SERVICES, Context
 from nsk8s.proxy.services import PortName
 from nsk8s.proxy.sync import Proxier
+from nsk8s.proxy.written import Written, is_as_written
 
 log = logging.getLogger("proxier")
 
@@ -99,7 +99,7 @@ class IpvsProxier(Proxier):
         self._denied: dict[PortName, Denied] = {}
         self._applied: dict[Item, Value] = {}  # what the kernel holds, by what was read and written
         self._draining: set[Real] = set()
-        self._written: dict[tuple[str, str], Rules] = {}  # (table, chain) → its rules as last written
+        self._written: Written = {}
         self._is_first = False  # no mode's chains were met
 
     async def _write(self, full: bool, changed: set[str]) -> None:
@@ -229,16 +229,8 @@ class IpvsProxier(Proxier):
         if difference:
             log.info("someone changed virtual servers, sets or %s: writing all again", ipvs.DEVICE)
             return False
-        try:
-            have = chainset.parse(await self._iptables.save())
-        except ValueError as e:
-            raise Nsk8sError(str(e)) from e
-        for (table, name), rules in self._written.items():
-            if chainset.canonical_rules(have.rules(table, name)) != chainset.canonical_rules(rules):
-                log.info("%s: someone changed chain %s: writing all again", self._iptables.main, name)
-                return False
-        return not chainset.missing_jumps(have, ipvsrules.jumps())
+        return await is_as_written(self._iptables, self._written, ipvsrules.jumps())
 
 
-def _rules(table: str, chains: Mapping[str, Chain]) -> dict[tuple[str, str], Rules]:
+def _rules(table: str, chains: Mapping[str, Chain]) -> Written:
     return {(table, name): chain.rules for name, chain in chains.items()}

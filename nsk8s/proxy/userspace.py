@@ -16,11 +16,10 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from nsk8s.errors import Nsk8sError
 from nsk8s.kernel.conntrack import Conntrack, Flow
 from nsk8s.kernel.iptables import Iptables
 from nsk8s.net import chainset
-from nsk8s.net.chainset import Chain, Rules
+from nsk8s.net.chainset import Chain
 from nsk8s.proxy import portals
 from nsk8s.proxy.decision import ready_anywhere
 from nsk8s.proxy.endpoints import Endpoint
@@ -33,6 +32,7 @@ from nsk8s.proxy.roundrobin import RoundRobin
 from nsk8s.proxy.rules import Context
 from nsk8s.proxy.services import PortName, ServicePort
 from nsk8s.proxy.sync import Proxier
+from nsk8s.proxy.written import Written, is_as_written
 
 log = logging.getLogger("proxier")
 
@@ -57,7 +57,7 @@ class UserspaceProxier(Proxier):
         self._sockets = sockets
         self._balancer = RoundRobin(random.shuffle)
         self._held: dict[PortName, _Held] = {}
-        self._written: dict[tuple[str, str], Rules] = {}  # (table, chain) → its rules as last written
+        self._written: Written = {}
         self._gone: set[tuple[str, int]] = set()  # UDP (address, port) that are proxied no more
         self._host_ip = ""
 
@@ -177,15 +177,7 @@ class UserspaceProxier(Proxier):
 
     async def is_intact(self) -> bool:
         """Whether every rule is as it was written, and every jump there."""
-        try:
-            have = chainset.parse(await self._iptables.save())
-        except ValueError as e:
-            raise Nsk8sError(str(e)) from e
-        for (table, name), rules in self._written.items():
-            if chainset.canonical_rules(have.rules(table, name)) != chainset.canonical_rules(rules):
-                log.info("%s: someone changed chain %s: writing all again", self._iptables.main, name)
-                return False
-        return not chainset.missing_jumps(have, [*portals.top_jumps(), *portals.bottom_jumps()])
+        return await is_as_written(self._iptables, self._written, [*portals.top_jumps(), *portals.bottom_jumps()])
 
     def _clean_conntrack(self) -> None:
         """UDP that sticks to another way: an older process' port, another mode's endpoint, a Service that is gone."""
@@ -210,7 +202,7 @@ class UserspaceProxier(Proxier):
             log.info("deleted %d stale UDP conntrack entries", deleted)
 
 
-def _rules(table: str, chains: Mapping[str, Chain]) -> dict[tuple[str, str], Rules]:
+def _rules(table: str, chains: Mapping[str, Chain]) -> Written:
     return {(table, name): chain.rules for name, chain in chains.items() if name in USERSPACE_CHAINS}
 
 

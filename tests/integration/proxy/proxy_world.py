@@ -303,6 +303,10 @@ class World:
         self.processes.remove(process)
         return code
 
+    def stop_proxies(self) -> None:
+        for process in [p for p in self.processes if "nsk8s.proxy.main" in str(p.args)]:
+            self.stop(process)
+
     def component(self, where: str, module: str, *argv: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         code = f"import sys; from {module} import main; sys.exit(main(sys.argv[1:]))"
         return self.start(where, sys.executable, "-c", code, *argv, env=env)

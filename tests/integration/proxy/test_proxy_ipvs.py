@@ -34,8 +34,7 @@ def world() -> Iterator[World]:
 def api(world: World) -> Iterator[FakeApi]:
     with world.api() as api:
         yield api
-        for process in [p for p in world.processes if "nsk8s.proxy.main" in str(p.args)]:
-            world.stop(process)
+        world.stop_proxies()
 
 
 def ask(world: World, where: str, address: str, port: int) -> str:

@@ -32,8 +32,7 @@ def world() -> Iterator[World]:
 def api(world: World) -> Iterator[FakeApi]:
     with world.api() as api:
         yield api
-        for process in [p for p in world.processes if "nsk8s.proxy.main" in str(p.args)]:
-            world.stop(process)
+        world.stop_proxies()
         world.sh("node", "nft flush ruleset; for f in ip ip6; do for t in $(cat /proc/net/${f}_tables_names 2>/dev/null); do "
                  "${f}tables-legacy -t $t -F; ${f}tables-legacy -t $t -X; done; done")  # fmt: skip
 
