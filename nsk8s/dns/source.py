@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from nsk8s.dns.settings import Kubernetes
 from nsk8s.dns.view import View
@@ -58,11 +56,10 @@ class Source:
         return following
 
     async def _follow(self) -> None:
-        with _no_system_certificates():
-            from nsk8s.client import kubeconfig
-            from nsk8s.client.informer import Informer, wait_synced
-            from nsk8s.client.resources import ENDPOINTSLICES, NAMESPACES, PODS, SERVICES
-            from nsk8s.client.rest import Client
+        from nsk8s.client import kubeconfig
+        from nsk8s.client.informer import Informer, wait_synced
+        from nsk8s.client.resources import ENDPOINTSLICES, NAMESPACES, PODS, SERVICES
+        from nsk8s.client.rest import Client
 
         options, view = self.options, self.view
         config = kubeconfig.load(self._kubeconfig) if self._kubeconfig else kubeconfig.in_cluster()
@@ -96,18 +93,3 @@ class Source:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextmanager
-def _no_system_certificates() -> Iterator[None]:
-    """aiohttp reads the machine's CA bundle as it is imported, 30 to 90 ms; the cluster's own CA is not in there anyway."""
-    saved = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
-    os.environ.update(dict.fromkeys(saved, os.devnull))
-    try:
-        yield
-    finally:
-        for name, value in saved.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
