@@ -101,7 +101,8 @@ def is_a_real_terminal(argv: list[str], environment: dict[str, str], pod: str) -
         own = shell.expect("/dev/pts/") + shell.expect("\r\n")  # a program's own
         assert not own.endswith(f"{found[1]}\r\n")
         shell.expect("# ")  # what is typed before is script's
-        shell.type("(trap 'exit 3' INT; echo sleeping-$((1+1)); sleep 60); echo left-$?\n")
+        # In naps: a Ctrl-C between bash's fork and its child's exec is caught by the child and forgotten, and bash waits for it.
+        shell.type("(trap 'exit 3' INT; echo sleeping-$((1+1)); while :; do sleep 0.2; done); echo left-$?\n")
         shell.expect("sleeping-2")
         shell.type("\x03")
         shell.expect("left-3")

@@ -47,6 +47,10 @@ def cluster() -> Iterator[None]:
         nsk8s("up", "-q", "--iptables", "legacy")
         nsk8s("apply", "-f", str(EXAMPLES / "hello.yaml"))
         until("three ready pods", lambda: len(pods()) == 3)
+        until("three endpoints", lambda: [
+            len([e for e in each["endpoints"] if e["conditions"]["ready"]])
+            for each in get("endpointslices", "-l", "kubernetes.io/service-name=hello")["items"]
+        ] == [3])  # fmt: skip
         yield
     finally:
         nsk8s("down", "-q", ok=False)
@@ -211,8 +215,10 @@ def ordered(chains: Chains) -> Chains:
 
 @pytest.mark.parametrize("node", NODES)
 def test_the_kernel_holds_the_rules_that_were_meant(cluster: None, node: str) -> None:
-    wanted = ordered(meant())
-    until(f"{node}'s rules are those of the API", lambda: ordered(by_iptables_save(node, "nat")) == wanted, 5)
+    # Meant is asked each time: pods that are ready come into their EndpointSlices a moment later.
+    wanted = until(
+        f"{node}'s rules are those of the API", lambda: (now := ordered(meant())) == ordered(by_iptables_save(node, "nat")) and now
+    )
     assert ordered(by_libiptc(node, "nat")) == wanted
     assert ordered(by_kube_proxy(node, "nat")) == wanted
     assert by_libiptc(node, "filter") == by_iptables_save(node, "filter") == by_kube_proxy(node, "filter")
