@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     Spec = dict[str, Any]
 
 LOG_MODE = 0o640
+PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
+"""At its start; what it executes with subprocess has them back."""
 
 
 def identity_file(run_dir: str, spec_id: str) -> str:
@@ -58,11 +60,7 @@ def become(run_dir: str, spec: Spec) -> NoReturn:
     code = 1
     try:
         os.setsid()
-        for signum in range(1, signal.NSIG):
-            if signum not in (signal.SIGKILL, signal.SIGSTOP) and signum < 32:
-                signal.signal(signum, signal.SIG_DFL)
-        signal.set_wakeup_fd(-1)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        _reset_signals()
         _redirect(spec["log"])
         lock = claim(run_dir, spec["id"])
         if lock is None:
@@ -91,6 +89,15 @@ def become(run_dir: str, spec: Spec) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code or 0)
+
+
+def _reset_signals() -> None:
+    """As a fresh interpreter has them: who writes to a socket or pipe whose reader has gone gets an error, and is not killed."""
+    for signum in range(1, 32):
+        if signum not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(signum, signal.SIG_IGN if signum in PYTHON_IGNORES else signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _redirect(path: str) -> None:

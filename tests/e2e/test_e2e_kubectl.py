@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from e2e_cluster import nsk8s, until
+from e2e_cluster import components, nsk8s, until
 from e2e_terminal import attaches_to_its_terminal, is_a_real_terminal
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
@@ -441,7 +441,11 @@ def test_exec_cp_attach_run_and_debug(hello: Kubectl, tmp_path: Path) -> None:
     hello("cp", str(source), f"{hello.namespace}/{pod}:/tmp/copied")
     hello("cp", f"{hello.namespace}/{pod}:/tmp/copied", str(tmp_path / "back"))
     assert (tmp_path / "back").read_bytes() == source.read_bytes()
-    assert "from-run" in hello("run", "once", "--rm", "-i", "--image=busybox", "--restart=Never", "--", "echo", "from-run")
+    # What is not read when the command ends is lost, and nothing else is.
+    assert len(hello("exec", "-i", pod, "--", "head", "-c", "3000000", "/dev/zero", stdin="x" * 300_000)) == 3_000_000
+    # It waits to be told: output from before the attachment is not shown, as upstream.
+    once = hello("run", "once", "--rm", "-i", "--image=busybox", "--restart=Never", "--", "sh", "-c", "read x; echo from-$x", stdin="run\n")
+    assert "from-run" in once
     code, shown = hello.on_terminal(
         "run", "term", "--rm", "-it", "--image=busybox", "--restart=Never", "--", "sh", "-c", "read x; echo got-$x", typed="run\n"
     )
@@ -459,6 +463,7 @@ def test_exec_cp_attach_run_and_debug(hello: Kubectl, tmp_path: Path) -> None:
     until("the debug container's log", lambda: hello.run("logs", pod, "-c", "dbg").stdout.strip() == pod)
     hello("debug", pod, "--copy-to=copy", "--image=busybox", "-c", "extra", "--", "sleep", "1000")
     assert len(hello.json("get", "pod", "copy")["spec"]["containers"]) == 2
+    assert not {c: v["lastExit"] for c, v in components().items() if v["restarts"]}, "nothing of this killed a component"
 
 
 @pytest.mark.slow
