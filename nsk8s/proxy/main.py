@@ -17,6 +17,7 @@ from nsk8s.kernel.iptables import VARIANTS
 from nsk8s.proxy import config as configuration
 from nsk8s.proxy import configfile
 from nsk8s.proxy.config import Config
+from nsk8s.proxy.configwatch import ConfigWatch
 
 _DURATIONS = (
     "sync_period_s", "min_sync_period_s", "udp_idle_timeout_s", "tcp_established_timeout_s", "tcp_close_wait_timeout_s",
@@ -63,7 +64,8 @@ def _taken_and_ignored(command: Callable[..., int]) -> Callable[..., int]:
 @click.command(context_settings=CONTEXT_SETTINGS)
 @click.option("--kubeconfig", metavar="FILE", help="How to reach the API server (default: a pod's service account).")
 @click.option("--hostname-override", default="", metavar="NODE", help="The name of this node (default: the host name).")
-@click.option("--config", "path", default="", metavar="FILE", help="A KubeProxyConfiguration; other flags then hardly count.")
+@click.option("--config", "path", default="", metavar="FILE",
+              help="A KubeProxyConfiguration; other flags then hardly count. When it changes, kube-proxy ends with an error.")
 @click.option("--cluster-cidr", metavar="CIDR[,CIDR]", help="The pods' addresses: traffic from elsewhere is masqueraded.")
 @click.option("--proxy-mode", "mode", metavar="MODE", help="iptables (the default), nftables, ipvs or userspace.")
 @click.option("--masquerade-all/--no-masquerade-all", default=None, help="Masquerade all traffic to ClusterIPs.")
@@ -125,6 +127,7 @@ def _command(
             await clean_up_all(variant)
 
         return run(clean)
+    watch = ConfigWatch(path) if path else None
     try:
         config = _config(path, hostname_override, flags)
         if written:
@@ -138,7 +141,7 @@ def _command(
         setup_logging(config.verbosity)
 
     async def serve(stop: asyncio.Event) -> None:
-        server = Server(config, variant, master.rstrip("/"))
+        server = Server(config, variant, master.rstrip("/"), watch)
         if init_only:
             server.initialise()
         else:

@@ -28,6 +28,7 @@ from nsk8s.proxy import health, sysctls
 from nsk8s.proxy.addresses import parse_cidr
 from nsk8s.proxy.cleanup import clean_up_other_modes
 from nsk8s.proxy.config import Config, parse_port_range, split_address
+from nsk8s.proxy.configwatch import ConfigWatch
 from nsk8s.proxy.iptables import IptablesProxier
 from nsk8s.proxy.metrics import Metrics
 from nsk8s.proxy.nftables import NftablesProxier
@@ -48,9 +49,10 @@ NODE_WAIT_S = 2.0
 class Server:
     """One kube-proxy."""
 
-    def __init__(self, config: Config, variant: str = "auto", master: str = "") -> None:
-        """`master`: the API server's URL, whatever the kubeconfig says."""
+    def __init__(self, config: Config, variant: str = "auto", master: str = "", watch: ConfigWatch | None = None) -> None:
+        """`master`: the API server's URL, whatever the kubeconfig says. `watch`: on the file that `config` stood in."""
         self._config = config
+        self._watch = watch
         self._master = master
         self._name = config.hostname_override or socket.gethostname().lower()
         self._variant, self._used_variant = variant, ""
@@ -87,6 +89,7 @@ class Server:
                 await until(
                     stop, services.run(), slices.run(), node.run(), self._start_syncing(services, slices, node),
                     self._watch_canaries(), self._watch_service_cidrs(client), self._events.run(), *self._servers(),
+                    *([self._watch.run()] if self._watch else []),
                 )  # fmt: skip
             finally:
                 await self._service_health.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import test_e2e_cli
-from e2e_cluster import apply, components, get, in_pod, kill, netns, nsk8s, pod, pods, until
+from e2e_cluster import apply, get, in_pod, netns, nsk8s, pod, pods, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 MACHINES = ("control-plane", "node1", "node2")
@@ -274,11 +274,9 @@ def test_local_traffic_keeps_the_clients_address_in_nftables_mode_too(cluster: N
         return asked("client", *ports, times=3) == wanted
 
     until("in iptables mode", is_kept)
-    running = components()
     for node in ("node1", "node2"):
         path = "/var/lib/kube-proxy/config.conf"
         nsk8s("enter", f"node/{node}", "--", "sed", "-i", "s/^mode: iptables/mode: nftables/", path)
-        kill(running[f"{node}/kube-proxy"]["pid"])
     for node in ("node1", "node2"):
         until(f"{node}'s tables", lambda node=node: vips["IPv6"] in netns(node, "nft", "list", "table", "ip6", "kube-proxy").stdout)
         for save in ("iptables-save", "ip6tables-save"):
