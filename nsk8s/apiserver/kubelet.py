@@ -8,8 +8,6 @@ Upstream: pkg/registry/core/pod/{strategy,rest}, pkg/kubelet/client, apimachiner
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from nsk8s.apiserver.server import Request, Server
 from nsk8s.apiserver.tunnel import Tunnel
 from nsk8s.apiserver.verbs import namespace_of
 from nsk8s.client.http import aiohttp
+from nsk8s.client.reasons import reason
 from nsk8s.errors import BadRequest, Failed, InternalError, Nsk8sError, StatusError
 
 CONNECT_S = 5.0
@@ -71,19 +70,9 @@ def go_dial_error(error: BaseException, authority: str) -> str:
     """What Go's net package says for a failed dial: what users of kubectl know and search for. Pure."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return f"dial tcp {authority}: i/o timeout"
-    if isinstance(error, ssl.SSLError):
-        return f"tls: {error.reason or error}"
-    number = error.errno if isinstance(error, OSError) else None
-    texts = {
-        errno.ECONNREFUSED: "connection refused",
-        errno.EHOSTUNREACH: "no route to host",
-        errno.ENETUNREACH: "network is unreachable",
-        errno.ETIMEDOUT: "connection timed out",
-        errno.ECONNRESET: "connection reset by peer",
-    }
-    if number is None or number < 0:
-        return f"dial tcp {authority}: {error}"
-    return f"dial tcp {authority}: connect: {texts.get(number, os.strerror(number).lower())}"
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and (error.errno or 0) > 0:
+        return f"dial tcp {authority}: connect: {reason(error)}"
+    return reason(error) if isinstance(error, ssl.SSLError) else f"dial tcp {authority}: {reason(error)}"
 
 
 def node_target(node: Object | None, name: str) -> Target:

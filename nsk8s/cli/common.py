@@ -68,28 +68,30 @@ def heal(paths: Paths) -> None:
 def with_client(cluster: str, work: Callable[[Client], Awaitable[T]]) -> T:
     """Run `work(client)` as the cluster's admin. $KUBECONFIG is not looked at: --name says which cluster."""
     from nsk8s.client import kubeconfig
-    from nsk8s.client.rest import Client, Unreachable
+    from nsk8s.client.rest import PATIENT_CONNECT_TIMEOUT_S, Client, Unreachable
 
     paths, state = loaded(cluster)
     heal(paths)
 
     async def body() -> T:
-        async with Client(kubeconfig.load(paths.admin_conf), user_agent="nsk8s-cli") as client:
+        config = kubeconfig.load(paths.admin_conf)
+        async with Client(config, user_agent="nsk8s-cli", connect_timeout_s=PATIENT_CONNECT_TIMEOUT_S) as client:
             return await work(client)
 
     try:
         return asyncio.run(body())
     except Unreachable as e:
-        raise no_api(paths, state) from e
+        raise no_api(paths, state, e.message) from e
 
 
-def no_api(paths: Paths, state: ClusterState) -> Nsk8sError:
-    """Why nobody answers at the API's address, and what to do. Pure."""
+def no_api(paths: Paths, state: ClusterState, reason: str = "") -> Nsk8sError:
+    """Why nobody answers at the API's address, and what to do; `reason` is what the connection said. Pure."""
     name = "" if paths.name == "nsk8s" else f" --name {paths.name}"
     if control_plane_is_off(state):
         return Nsk8sError(f"the control plane of cluster {paths.name} is switched off", f"nsk8s node start{name} control-plane")
     log = paths.log(CONTROL_PLANE, "kube-apiserver")
-    return Nsk8sError(f"the API server of cluster {paths.name} does not answer", f"see nsk8s status{name}, and {log}")
+    why = f": {reason}" if reason else ""
+    return Nsk8sError(f"the API server of cluster {paths.name} does not answer{why}", f"see nsk8s status{name}, and {log}")
 
 
 def control_plane_is_off(state: ClusterState) -> bool:

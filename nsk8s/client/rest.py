@@ -21,6 +21,7 @@ from nsk8s.api import meta
 from nsk8s.api.meta import Object
 from nsk8s.client.http import aiohttp
 from nsk8s.client.kubeconfig import ClientConfig
+from nsk8s.client.reasons import reason
 from nsk8s.client.resources import Resource
 from nsk8s.errors import Nsk8sError, StatusError, from_status
 
@@ -32,6 +33,9 @@ STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
 CONNECT_TIMEOUT_S = 5.0
+"""TCP and TLS. Short, for the many who dial again: after a cut the next try soon meets a cable that is whole."""
+PATIENT_CONNECT_TIMEOUT_S = 10.0
+"""For a person's command, which tries once: Go's limit for the handshake, on a busy machine or with a server that is starting."""
 REQUEST_TIMEOUT_S = 30.0
 WATCH_TIMEOUT_S = 300
 """How long a watch is asked for; client-go draws 5 to 10 minutes."""
@@ -94,8 +98,9 @@ def _probed_socket(address: tuple[Any, ...]) -> socket.socket:
 class Client:
     """One API server, one identity, kept-alive connections. Use as `async with Client(config) as api:`."""
 
-    def __init__(self, config: ClientConfig, user_agent: str = "nsk8s") -> None:
+    def __init__(self, config: ClientConfig, user_agent: str = "nsk8s", connect_timeout_s: float = CONNECT_TIMEOUT_S) -> None:
         self.config = config
+        self._connect_timeout_s = connect_timeout_s
         self.on_warning: Callable[[str], None] | None = None
         """Told each Warning of an answer, as kubectl prints them."""
         self._user_agent = user_agent
@@ -115,7 +120,7 @@ class Client:
             auto_decompress=False,
             headers={"User-Agent": self._user_agent},
             skip_auto_headers={"Accept-Encoding"},
-            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
+            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=self._connect_timeout_s),
         )
 
     async def close_connections(self) -> None:
@@ -172,7 +177,7 @@ class Client:
         try:
             return await self._unless_closed(self._exchange(method, path, params, data, sent))
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
-            raise Unreachable(f"{method} {self.config.server}{path}: {str(e) or type(e).__name__}") from e
+            raise Unreachable(f"{method} {self.config.server}{path}: {reason(e)}") from e
 
     async def _exchange(
         self, method: str, path: str, params: Mapping[str, str] | None, data: bytes | None, headers: Mapping[str, str]
@@ -280,7 +285,7 @@ class Client:
             watch="1", allowWatchBookmarks="true", timeoutSeconds=str(timeout_s), resourceVersion=resource_version,
             labelSelector=label_selector, fieldSelector=field_selector,
         )  # fmt: skip
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=WATCH_IDLE_TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s, sock_read=WATCH_IDLE_TIMEOUT_S)
         path = self.config.server + resource.path(namespace)
         try:
             dialled = self._session.get(
@@ -302,12 +307,12 @@ class Client:
                             raise from_status(event["object"], 500)
                         yield WatchEvent(event["type"], event["object"])
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
-            raise Unreachable(f"watch {path}: {str(e) or type(e).__name__}") from e
+            raise Unreachable(f"watch {path}: {reason(e)}") from e
 
     async def stream(self, path: str, params: Mapping[str, str]) -> AsyncIterator[bytes]:
         """The chunks of a body that may go on for ever (`pods/log`). Raises StatusError, Unreachable."""
         assert self._session is not None, "use `async with Client(...)`"
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s)
         try:
             async with self._session.get(
                 self.config.server + path, params=params, headers={**self._headers(), "Accept": "*/*"}, timeout=timeout,
@@ -318,7 +323,7 @@ class Client:
                 async for chunk in response.content.iter_any():
                     yield chunk
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
-            raise Unreachable(f"{self.config.server}{path}: {str(e) or type(e).__name__}") from e
+            raise Unreachable(f"{self.config.server}{path}: {reason(e)}") from e
 
     @contextlib.asynccontextmanager
     async def websocket(
@@ -349,7 +354,7 @@ class Client:
                 raise _failure(refusal[0][1], refusal[0][0]) from e
             raise Unreachable(f"{path}: {e.message}") from e
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
-            raise Unreachable(f"{path}: {str(e) or type(e).__name__}") from e
+            raise Unreachable(f"{path}: {reason(e)}") from e
 
     async def wait_reachable(self) -> None:
         """Return once the server answers anything at all."""

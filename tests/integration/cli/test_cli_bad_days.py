@@ -233,3 +233,24 @@ def test_completion_is_understood_by_bash() -> None:
     script = run("completion", "bash")[1]
     done = subprocess.run([bash, "-n"], input=script, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_api_server_that_does_not_answer_is_told_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from nsk8s.cli import common
+    from nsk8s.client.kubeconfig import ClientConfig, render, write
+    from nsk8s.client.resources import PODS
+    from nsk8s.cluster.state import ClusterState, Paths
+    from nsk8s.errors import Nsk8sError
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        server = f"http://127.0.0.1:{s.getsockname()[1]}"  # nobody listens
+        paths = Paths(NAME)
+        paths.admin_conf = tmp_path / "admin.conf"
+        write(paths.admin_conf, render(ClientConfig(server), NAME, "admin"))
+        monkeypatch.setattr(common, "loaded", lambda cluster: (paths, ClusterState({}, 0, [])))
+        monkeypatch.setattr(common, "heal", lambda paths: None)
+        with pytest.raises(Nsk8sError) as caught:
+            common.with_client(NAME, lambda client: client.get(PODS, "web", "default"))
+    asked = f"GET {server}/api/v1/namespaces/default/pods/web: connection refused"
+    assert caught.value.message == f"the API server of cluster {NAME} does not answer: {asked}"

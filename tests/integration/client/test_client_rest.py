@@ -61,3 +61,32 @@ async def test_closing_connections_of_a_client_that_is_not_open_does_nothing() -
     await client.close_connections()
     with pytest.raises(AssertionError):
         await client.request("GET", "/readyz")
+
+
+class Closing:
+    """Answers the first request of each connection, and closes at the second, as a server does whose idle time is just over."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for first in (True, False):
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.seen.append(head.split(b" ", 1)[0].decode())
+            if first:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+
+@pytest.mark.parametrize(("method", "again"), [("GET", True), ("PUT", True), ("DELETE", True), ("POST", False), ("PATCH", False)])
+async def test_what_met_a_kept_connection_as_it_was_closed_is_asked_again_if_that_is_harmless(method: str, again: bool) -> None:
+    handler = Closing()
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    async with server, asyncio.timeout(10), Client(ClientConfig(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")) as client:
+        await client.request("GET", "/first")
+        if again:
+            assert await client.request(method, "/second") == {}
+        else:
+            with pytest.raises(Unreachable, match=f"^{method} http://127.0.0.1:\\d+/second: it closed the connection without an answer"):
+                await client.request(method, "/second")
+    assert handler.seen == ["GET", method, *([method] if again else [])]
