@@ -78,7 +78,6 @@ class Kubelet:
         self._waiting_for_network: dict[str, PodWorker] = {}
         self._orphans: dict[str, float] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._node_dns: tuple[float, dns.DNSConfig] = (-1.0, dns.DNSConfig())
 
     async def run(self) -> None:
         """Until cancelled. Pods are looked at only once the runtime has said what runs already."""
@@ -198,15 +197,12 @@ class Kubelet:
         return ips[0] if ips else str((pod.get("status") or {}).get("podIP") or "")
 
     def node_dns(self) -> dns.DNSConfig:
-        """The node's own resolv.conf, read again when it is more than 10 s old."""
-        now = time.monotonic()
-        if not 0 <= now - self._node_dns[0] < 10 or self._node_dns[0] < 0:
-            try:
-                with open(self.config.resolv_conf, encoding="utf-8", errors="replace") as f:
-                    self._node_dns = now, dns.parse_resolv_conf(f.read())
-            except OSError:
-                self._node_dns = now, dns.DNSConfig()
-        return self._node_dns[1]
+        """The node's own resolv.conf, as it is now: for each pod that is made, as upstream."""
+        try:
+            with open(self.config.resolv_conf, encoding="utf-8", errors="replace") as f:
+                return dns.parse_resolv_conf(f.read())
+        except OSError:
+            return dns.DNSConfig()
 
     def find_pod(self, namespace: str, name: str) -> tuple[Object, PodRuntime] | None:
         """A pod of this node by name, for logs and exec."""

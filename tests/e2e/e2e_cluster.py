@@ -54,14 +54,28 @@ def components(cluster: str = NAME) -> dict[str, dict[str, Any]]:
 
 
 def until(what: str, condition: Callable[[], Any], timeout_s: float = 30) -> Any:
-    """Poll until `condition()` is truthy; its value. Fails naming `what`."""
+    """Poll until `condition()` is truthy; its value. Fails naming `what`, and the last value if it says anything."""
     deadline = time.monotonic() + PATIENCE * timeout_s
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"not in {timeout_s} s: {what}"
+        last = "" if value is None or value is False else f" (it is {value!r})"
+        assert time.monotonic() < deadline, f"not in {PATIENCE * timeout_s:g} s: {what}{last}"
         time.sleep(0.05)
+
+
+def becomes(what: str, look: Callable[[], Any], wanted: Any, timeout_s: float = 30) -> Any:
+    """Poll until `look()` is `wanted`; that. Fails naming `what`, with what it was last and all that it had been before."""
+    deadline = time.monotonic() + PATIENCE * timeout_s
+    seen: list[Any] = []
+    while (now := look()) != wanted:
+        if now not in seen[-1:]:
+            seen.append(now)
+        before = "".join(f"\n    before: {value!r}" for value in seen[-6:-1])
+        assert time.monotonic() < deadline, f"not in {PATIENCE * timeout_s:g} s: {what}\n    wanted: {wanted!r}\n    is:     {now!r}{before}"
+        time.sleep(0.05)
+    return now
 
 
 def pods(selector: str = "app=hello", cluster: str = NAME) -> list[dict[str, Any]]:
@@ -75,10 +89,43 @@ def pods(selector: str = "app=hello", cluster: str = NAME) -> list[dict[str, Any
 
 
 def ask(source: tuple[str, ...], url: str, cluster: str = NAME) -> dict[str, Any]:
-    """What the echo server at `url` says when asked from `source` (words for `nsk8s enter`)."""
-    done = nsk8s("enter", *source, "--", "curl", "-s", "-m", "5", url, cluster=cluster)
-    answer: dict[str, Any] = json.loads(done.stdout)
+    """What the echo server at `url` says when asked from `source` (words for `nsk8s enter`).
+
+    A refusal counts as no answer yet: a node's rules may come later than the pods are ready, and a server without a probe is
+    ready before it listens. Silence, or anything else, fails.
+    """
+
+    def answered() -> Any:
+        done = nsk8s("enter", *source, "--", "curl", "-g", "-s", "-m", "10", url, ok=False, cluster=cluster)
+        assert done.returncode in (0, 7), f"{url} from {source}: curl ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.returncode == 0 and json.loads(done.stdout)
+
+    answer: dict[str, Any] = until(f"{url} is not refused at {source}", answered)
     return answer
+
+
+def endpoints_in_rules(node: str, service: str = "default/hello", cluster: str = NAME) -> set[str]:
+    """The endpoint addresses to which a node's iptables rules lead for a Service, of both families."""
+    saved = "".join(netns(node, save, "-t", "nat", cluster=cluster).stdout for save in ("iptables-save", "ip6tables-save"))
+    found = re.findall(rf'--comment "?{service}(?::[\w-]+)?"? .*--to-destination (\S+):\d+', saved)
+    return {ip.strip("[]") for ip in found}
+
+
+def until_proxied(
+    *nodes: str, service: str = "default/hello", selector: str = "app=hello", families: int = 1, cluster: str = NAME
+) -> None:
+    """Wait until these nodes' iptables rules lead to the Service's ready pods and to nobody else: the API knows it before.
+
+    `families`: how many the Service has; with one it is the cluster's first.
+    """
+
+    def missing() -> dict[str, Any]:
+        """What differs, by node; the pods are asked each time."""
+        ready = {i["ip"] for p in pods(selector, cluster) for i in p["status"]["podIPs"][:families]}
+        have = {node: endpoints_in_rules(node, service, cluster) for node in nodes}
+        return {node: (found, ready) for node, found in have.items() if found != ready}
+
+    becomes(f"rules for the pods of {service}", missing, {})
 
 
 def kill(pid: int) -> None:
@@ -135,9 +182,13 @@ class Capture:
 
     def until(self, what: str, label: str = "") -> list[str]:
         """The packets, once one of them matches the pattern `what`."""
-        until(f"a packet {what!r} at {label or 'the target'}", lambda: any(re.search(what, p) for p in self.packets(label)), 10)
+        def matching() -> list[str] | str:
+            packets = self.packets(label)
+            return "seen" if any(re.search(what, p) for p in packets) else packets
+
+        becomes(f"a packet {what!r} at {label or 'the target'}", matching, "seen")
         return self.packets(label)
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGINT)
-        self._process.wait(10)
+        self._process.wait(30)
