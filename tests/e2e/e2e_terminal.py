@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from patience import PATIENCE
+
 
 class Terminal:
     def __init__(self, pid: int, fd: int) -> None:
@@ -22,7 +24,7 @@ class Terminal:
 
     def expect(self, what: str, timeout_s: float = 20) -> str:
         """What was shown up to and with `what`; that is then forgotten."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + PATIENCE * timeout_s
         while what not in self.seen:
             assert time.monotonic() < deadline, f"no {what!r} in {self.seen!r}"
             if select.select([self.fd], [], [], 0.2)[0]:
@@ -43,7 +45,7 @@ class Terminal:
 
     def exit_code(self, timeout_s: float = 20) -> int:
         """Wait for the end."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + PATIENCE * timeout_s
         with suppress(OSError):
             while time.monotonic() < deadline and (not select.select([self.fd], [], [], 0.2)[0] or os.read(self.fd, 65536)):
                 pass
@@ -114,7 +116,8 @@ def is_a_real_terminal(argv: list[str], environment: dict[str, str], pod: str) -
         shell.expect("Stopped")
         shell.expect("# ")
         shell.type("jobs; fg\n")
-        shell.expect("cat\r\n")
+        shell.expect("cat\r\n")  # jobs
+        shell.expect("cat\r\n")  # fg; what is typed before is shown before
         shell.type("again\n")
         shell.expect("again\r\nagain\r\n")
         shell.type("\x04")

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from e2e_cluster import components, nsk8s, until
 from e2e_terminal import attaches_to_its_terminal, is_a_real_terminal
+from patience import PATIENCE
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 VERSIONS = ("1.30", "1.31", "1.32", "1.33")
@@ -54,7 +55,7 @@ class Kubectl:
 
     def run(self, *words: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.argv(*words), input=stdin, capture_output=True, text=True, timeout=60, check=False,
+            self.argv(*words), input=stdin, capture_output=True, text=True, timeout=PATIENCE * 60, check=False,
             env={**self.environment, **environment},
         )  # fmt: skip
 
@@ -84,7 +85,7 @@ class Kubectl:
         seen = bytearray()
 
         def wait_for(pattern: str, timeout_s: float = 20) -> str:
-            deadline = time.monotonic() + timeout_s
+            deadline = time.monotonic() + PATIENCE * timeout_s
             while not re.search(pattern, seen.decode(errors="replace")):
                 assert time.monotonic() < deadline, f"no {pattern!r} in {seen.decode(errors='replace')!r}"
                 if select.select([reader], [], [], 0.2)[0]:
@@ -105,7 +106,7 @@ class Kubectl:
         if pid == 0:
             os.execve(self.path, self.argv(*words), self.environment)
         shown = bytearray()
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + PATIENCE * 40
         try:
             if typed:
                 os.write(master, typed.encode())
@@ -200,15 +201,15 @@ def test_each_version_does_the_main_job(each: Kubectl) -> None:
     assert each.run("exec", pod, "--", "sh", "-c", "exit 7").returncode == 7
     assert each("exec", "-i", pod, "--", "cat", stdin="through\n") == "through\n"
     assert "listening on port 8080" in each("logs", pod)
-    assert "Created container" in each("describe", "pod", pod)
-    assert re.search(r"Endpoints: +10\.244\.\d+\.\d+:8080", each("describe", "service", "hello"))
+    until("its Events", lambda: "Created container" in each("describe", "pod", pod))
+    until("endpoints", lambda: re.search(r"Endpoints: +10\.244\.\d+\.\d+:8080", each("describe", "service", "hello")))
     assert answerer(each, f"pod/{pod}", 8080) == pod
     each("scale", "deployment", "hello", "--replicas=1")
     each("wait", "deployment/hello", "--for=jsonpath={.status.readyReplicas}=1", "--timeout=20s")
     each("create", "configmap", "cm", "--from-literal=a=b")
     each("create", "quota", "q", "--hard=configmaps=10")
     assert each.json("get", "configmap", "cm")["data"] == {"a": "b"}
-    assert "ScalingReplicaSet" in each("events")
+    until("its Events", lambda: "ScalingReplicaSet" in each("events"))
     assert "FIELDS:" in each("explain", "deployment.spec")
     each("delete", "-f", str(HELLO))
     assert "No resources found" in each.run("get", "deployments").stderr
@@ -219,7 +220,7 @@ def test_older_versions_do_all_but_exec_and_are_told_why(old: Kubectl) -> None:
     old("rollout", "status", "deployment/hello", "--timeout=30s")
     pod = first_pod(old)
     assert "listening on port 8080" in old("logs", pod)
-    assert "Created container" in old("describe", "pod", pod)
+    until("its Events", lambda: "Created container" in old("describe", "pod", pod))
     assert "FIELDS:" in old("explain", "pod.spec")
     assert "unchanged" in old("apply", "-f", str(HELLO))
     assert "use kubectl 1.30 or later" in old.refused("exec", pod, "--", "hostname")
@@ -253,11 +254,11 @@ def test_get_in_every_form(hello: Kubectl) -> None:
 def test_watches_show_what_happens(hello: Kubectl) -> None:
     with hello.streaming("get", "pods", "-w", "--output-watch-events") as pods, hello.streaming("events", "--watch") as events:
         pods(r"ADDED +hello")
-        hello("delete", "pod", first_pod(hello), "--wait=false")
+        first, pod = hello("get", "pods", "-o", "jsonpath={.items[:2].metadata.name}").split()
+        hello("delete", "pod", first, "--wait=false")
         pods(r"MODIFIED .*Terminating")
         pods(r"DELETED ")
         events("Killing")
-    pod = first_pod(hello)
     with hello.streaming("get", "pod", pod, "-w") as one:
         one(pod)
         hello("delete", "pod", pod, "--wait=false")
@@ -326,7 +327,7 @@ def test_create_everything(kubectl: Kubectl) -> None:
 
 def test_apply_diff_edit_and_replace(hello: Kubectl, tmp_path: Path) -> None:
     assert "unchanged" in hello("apply", "-f", str(HELLO))
-    assert hello.run("diff", "-f", str(HELLO)).returncode == 0
+    until("no difference", lambda: hello.run("diff", "-f", str(HELLO)).returncode == 0)  # but for a status written between its reads
     changed = tmp_path / "changed.yaml"
     changed.write_text(HELLO.read_text().replace("replicas: 3", "replicas: 2"))
     differing = hello.run("diff", "-f", str(changed))
@@ -474,7 +475,7 @@ def test_wait_and_events(kubectl: Kubectl) -> None:
     }))  # fmt: skip
     kubectl("wait", "--for=condition=Ready", "pod/one", "--timeout=30s")
     kubectl("wait", "--for=jsonpath={.status.phase}=Running", "pod/one")
-    assert "Started container c" in kubectl("events", "--for", "pod/one")
+    until("its Events", lambda: "Started container c" in kubectl("events", "--for", "pod/one"))
     assert "timed out waiting" in kubectl.refused("wait", "--for=condition=Nothing", "pod/one", "--timeout=1s")
     kubectl("delete", "pod", "one", "--now", "--wait=false")
     kubectl("wait", "--for=delete", "pod/one", "--timeout=30s")
