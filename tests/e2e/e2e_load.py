@@ -14,7 +14,10 @@ from typing import Any
 
 RATE = 100
 """New connections a second. They are started by the clock, whether or not earlier ones were answered."""
-TIMEOUT_S = 5.0
+TIMEOUT_S = 15.0
+"""A packet that was lost is sent again after 1, 3 and 7 s. What is lost for longer, as to an address that nobody has, is missed."""
+LATE_S = 0.5
+"""What a machine that stood still for longer has missed is left out, rather than asked of the servers at once."""
 SLOW_S = 0.9
 """A connection that took so long lost a packet: the kernel sends a SYN again after 1 s."""
 
@@ -85,7 +88,7 @@ class Load:
                 self.report()
                 asking = asyncio.ensure_future(lines.readline())
             if loop.time() >= due:
-                due += 1 / RATE
+                due = max(due, loop.time() - LATE_S) + 1 / RATE
                 one = asyncio.ensure_future(self.connect_once())
                 work.add(one)
                 one.add_done_callback(work.discard)

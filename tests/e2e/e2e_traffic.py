@@ -51,7 +51,7 @@ class Load:
 
     def finish(self) -> dict[str, Any]:
         """End the load; its last counts."""
-        out, err = self._process.communicate(timeout=20)
+        out, err = self._process.communicate(timeout=60)  # open ones may take e2e_load.TIMEOUT_S
         assert out, err
         found: dict[str, Any] = json.loads(out.splitlines()[-1])
         return found

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_cluster import NAME, apply, components, get, in_pod, kill, netns, nsk8s, pod, pods, until
+from e2e_cluster import NAME, apply, becomes, components, get, in_pod, kill, netns, nsk8s, pod, pods, until, until_proxied
 from e2e_traffic import Load
 
 from nsk8s.client import kubeconfig
@@ -48,6 +48,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         nsk8s("up", "-q", "-f", str(wanted))
         nsk8s("apply", "-f", str(HELLO))
         until("a ready pod on every worker", lambda: {p["spec"]["nodeName"] for p in pods()} == set(NODES[1:]))
+        until_proxied(*NODES)
         yield
     finally:
         nsk8s("down", "-q", ok=False)
@@ -163,7 +164,7 @@ def gate_rules(node: str) -> tuple[set[str], bool]:
 def gate_becomes(ips: set[str]) -> None:
     """On every node the rules have exactly these endpoints."""
     for node in NODES:
-        until(f"{sorted(ips)} in the rules of {node}", lambda n=node: gate_rules(n) == (ips, not ips))
+        becomes(f"the rules of {node}", lambda n=node: gate_rules(n), (ips, not ips))
 
 
 def test_rules_follow_readiness_death_and_scale_on_every_node(cluster: None) -> None:
@@ -234,12 +235,11 @@ def test_a_node_whose_cable_is_cut_keeps_its_pods(cluster: None) -> None:
     before, pids = get("pod/patient"), pod_pids()["node2"]
     try:
         assert netns("switch", "ip", "link", "set", "node2", "down").returncode == 0
-        until("node2 is Unknown", lambda: ready("node2") == "Unknown")
+        becomes("node2's Ready", lambda: ready("node2"), "Unknown")
         node = get("node/node2")
         condition = next(c for c in node["status"]["conditions"] if c["type"] == "Ready")
         assert (condition["reason"], condition["message"]) == ("NodeStatusUnknown", "Kubelet stopped posting node status.")
-        until("it is tainted", lambda: ("node.kubernetes.io/unreachable", "NoExecute") in taints("node2"))
-        assert ("node.kubernetes.io/unreachable", "NoSchedule") in taints("node2")
+        becomes("its taints", lambda: taints("node2"), {("node.kubernetes.io/unreachable", e) for e in ("NoExecute", "NoSchedule")})
         with ThreadPoolExecutor() as threads:  # each dials until it gives up
             logs = threads.submit(nsk8s, "logs", "patient", ok=False)
             execute = threads.submit(nsk8s, "exec", "patient", "--", "true", ok=False)
@@ -251,8 +251,8 @@ def test_a_node_whose_cable_is_cut_keeps_its_pods(cluster: None) -> None:
         dial_error = "Error from server: error dialing backend: dial tcp 192.168.56.12:10250: "
         assert execute.result().stderr.startswith(dial_error)
         assert pids <= pod_pids()["node2"]
-        until("its endpoints are gone", lambda: not [a for a in destinations("node1") if a.startswith("10.244.2.")])
-        until("those that tolerate it three seconds are evicted", lambda: staying("node2") == {"patient"})
+        becomes("its endpoints", lambda: [a for a in destinations("node1") if a.startswith("10.244.2.")], [])
+        becomes("those that tolerate it three seconds are evicted", lambda: staying("node2"), {"patient"})
     finally:
         netns("switch", "ip", "link", "set", "node2", "up")
     until("node2 is Ready", lambda: ready("node2") == "True")
@@ -302,7 +302,7 @@ def dns_pod() -> dict[str, Any] | None:
 def dns_on_a_worker() -> str:
     """The DNS pod's node, which is not the control plane (it is sent away from there)."""
     patch_node("control-plane", {"spec": {"unschedulable": True}})
-    found = dns_pod() or {}
+    found = until("DNS is ready", dns_pod)
     if found["spec"]["nodeName"] == "control-plane":
         nsk8s("delete", "pod", found["metadata"]["name"], "-n", "kube-system")
     moved = until("DNS is on a worker", lambda: (p := dns_pod()) and p["spec"]["nodeName"] != "control-plane" and p)
@@ -339,13 +339,12 @@ assert s.recv(512).endswith(bytes([10, 96, 0, 1]))
 
 def test_a_power_cut_moves_the_pods_and_a_boot_begins_with_nothing(cluster: None) -> None:
     """Of the node that the DNS pod is on: so DNS must come back elsewhere, too."""
-    until("DNS is ready", dns_pod)
     home = dns_on_a_worker()
     others = [n for n in NODES if n != home]
     nsk8s("scale", "deployment/hello", "--replicas", "6")
     until("a pod on every worker", lambda: len(pods()) == 6 and set(by_node()) == set(NODES[1:]))
-    lost = get("pods", "--field-selector", f"spec.nodeName={home}")["items"]
-    lost_ips = {p["status"]["podIP"] for p in lost} | {(dns_pod() or {})["status"]["podIP"]}
+    lost = [p for p in get("pods", "--field-selector", f"spec.nodeName={home}")["items"] if not p["metadata"].get("deletionTimestamp")]
+    lost_ips = {p["status"]["podIP"] for p in [*lost, until("DNS is ready", dns_pod)]}
     traces = (
         ("iptables", "-t", "nat", "-N", "BEFORE-THE-BOOT"), ("ip", "route", "add", "198.51.100.0/24", "dev", "eth0"),
         ("conntrack", "-I", "-p", "udp", "-s", "1.2.3.4", "-d", "4.3.2.1", "--sport", "5", "--dport", "6", "-t", "9999"),
@@ -359,7 +358,7 @@ def test_a_power_cut_moves_the_pods_and_a_boot_begins_with_nothing(cluster: None
     nsk8s("node", "stop", home)
     assert not Path(f"/run/netns/{NAME}-{home}").exists()
     assert not Cgroups().all_processes(f"/nsk8s/{NAME}/{home}")
-    until("the node is Unknown", lambda: ready(home) == "Unknown")
+    becomes("the node's Ready", lambda: ready(home), "Unknown")
     until("six ready pods elsewhere", lambda: len(pods()) == 6 and home not in by_node(), 60)
     for old in lost:
         gone = get(f"pod/{old['metadata']['name']}")
@@ -391,6 +390,6 @@ def test_a_power_cut_moves_the_pods_and_a_boot_begins_with_nothing(cluster: None
     until("a pod on it again", lambda: home in by_node())
     address = get(f"node/{home}")["status"]["addresses"][0]["address"]
     until("nine ready pods", lambda: len(pods()) == 9)
-    until("its rules", lambda: destinations(home) == {p["status"]["podIP"] for p in pods()})
-    assert netns("client", "curl", "-s", "-m", "5", f"http://{address}:30080/healthz").stdout == "ok\n"
+    until_proxied(home)
+    assert netns("client", "curl", "-s", "-m", "10", f"http://{address}:30080/healthz").stdout == "ok\n"
     nsk8s("scale", "deployment/hello", "--replicas", "3")
