@@ -14,7 +14,24 @@ from typing import Any
 import pytest
 import real_kubectl
 import yaml
-from e2e_cluster import EXAMPLES, NAME, apply, ask, components, documents, get, in_pod, netns, nsk8s, pod, pods, until
+from e2e_cluster import (
+    EXAMPLES,
+    NAME,
+    apply,
+    ask,
+    becomes,
+    components,
+    documents,
+    get,
+    in_pod,
+    netns,
+    nsk8s,
+    pod,
+    pods,
+    until,
+    until_proxied,
+)
+from patience import PATIENCE
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(150)]
 OTHER = NAME[:6] + "2"
@@ -42,12 +59,13 @@ def two() -> Iterator[None]:
             for name in BOTH
         ]
         for start in starts:
-            _, said = start.communicate(timeout=100)
+            _, said = start.communicate(timeout=PATIENCE * 100)
             assert start.returncode == 0, said
         for name in BOTH:
             nsk8s("apply", "-f", HELLO, cluster=name)
         for name in BOTH:
             until("three ready pods", lambda name=name: len(pods(cluster=name)) == 3)
+            until_proxied("control-plane", "node1", "node2", cluster=name)
         yield
     finally:
         for name in BOTH:
@@ -63,10 +81,11 @@ def admin_conf(name: str) -> Path:
 
 
 def picture(name: str) -> dict[str, Any]:
-    """What must not change while something happens elsewhere: processes, pods, rules, routes."""
+    """What must not change for good while something happens elsewhere: processes, pods, rules, routes."""
+    items = get("pods", cluster=name)["items"]
     return {
         "components": {k: (c["pid"], c["restarts"]) for k, c in components(name).items()},
-        "pods": {p["metadata"]["uid"]: (p["status"]["podIP"], p["status"]["containerStatuses"][0]["containerID"]) for p in pods(cluster=name)},
+        "pods": {p["metadata"]["uid"]: (p["status"]["podIP"], p["status"]["containerStatuses"][0]["containerID"]) for p in items},
         "routes": [netns(n, "ip", "route", cluster=name).stdout for n in ("control-plane", "node1", "node2", "router")],
         "rules": netns("node1", "iptables-save", "-t", "nat", cluster=name).stdout.count("-A KUBE-"),
     }
@@ -151,7 +170,7 @@ def test_switched_off_and_on_again_everything_is_kept_and_the_other_notices_noth
     assert f"nsk8s start --name {NAME}" in said.stderr
     assert not [c["id"] for c in running if alive(c["pid"])]
     assert not list(Path("/run/netns").glob(f"{NAME}-*"))
-    assert picture(OTHER) == before
+    becomes("the other is untouched", lambda: picture(OTHER), before)
     nsk8s("start", "-q")
     assert listed()[NAME]["server"] == port
     assert admin_conf(NAME).read_bytes() == conf, "kubeconfigs that were handed out stay valid"
@@ -161,12 +180,13 @@ def test_switched_off_and_on_again_everything_is_kept_and_the_other_notices_noth
 
     wanted = {uid: count + 1 for uid, count in restarts(old.values()).items()}
     until("the same three pods, as after a reboot", lambda: restarts(pods()) == wanted)
-    assert {p["metadata"]["uid"]: p["spec"] for p in pods()} == {uid: p["spec"] for uid, p in old.items()}
-    assert min(int(p["metadata"]["resourceVersion"]) for p in pods()) > version
-    own = {p["metadata"]["name"] for p in pods()}
-    until("it answers", lambda: netns("client", "curl", "-s", "-m", "2", "http://192.168.56.12:30080/healthz").stdout == "ok\n")
+    there = get("pods", "-l", "app=hello")["items"]
+    assert {p["metadata"]["uid"]: p["spec"] for p in there} == {uid: p["spec"] for uid, p in old.items()}
+    assert min(int(p["metadata"]["resourceVersion"]) for p in there) > version
+    own = {p["metadata"]["name"] for p in there}
+    until_proxied("control-plane", "node1", "node2")  # not to the addresses of before
     assert ask(("client",), "http://192.168.56.12:30080/")["pod"] in own
-    assert picture(OTHER) == before
+    becomes("the other is untouched", lambda: picture(OTHER), before)
 
 
 def test_down_that_keeps_the_state_then_up(two: None) -> None:
@@ -177,6 +197,7 @@ def test_down_that_keeps_the_state_then_up(two: None) -> None:
     nsk8s("up", "-q")
     assert get("configmap", "kept")["metadata"]["uid"] == uid
     until("three ready pods", lambda: len(pods()) == 3)
+    until_proxied("control-plane", "node1", "node2")
 
 
 # ── a node more, a node less ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -192,7 +213,8 @@ def test_a_node_more_and_a_node_less(two: None) -> None:
     assert there["spec"]["nodeName"] == "extra"
     assert there["status"]["podIP"].startswith("10.244.3.")
     for node in ("control-plane", "node1", "node2"):
-        assert "10.244.3.0/24 via 192.168.56.13" in netns(node, "ip", "route").stdout
+        until(f"the way there on {node}", lambda node=node: "10.244.3.0/24 via 192.168.56.13" in netns(node, "ip", "route").stdout)
+    until_proxied("extra")
     vip = get("service/hello")["spec"]["clusterIP"]
     own = {p["metadata"]["name"] for p in pods()}
     assert json.loads(in_pod("on-extra", "wget", "-qO-", f"http://{vip}/"))["pod"] in own
@@ -208,6 +230,7 @@ def test_a_node_more_and_a_node_less(two: None) -> None:
         until(f"no route on {node}", lambda node=node: "10.244.3.0/24" not in netns(node, "ip", "route").stdout)
         until(f"no endpoint in {node}'s rules", lambda node=node: "10.244.3." not in netns(node, "iptables-save", "-t", "nat").stdout)
     until("the bare pod is gone", lambda: not get("pods", "-l", "app=on-extra")["items"])
+    until_proxied("control-plane", "node1", "node2")
     assert "extra" not in netns("switch", "ip", "-o", "link").stdout
     for path in (f"/run/netns/{NAME}-extra", f"/var/lib/nsk8s/{NAME}/nodes/extra", f"/sys/fs/cgroup/pids/nsk8s/{NAME}/extra", f"/sys/fs/cgroup/nsk8s/{NAME}/extra"):
         assert not os.path.lexists(path), path
@@ -228,7 +251,7 @@ def test_down_of_one_leaves_the_other_untouched(two: None) -> None:
     for path in (f"/var/lib/nsk8s/{OTHER}", f"/run/nsk8s/{OTHER}", f"/sys/fs/cgroup/pids/nsk8s/{OTHER}", f"/sys/fs/cgroup/nsk8s/{OTHER}"):
         assert not os.path.lexists(path), path
     assert not list(Path("/run/netns").glob(f"{OTHER}-*"))
-    assert picture(NAME) == before
+    becomes("the other is untouched", lambda: picture(NAME), before)
     assert ask(("client",), "http://192.168.56.11:30080/")["pod"] in {p["metadata"]["name"] for p in pods()}
     gone = nsk8s("down", "-q", ok=False, cluster=OTHER)
     assert gone.returncode == 1
@@ -255,7 +278,9 @@ def test_another_address_plan_other_names(two: None, tmp_path: Path) -> None:
     assert {p["spec"]["nodeName"] for p in pods(cluster=OTHER)} == {"alpha", "beta"}
     assert in_pod("debug", "cat", "/etc/resolv.conf", cluster=OTHER).startswith("search default.svc.lab.internal svc.lab.internal lab.internal")
     assert "nameserver 172.30.0.10" in in_pod("debug", "cat", "/etc/resolv.conf", cluster=OTHER)
-    assert in_pod("debug", "getent", "hosts", "hello", cluster=OTHER).split()[1] == "hello.default.svc.lab.internal"
+    until_proxied("control-plane", "alpha", "beta", cluster=OTHER)
+    name = until("its name", lambda: nsk8s("exec", "debug", "--", "getent", "hosts", "hello", ok=False, cluster=OTHER).stdout)
+    assert name.split()[1] == "hello.default.svc.lab.internal"
     answer = json.loads(in_pod("debug", "wget", "-qO-", "http://hello.default.svc.lab.internal/", cluster=OTHER))
     assert answer["client"].rpartition(":")[0] in {"10.50.0.11", "172.20.0.129"}, "masqueradeAll: the node's address, or its bridge's"
     assert answer["address"].startswith("172.20.")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_cluster import EXAMPLES, apply, components, documents, get, in_pod, nsk8s, pods, until
+from e2e_cluster import EXAMPLES, apply, becomes, components, documents, get, in_pod, nsk8s, pods, until, until_proxied
 
 from nsk8s.runtime import images
 
@@ -53,6 +53,8 @@ def cluster() -> Iterator[None]:
             nsk8s("apply", "-f", str(EXAMPLES / manifest))
         for selector, count in (("app=hello", 3), ("app=peers", 3), ("app=agent", 3), ("app=debug", 1)):
             until(f"{count} of {selector}", lambda selector=selector, count=count: len(pods(selector)) == count)
+        until_proxied("control-plane", "node1", "node2", "node3")  # some of the next ask the Service once, then end
+        until("its name", lambda: nsk8s("exec", "debug", "--", "getent", "hosts", "hello", ok=False).stdout)
         apply(
             image_pod("unknown", "ghcr.io/acme/thing:1"), image_pod("nginx", "nginx:1.27"),
             *(image_pod(n, i, c) for n, (i, c, _) in RUNS.items()),
@@ -89,7 +91,7 @@ def test_every_command_in_an_example_works_as_written(cluster: None, manifest: s
     assert given, "an example says how it is tried"
     for words in given:
         there = [w.replace("examples/", f"{EXAMPLES}/", 1) if w.startswith("examples/") else w for w in words]
-        until(" ".join(words), lambda there=there: (done := nsk8s(*there, ok=False)).returncode == 0 and done.stdout, 15)
+        until(" ".join(words), lambda there=there: (done := nsk8s(*there, ok=False)).returncode == 0 and done.stdout)
 
 
 def test_hello_from_outside(cluster: None) -> None:
@@ -132,15 +134,15 @@ def test_hello_answers_datagrams_too(cluster: None) -> None:
 
 def test_headless_answers_with_the_pods_own_addresses(cluster: None) -> None:
     (words,) = commands("headless.yaml")
-    found = set(re.findall(r"^Address: (10\.244\.\d+\.\d+)$", nsk8s(*words).stdout, re.M))
-    assert found == {p["status"]["podIP"] for p in pods("app=peers")}
+    wanted = {p["status"]["podIP"] for p in pods("app=peers")}
+    becomes("the addresses", lambda: set(re.findall(r"^Address: (10\.244\.\d+\.\d+)$", nsk8s(*words, ok=False).stdout, re.M)), wanted)
     assert get("service/peers")["spec"]["clusterIP"] == "None"
 
 
 def test_daemonset_is_on_every_worker_and_not_on_the_control_plane(cluster: None) -> None:
     assert sorted(p["spec"]["nodeName"] for p in pods("app=agent")) == ["node1", "node2", "node3"]
-    status = get("daemonset/agent")["status"]
-    assert (status["desiredNumberScheduled"], status["numberReady"], status["numberMisscheduled"]) == (3, 3, 0)
+    counts = ("desiredNumberScheduled", "numberReady", "numberMisscheduled")
+    becomes("its status", lambda: [get("daemonset/agent")["status"].get(c) for c in counts], [3, 3, 0])
 
 
 def test_debug_pod_has_the_tools_it_names(cluster: None) -> None:
@@ -187,16 +189,16 @@ def reasons(name: str) -> list[tuple[str, str, str]]:
 
 
 def test_an_unknown_image_backs_off_and_says_what_there_is(cluster: None) -> None:
-    until("ImagePullBackOff", lambda: waiting("unknown").get("reason") == "ImagePullBackOff")
-    assert waiting("unknown")["message"].startswith('Back-off pulling image "ghcr.io/acme/thing:1"')
-    seen = reasons("unknown")
+    state = until("ImagePullBackOff", lambda: (w := waiting("unknown")).get("reason") == "ImagePullBackOff" and w)
+    assert state["message"].startswith('Back-off pulling image "ghcr.io/acme/thing:1"')
+    seen = until("its Events", lambda: ("Warning", "Failed", "Error: ErrImagePull") in (found := reasons("unknown")) and found)
     (said,) = {m for t, r, m in seen if (t, r) == ("Warning", "Failed") and m.startswith("Failed to pull image")}
     assert 'image "ghcr.io/acme/thing:1" is not built in, and nsk8s downloads none' in said
     for name in ("busybox", "nginx", "python", "nsk8s/echo"):
         assert name in said
-    assert ("Warning", "Failed", "Error: ErrImagePull") in seen
     until("the back-off's own event", lambda: ("Warning", "Failed", "Error: ImagePullBackOff") in reasons("unknown"))
-    assert ("Normal", "BackOff", 'Back-off pulling image "ghcr.io/acme/thing:1"') in [(t, r, m.partition(": ")[0]) for t, r, m in reasons("unknown")]
+    backs_off = ("Normal", "BackOff", 'Back-off pulling image "ghcr.io/acme/thing:1"')
+    until("and what it is", lambda: backs_off in [(t, r, m.partition(": ")[0]) for t, r, m in reasons("unknown")])
     row = nsk8s("get", "pod", "image-unknown").stdout.splitlines()[1].split()
     assert row[1:3] in (["0/1", "ImagePullBackOff"], ["0/1", "ErrImagePull"])
     assert get("pod/image-unknown")["status"]["phase"] == "Pending"
@@ -209,7 +211,8 @@ def test_nginx_serves_its_page_or_says_what_to_install(cluster: None) -> None:
         return
     until("it is ready", lambda: pods("image=nginx"))
     ip = pods("image=nginx")[0]["status"]["podIP"]
-    assert "Welcome to nginx!" in in_pod("debug", "wget", "-qO-", f"http://{ip}/")
+    page = ("exec", "debug", "--", "wget", "-qO-", f"http://{ip}/")
+    until("its page", lambda: "Welcome to nginx!" in nsk8s(*page, ok=False).stdout)  # without a probe it is ready before it listens
     until("its access log", lambda: '"GET / HTTP/1.1" 200' in nsk8s("logs", "image-nginx").stdout)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e_cluster import apply, ask, get, in_pod, netns, nsk8s, pods, until
+from e2e_cluster import apply, ask, becomes, get, in_pod, netns, nsk8s, pods, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 HELLO = Path(__file__).parents[2] / "examples" / "hello.yaml"
@@ -38,8 +38,8 @@ def test_services_by_name_address_and_node_port(cluster: None) -> None:
     assert ask(("client",), f"http://[{NODE1}]:{node_port}/")["pod"] in names
     assert ask(("node1",), f"http://[{spec['clusterIP']}]/")["pod"] in names
     asker = min(names)
-    found = in_pod(asker, "getent", "ahostsv6", "hello", "kubernetes.default").split()
-    assert {spec["clusterIP"], "fd00:10:96::1"} <= set(found)
+    lookup = ("exec", asker, "--", "getent", "ahostsv6", "hello", "kubernetes.default")
+    until("their names", lambda: {spec["clusterIP"], "fd00:10:96::1"} <= set(nsk8s(*lookup, ok=False).stdout.split()))
     assert in_pod(asker, "cat", "/etc/resolv.conf").splitlines()[1] == "nameserver fd00:10:96::a"
     assert f"to {spec['clusterIP']} port 80/tcp" in nsk8s("rules", "hello").stdout, "found without -6"
     assert spec["clusterIP"] in nsk8s("rules", "hello", "--mode", "nftables").stdout, "so is what would be"
@@ -63,7 +63,7 @@ def test_nothing_is_ipv4(cluster: None) -> None:
     assert all(p["status"]["podIPs"] == [{"ip": p["status"]["podIP"]}] and ":" in p["status"]["podIP"] for p in pods())
     assert cidr == "fd00:10:244:1::/64"
     healthz = ("curl", "-g", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "3", f"http://[{NODE1}]:10256/healthz")
-    assert netns("client", *healthz).stdout == "200"
+    becomes("kube-proxy's health", lambda: netns("client", *healthz).stdout, "200")
 
 
 @pytest.mark.slow

@@ -33,6 +33,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         nsk8s("up", "-q", "-f", str(file))
         apply(*(pod(name, "busybox", "python3", "-c", SINK, nodeName=node) for name, node in (("a", "node1"), ("b", "node2"))))
         until("the pods are ready", lambda: all(pods(f"app={name}") for name in "ab"))
+        for name in "ab":  # ready is before listening
+            until(f"{name} listens", lambda name=name: nsk8s("logs", name, ok=False).stdout == "ready\n")
         yield {name: get(f"pod/{name}")["status"]["podIP"] for name in "ab"}
     finally:
         nsk8s("down", "-q", ok=False)
@@ -84,7 +86,7 @@ def test_the_router_and_the_client_have_cables_too(cluster: dict[str, str], mach
     assert netns("node1", *ping).returncode != 0
     nsk8s("link", "up", machine)
     assert cable(machine)["state"] == "up"
-    until(f"{machine} is back", lambda: netns("node1", *ping).returncode == 0, 5)
+    until(f"{machine} is back", lambda: netns("node1", *ping).returncode == 0)
     assert netns("node1", "ping", "-c", "1", "-W", "1", "192.168.56.12").returncode == 0
 
 
