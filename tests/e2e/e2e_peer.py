@@ -21,7 +21,8 @@ import sys
 import threading
 from typing import Any, NamedTuple
 
-TIMEOUT_S = 4.0
+TIMEOUT_S = 10.0
+"""Linux asks for 3 s by ARP before it says that there is no such host: that answer must come first, on a busy machine too."""
 
 
 class Family(NamedTuple):

@@ -59,6 +59,8 @@ def cluster_of_peers(*options: str, families: tuple[str, ...] = ("4",)) -> Itera
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[dict[str, str]]:
     with cluster_of_peers("--nodes", "2") as found:
+        places = e2e_matrix.places((4,))
+        until("all know the ways", lambda: e2e_matrix.settled("routes", places, exposed=False))
         yield found
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,11 +79,18 @@ def switch(mode: str, expose: str = "pods,services") -> None:
     settings = {"mode": mode, "expose": expose}
     apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "node-network", "namespace": "kube-system"},
            "data": settings})  # fmt: skip
-    until(f"mode {mode}", lambda: as_wanted(mode), 20)
+    in_force(mode, exposed="pods" in expose)
+
+
+def in_force(mode: str, *, exposed: bool) -> None:
+    """Return when every node has a mode's ways and no others, and the router those that it is to know."""
+    places = e2e_matrix.places((4,))
+    until(f"mode {mode}", lambda: as_wanted(mode) and e2e_matrix.settled(mode, places, exposed=exposed), 60)  # BGP begins with pauses
 
 
 def ping(place: str, address: str, *options: str) -> str:
-    return nsk8s("enter", place, "--", "ping", "-n", "-c", "1", "-W", "2", *options, address, ok=False).stdout
+    """What `ping` says of one. It waits for an answer, or an error, for as long as a busy machine may need."""
+    return nsk8s("enter", place, "--", "ping", "-n", "-c", "1", "-W", "10", *options, address, ok=False).stdout
 
 
 def stream(source: str, target: str, address: str) -> int:
@@ -108,8 +115,9 @@ def stream(source: str, target: str, address: str) -> int:
 
 def hops(place: str, address: str) -> int:
     """How many routers the answer met."""
-    found = re.search(r"ttl=(\d+)", ping(place, address))
-    assert found
+    said = ping(place, address)
+    found = re.search(r"ttl=(\d+)", said)
+    assert found, said
     return 64 - int(found[1])
 
 
@@ -132,41 +140,54 @@ def check_matrix(mode: str) -> None:
 
 
 class Pings:
-    """A pod's ping to another, 1,000 a second, until it is told to stop."""
+    """A pod's ping to another, 1,000 a second, until it is asked how many were lost. It writes to a file: a pipe that nobody reads
+    holds what it says in the first second, and then it waits."""
 
     def __init__(self, source: str, address: str) -> None:
         argv = [sys.executable, "-m", "nsk8s.cli.main", "enter", f"pod/{source}", "--", "ping", "-n", "-i", "0.001", address]
-        environment = {**os.environ, "NSK8S_CLUSTER": NAME}
-        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, bufsize=0, env=environment)  # `communicate` reads no buffers
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline().startswith(b"PING")
+        self._said = tempfile.NamedTemporaryFile()
+        self._process = subprocess.Popen(argv, stdout=self._said, env={**os.environ, "NSK8S_CLUSTER": NAME})
+        until(f"{source} reaches {address}", self._answered)
+
+    def _answered(self) -> list[int]:
+        """The numbers of the answers, in the order in which they came. On the wire they have 16 bits."""
+        assert self._process.poll() is None, "ping ended"
+        numbers: list[int] = []
+        for found in map(int, re.findall(r"icmp_seq=(\d+) ttl", Path(self._said.name).read_text())):
+            rounds = (numbers[-1] if numbers else 0) + 0x8000 - found
+            numbers.append(found + (rounds & ~0xFFFF if rounds > 0 else 0))
+        return numbers
 
     def lost(self) -> int:
-        """How many were sent and not answered; those of the last 100 ms may be on their way."""
-        self._process.send_signal(signal.SIGINT)
-        out = self._process.communicate(timeout=10)[0].decode()
-        answered = {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", out)}
-        found = re.search(r"(\d+) packets transmitted", out)
-        assert found, out
-        assert answered, out
-        at_the_end = int(found[1]) - max(answered)
-        return max(answered) - len(answered) + (at_the_end if at_the_end > 100 else 0)
+        """How many were sent until now and are not answered, although many that were sent later are. Ends them."""
+        sent = max(self._answered())
+        until("pings are answered", lambda: max(self._answered()) > sent + 50)
+        missing = sorted(set(range(1, sent + 1)) - set(self._answered()))
+        print(f"of {sent} pings not answered: {missing[:5]} ... {missing[-5:]}")
+        self._process.kill()
+        return len(missing)
+
+    def __del__(self) -> None:
+        """Also when the test failed before it asked."""
+        self._process.kill()
+        self._process.wait()
 
 
 def test_routes_between_nodes(cluster: dict[str, str]) -> None:
-    until("the routes", lambda: as_wanted("routes"))
+    in_force("routes", exposed=True)
     check_matrix("routes")
     assert hops("pod/a1", cluster["b"]) == 2
 
 
 def test_the_router_leads_to_pods_and_services_from_outside(cluster: dict[str, str]) -> None:
-    known = routes("router")
-    assert {f"10.244.{NUMBER[m]}.0/24": f"via {ip} " for m, ip in MACHINES.items()}.items() <= {
-        dst: re.sub(r".*(via \S+ ).*", r"\1", line) for dst, line in known.items()
-    }.items()
-    assert "10.96.0.0/16" in known
+    pods_wanted = {f"10.244.{NUMBER[m]}.0/24": f"via {ip} " for m, ip in MACHINES.items()}.items()
+
+    def known() -> dict[str, str]:
+        return {dst: re.sub(r".*(via \S+ ).*", r"\1", line) for dst, line in routes("router").items()}
+
+    until("the router knows the pods and the services", lambda: pods_wanted <= known().items() and "10.96.0.0/16" in known())
     # Any node takes the API's ClusterIP; an address that no Service has is refused instead of going round.
-    assert netns("client", "curl", "-sk", "-m", "5", "https://10.96.0.1/version").stdout
+    until("the API answers", lambda: netns("client", "curl", "-sk", "-m", "5", "https://10.96.0.1/version").stdout)
     assert ask("client", "10.96.77.77", "tcp")["unreachable"] == [[3, 1, ROUTER]]
     # A range that is added is led here too, and goes when it does.
     apply({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/24"]}})
@@ -231,13 +252,13 @@ def test_nodes_restart_and_leave(cluster: dict[str, str]) -> None:
     nsk8s("node", "stop", "node3")
     nsk8s("node", "start", "node3")
     # A restarted node has a new MAC there; the others hear of it.
-    until("node3 answers", lambda: "1 received" in ping("pod/a1", "10.244.3.0"), 20)
+    until("node3 answers", lambda: "1 received" in ping("pod/a1", "10.244.3.0", "-W", "1"))
     assert netns("node1", "bridge", "fdb", "show", "dev", "flannel.1").stdout != fdb
     nsk8s("node", "remove", "node3")
     del MACHINES["node3"]
-    until("it is forgotten", lambda: as_wanted("vxlan"))
+    in_force("vxlan", exposed=True)
     for table in (("bridge", "fdb"), ("ip", "neigh")):
-        assert len(netns("node1", *table, "show", "dev", "flannel.1").stdout.splitlines()) == 2, table
+        until(f"no entry for it in {table}", lambda table=table: len(netns("node1", *table, "show", "dev", "flannel.1").stdout.splitlines()) == 2)
     until("by the router too", lambda: "10.244.3.0/24" not in routes("router"))
 
 
@@ -245,7 +266,7 @@ def test_switched_to_router(cluster: dict[str, str]) -> None:
     pings = Pings("a1", cluster["b"])
     switch("router")
     assert pings.lost() == 0
-    assert "flannel" not in json.dumps(get("node/node1")["metadata"]["annotations"])
+    until("its end of the tunnel is forgotten", lambda: "flannel" not in json.dumps(get("node/node1")["metadata"]["annotations"]))
     check_matrix("router")
     assert hops("pod/a1", cluster["b"]) == 3, "one more than with routes"
     assert hops("pod/a1", cluster["a2"]) == 0
@@ -270,7 +291,7 @@ def test_agents_die(cluster: dict[str, str]) -> None:
         kill(before)
         until("it runs again", lambda a=agent, pid=before: components()[a]["pid"] not in (None, pid))
         assert pings.lost() == 0
-    assert as_wanted("router")
+    in_force("router", exposed=True)
 
 
 def test_switched_back_without_the_router_knowing(cluster: dict[str, str]) -> None:
@@ -279,7 +300,7 @@ def test_switched_back_without_the_router_knowing(cluster: dict[str, str]) -> No
     until("the router has forgotten the pods", lambda: "10.244.1.0/24" not in routes("router"))
     assert pings.lost() == 0
     assert ask("client", cluster["a1"], "tcp")["unreachable"] == [[3, 0, ROUTER]]
-    assert netns("router", "ip", "rule", "show", "priority", "119").stdout == ""
+    until("nor refused back", lambda: netns("router", "ip", "rule", "show", "priority", "119").stdout == "")
 
 
 def test_nonsense_changes_nothing(cluster: dict[str, str]) -> None:
@@ -287,7 +308,7 @@ def test_nonsense_changes_nothing(cluster: dict[str, str]) -> None:
     apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "node-network", "namespace": "kube-system"},
            "data": {"mode": "pigeons"}})  # fmt: skip
     log = Path(f"/var/lib/nsk8s/{NAME}/logs/node1/node-network.log")
-    until("it is said", lambda: "mode: 'pigeons' is none of routes, vxlan, router, bgp; still routes" in log.read_text(), 5)
+    until("it is said", lambda: "mode: 'pigeons' is none of routes, vxlan, router, bgp; still routes" in log.read_text())
     assert {m: routes(m) for m in NODES} == before
 
 
@@ -302,13 +323,13 @@ def test_a_cluster_that_begins_with_a_mode(tmp_path: Path, mode: str, mtu: int) 
     MACHINES.pop("node3", None)
     apply(*(pod(name, nodeName=node) for name, node in PODS.items()))
     until("the pods are ready", lambda: all(pods(f"app={name}") for name in PODS))
-    until(mode, lambda: as_wanted(mode))
+    in_force(mode, exposed=False)
     ip = get("pod/b")["status"]["podIP"]
     assert f"mtu {mtu} " in in_pod("a1", "ip", "link", "show", "eth0")
     assert hops("pod/a1", ip) == (3 if mode == "router" else 2)
     assert "1 received" in ping("pod/a1", ip, "-M", "do", "-s", str(mtu - 28))
     assert "1 received" not in ping("pod/a1", ip, "-M", "do", "-s", str(mtu - 27))
-    assert "10.96.0.1" in in_pod("a1", "nslookup", "kubernetes.default.svc.cluster.local")
+    assert "10.96.0.1" in in_pod("a1", "nslookup", "kubernetes.default.svc.cluster.local")  # `up` waited for it
     refused = nsk8s("up", "-f", "-", text="network: {mode: routes}\n", ok=False)
     assert "ConfigMap kube-system/node-network" in refused.stderr
     nsk8s("node", "add", "late")
