@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from e2e_cluster import apply, get, in_pod, netns, nsk8s, pod, until
+from e2e_settled import answered_everywhere
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 HERE = {"nodeName": "node1"}
@@ -79,18 +80,18 @@ def test_a_pod_on_the_hosts_network_is_its_node() -> None:
     assert in_pod("host", "hostname").strip() == "node1"
     assert "cni0" in in_pod("host", "ip", "-o", "link")
     assert "# Kubernetes-managed hosts file (host network).\n" in in_pod("host", "cat", "/etc/hosts")
-    assert netns("node2", "curl", "-sf", "-m", "5", "http://192.168.56.11:8080/").returncode == 0
+    answered_everywhere(("node2",), "http://192.168.56.11:8080/")
 
 
 def test_a_host_port_of_one_address_and_of_udp() -> None:
     running("tcp")
-    assert netns("node1", "curl", "-sf", "-m", "5", "http://127.0.0.1:7001/").returncode == 0
+    answered_everywhere(("node1",), "http://127.0.0.1:7001/")
     assert netns("node1", "curl", "-sf", "-m", "2", "http://192.168.56.11:7001/").returncode != 0
     running("udp-1")
-    hear = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 9)); s.settimeout(20); d, a = s.recvfrom(99); " \
+    hear = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 9)); s.settimeout(60); d, a = s.recvfrom(99); " \
            "s.sendto(d + a[0].encode(), a)"  # fmt: skip
     nsk8s("exec", "udp-1", "--", "sh", "-c", f'nohup python3 -c "{hear}" >/dev/null 2>&1 & until grep -q :0009 /proc/net/udp; do sleep 0.05; done')
-    ask = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5); s.sendto(b'from ', ('192.168.56.11', 7002)); " \
+    ask = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(15); s.sendto(b'from ', ('192.168.56.11', 7002)); " \
           "print(s.recv(99).decode())"  # fmt: skip
     assert netns("client", "python3", "-c", ask).stdout.strip() == "from 203.0.113.10", "with the client's own address"
 
@@ -142,7 +143,8 @@ def test_sysctls_safe_allowed_and_forbidden() -> None:
     status = until("it is refused", lambda: s if (s := get("pods", "unsafe")["status"])["phase"] == "Failed" else None)
     assert status["reason"] == "SysctlForbidden"
     assert status["message"] == 'Pod was rejected: forbidden sysctl: "net.ipv4.tcp_syn_retries" not allowlisted'
-    assert ("SysctlForbidden", 'forbidden sysctl: "net.ipv4.tcp_syn_retries" not allowlisted') in events("unsafe")
+    event = ("SysctlForbidden", 'forbidden sysctl: "net.ipv4.tcp_syn_retries" not allowlisted')
+    until("the Event", lambda: event in events("unsafe"))
     refused = nsk8s("apply", "-f", "-", text=json.dumps(pod("both", hostNetwork=True, **sysctls(net__ipv4__tcp_rmem="1"))), ok=False)
     assert "may not be specified when 'hostNetwork' is true" in refused.stderr
 

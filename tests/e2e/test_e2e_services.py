@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 from e2e_cluster import ask, get, netns, nsk8s, pods, until
+from e2e_settled import pods_are_reached
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 HELLO = Path(__file__).parents[2] / "examples" / "hello.yaml"
@@ -24,6 +26,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         nsk8s("up", "-q", "-f", str(config))
         nsk8s("apply", "-f", str(HELLO))
         until("three ready pods", lambda: len(pods()) == 3)
+        pods_are_reached(NODES)
         yield
     finally:
         nsk8s("down", "-q", ok=False)
@@ -51,12 +54,26 @@ def node_address(name: str) -> str:
     return next(a["address"] for a in get("node", name)["status"]["addresses"] if a["type"] == "InternalIP")
 
 
+def addresses() -> set[str]:
+    """Those of the ready pods."""
+    return {p["status"]["podIP"] for p in pods()}
+
+
+def in_nftables(node: str) -> set[str]:
+    """The endpoints of the service in a node's rules."""
+    return set(re.findall(r"-default/hello/tcp/http__([\d.]+)/8080", netns(node, "nft", "list", "table", "ip", "kube-proxy").stdout))
+
+
+def in_iptables(node: str) -> set[str]:
+    return set(re.findall(r"--to-destination ([\d.]+):8080", netns(node, "iptables-save", "-t", "nat").stdout))
+
 
 def test_nftables_mode_serves_the_cluster(cluster: None) -> None:
     for node in NODES:
         # With the drop of what no Service has: the API has ServiceCIDRs, of which kube-proxy may hear after its first sync.
-        for rule in ("default/hello/tcp/", "ip daddr 10.96.0.0/16 drop"):
-            until(rule, lambda node=node, rule=rule: rule in netns(node, "nft", "list", "table", "ip", "kube-proxy").stdout)
+        rule = "ip daddr 10.96.0.0/16 drop"
+        until(rule, lambda node=node, rule=rule: rule in netns(node, "nft", "list", "table", "ip", "kube-proxy").stdout)
+        until(f"the pods in the rules of {node}", lambda node=node: in_nftables(node) == addresses())
         assert "KUBE-SVC" not in netns(node, "iptables-save").stdout
     everybody_is_answered()
 
@@ -64,7 +81,8 @@ def test_nftables_mode_serves_the_cluster(cluster: None) -> None:
 def test_a_scaled_service_has_its_rules_in_a_moment(cluster: None) -> None:
     nsk8s("scale", "deployment/hello", "--replicas=5")
     until("five ready pods", lambda: len(pods()) == 5)
-    until("five endpoints on node1", lambda: netns("node1", "nft", "list", "table", "ip", "kube-proxy").stdout.count("endpoint-") >= 5)
+    for node in NODES:
+        until(f"five endpoints on {node}", lambda node=node: len(in_nftables(node)) == 5)
     everybody_is_answered()
 
 
@@ -76,7 +94,9 @@ def test_rules_are_shown_in_nftables_mode(cluster: None) -> None:
     assert [entry["chain"] for entry in shown["rules"]] == ["KUBE-SERVICES", "KUBE-NODEPORTS"], "what they would be"
     shown = json.loads(nsk8s("rules", "hello", "--node", "node1", "--mode", "ipvs", "-o", "json").stdout)
     assert [entry["kind"] for entry in shown["rules"]] == ["cluster IP", "node port"]
-    assert {r["real"].partition(":")[0] for r in shown["rules"][0]["rules"] if "real" in r} == {p["status"]["podIP"] for p in pods()}
+    until("all pods are endpoints", lambda: in_nftables("node1") == addresses())
+    shown = json.loads(nsk8s("rules", "hello", "--node", "node1", "--mode", "ipvs", "-o", "json").stdout)
+    assert {r["real"].partition(":")[0] for r in shown["rules"][0]["rules"] if "real" in r} == addresses()
     text = nsk8s("rules", "hello", "--node", "node1").stdout
     assert all(f"(pod {p['metadata']['name']} on {p['spec']['nodeName']})" in text for p in pods())
 
@@ -91,7 +111,7 @@ def switch(old: str, new: str) -> None:
 def test_switching_to_iptables_leaves_nothing_of_nftables_mode(cluster: None) -> None:
     switch("nftables", "iptables")
     for node in NODES:
-        until(f"{node} in iptables mode", lambda node=node: "KUBE-SVC-" in netns(node, "iptables-save", "-t", "nat").stdout)
+        until(f"{node} in iptables mode", lambda node=node: in_iptables(node) == addresses())
         until(f"no table on {node}", lambda node=node: "kube-proxy" not in netns(node, "nft", "list", "tables").stdout)
     everybody_is_answered()
 
@@ -99,13 +119,15 @@ def test_switching_to_iptables_leaves_nothing_of_nftables_mode(cluster: None) ->
 def test_switching_to_userspace_makes_kube_proxy_a_proxy(cluster: None) -> None:
     switch("iptables", "userspace")
     for node in NODES:
-        until(f"{node} in userspace mode", lambda node=node: "KUBE-PORTALS-HOST" in netns(node, "iptables-save", "-t", "nat").stdout)
+        for chain in ("KUBE-PORTALS-CONTAINER", "KUBE-PORTALS-HOST", "KUBE-NODEPORT-CONTAINER"):
+            rule = re.compile(rf"^-A {chain} .*default/hello:http", re.MULTILINE)
+            until(f"{chain} on {node}", lambda node=node, rule=rule: rule.search(netns(node, "iptables-save", "-t", "nat").stdout))
         until(f"no other rules on {node}", lambda node=node: "KUBE-SVC-" not in netns(node, "iptables-save", "-t", "nat").stdout)
     everybody_is_answered()
     port = hello()[1]
     asker = pods()[0]
     # The DNS' Service, UDP, is proxied as well.
-    asked = json.loads(nsk8s("exec", asker["metadata"]["name"], "--", "curl", "-s", "-m", "5", f"http://hello.default:{port}").stdout)
+    asked = json.loads(nsk8s("exec", asker["metadata"]["name"], "--", "curl", "-s", "-m", "20", f"http://hello.default:{port}").stdout)
     node = asker["spec"]["nodeName"]
     assert asked["client"].rpartition(":")[0] in (node_address(node), gateway(node)), "its node asks for it"
     shown = json.loads(nsk8s("rules", "hello", "--node", "node1", "-o", "json").stdout)
