@@ -21,6 +21,8 @@ PROTOCOL = 132
 DATA, INIT, INIT_ACK, SACK, ABORT, SHUTDOWN, SHUTDOWN_ACK, COOKIE_ECHO, COOKIE_ACK, SHUTDOWN_COMPLETE = (
     0, 1, 2, 3, 6, 7, 8, 10, 11, 14)  # fmt: skip
 STATE_COOKIE = 7
+SO_RCVBUFFORCE = 33
+"""Of socket(7): beyond net.core.rmem_max."""
 _IP_PKTINFO = 8
 AGAIN_S = 0.2
 """RTO.Initial is a second; nobody here is that far away."""
@@ -105,7 +107,7 @@ class Wire:
         self.family = family
         self.socket = socket.socket(family, socket.SOCK_RAW, PROTOCOL)
         self.socket.setblocking(False)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)  # a reader may be held up
         if family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
 
@@ -192,7 +194,7 @@ class Server:
 
 
 class Association:
-    """A client's. `answer` is what the server said, once it is known."""
+    """A client's. `answer` is what the server said, once it is known; nothing more comes or goes when it `is_over`."""
 
     def __init__(self, wire: Wire, address: str, port: int, own: str = "", source: int = 0) -> None:
         self._wire = wire
@@ -200,6 +202,7 @@ class Association:
         self.source = source or random.randrange(32768, 61000)
         self._tag, self._tsn, self._theirs = random.randrange(1, 2**32), random.randrange(2**32), 0
         self.answer = ""
+        self.is_over = False
 
     @property
     def is_open(self) -> bool:
@@ -216,7 +219,7 @@ class Association:
 
     def hear(self, heard: Heard) -> None:
         if heard.packet is None:
-            self.answer = "checksum"
+            self.answer, self.is_over = "checksum", True
             return
         if heard.packet.tag != self._tag:
             return
@@ -225,7 +228,7 @@ class Association:
                 self._theirs, length = struct.unpack_from(">I", chunk.value)[0], struct.unpack_from(">H", chunk.value, 18)[0]
                 self._send(self._theirs, Chunk(COOKIE_ECHO, 0, chunk.value[20 : 16 + length]))
             elif chunk.kind == ABORT:
-                self.answer = "refused"
+                self.answer, self.is_over = "refused", True
             elif chunk.kind == DATA:
                 self.answer = chunk.value[12:].decode()
                 tsn = chunk.value[:4]
@@ -233,6 +236,7 @@ class Association:
                 self._send(self._theirs, Chunk(SHUTDOWN, 0, tsn))
             elif chunk.kind == SHUTDOWN_ACK:
                 self._send(self._theirs, Chunk(SHUTDOWN_COMPLETE, 0, b""))
+                self.is_over = True
 
 
 def family_of(address: str) -> int:
@@ -240,14 +244,14 @@ def family_of(address: str) -> int:
 
 
 def ask(address: str, port: int, own: str = "", source: int = 0, *, timeout_s: float) -> str:
-    """What the server said. An INIT that nothing came of is sent again every AGAIN_S."""
+    """What the server said, once the shutdown is over too. An INIT that nothing came of is sent again every AGAIN_S."""
     wire = Wire(family_of(address))
     association = Association(wire, address, port, own, source)
     started = time.monotonic()
     deadline, again = started + timeout_s, started
     with selectors.DefaultSelector() as selector:
         selector.register(wire, selectors.EVENT_READ)
-        while (now := time.monotonic()) < deadline:
+        while not association.is_over and (now := time.monotonic()) < deadline:
             if now >= again and not association.is_open:
                 association.begin()
                 again = now + AGAIN_S
@@ -256,8 +260,6 @@ def ask(address: str, port: int, own: str = "", source: int = 0, *, timeout_s: f
             for heard in wire.heard():
                 if association.is_for(heard):
                     association.hear(heard)
-            if association.answer:
-                deadline = min(deadline, time.monotonic() + 0.05)  # for the shutdown's last words
     wire.close()
     return association.answer or "timeout"
 
@@ -278,4 +280,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(*sys.argv[2:])
     else:
-        print(ask(sys.argv[2], int(sys.argv[3]), *sys.argv[4:5], timeout_s=5))
+        print(ask(sys.argv[2], int(sys.argv[3]), *sys.argv[4:5], timeout_s=20))

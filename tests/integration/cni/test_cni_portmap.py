@@ -171,7 +171,7 @@ def test_sctp_reaches_a_host_port(node: Any, backend: str) -> None:
 
         def ask(fd: int, ip: str) -> str:
             with entered(fd):
-                return raw_sctp.ask(ip, 8080, timeout_s=2)
+                return raw_sctp.ask(ip, 8080, timeout_s=20)
 
         assert ask(net.outside.fd, "203.0.113.1") == "pod 203.0.113.10"
         assert ask(net.outside.fd, "fd99::1") == "pod fd99::10"
