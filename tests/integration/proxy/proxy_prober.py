@@ -14,7 +14,6 @@ import selectors
 import socket
 import struct
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def ask(flows: list, timeout_s: float) -> list:
     icmp = []
     for family, protocol in ((socket.AF_INET, socket.IPPROTO_ICMP), (socket.AF_INET6, 58)):
         s = socket.socket(family, socket.SOCK_RAW, protocol)
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        s.setsockopt(socket.SOL_SOCKET, raw_sctp.SO_RCVBUFFORCE, 4 << 20)
         s.setblocking(False)
         icmp.append(s)
     selector = selectors.DefaultSelector()
@@ -170,17 +169,22 @@ class Associations:
         return found
 
 
-class Watch(threading.Thread):
+class Watch:
+    """What came to an interface, kept by the kernel until it is asked for."""
+
     def __init__(self, interface: str) -> None:
-        super().__init__(daemon=True)
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
         self.socket.bind((interface, 3))
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self.socket.setsockopt(socket.SOL_SOCKET, raw_sctp.SO_RCVBUFFORCE, 16 << 20)
+        self.socket.setblocking(False)
         self.seen: set[tuple[int, str, int, int, str]] = set()
 
-    def run(self) -> None:
+    def read(self) -> None:
         while True:
-            raw, where = self.socket.recvfrom(256)
+            try:
+                raw, where = self.socket.recvfrom(256)
+            except BlockingIOError:
+                return
             if where[2] == 0:  # PACKET_HOST: it came to this machine
                 found = transport(raw)
                 if found:
@@ -193,9 +197,9 @@ def main() -> None:
         order = json.loads(line)
         if "watch" in order:
             watch = Watch(order["watch"])
-            watch.start()
             print(json.dumps("watching"), flush=True)
         elif "seen" in order:
+            watch.read()
             print(json.dumps(sorted(watch.seen)), flush=True)
         else:
             print(json.dumps(ask(order["ask"], order["timeout_s"])), flush=True)

@@ -1,7 +1,8 @@
 """`proxy_stream.py PROTOCOL ADDRESS PORT RATE`: open RATE connections a second until stdin closes. Runs inside a namespace.
 
-Prints "started" with the first answer; at the end one JSON line [[start (monotonic s), seconds taken, answer], …], the answer as a
-server of ours gives it, or the error's name, or "timeout" after 2 s. `PROTOCOL` is tcp or udp.
+Prints how many answers there are at every tenth, with the least start of these ten; at the end one JSON line [[start (monotonic
+s), seconds taken, answer, how often TCP asked again], …], the answer as a server of ours gives it, or the error's name, or "timeout".
+`PROTOCOL` is tcp or udp.
 """
 
 import asyncio
@@ -10,10 +11,18 @@ import socket
 import sys
 import time
 
-PATIENCE_S = 2.0
+PATIENCE_S = 30.0
+"""Whoever answers may be held up."""
+TOTAL_RETRANS = slice(100, 104)
+"""tcpi_total_retrans of linux/tcp.h's struct tcp_info."""
 
 
-async def once(protocol: str, address: str, port: int) -> str:
+def asked_again(s: socket.socket) -> int:
+    return int.from_bytes(s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[TOTAL_RETRANS], sys.byteorder)
+
+
+async def once(protocol: str, address: str, port: int) -> tuple[str, int]:
+    """The answer, and how often TCP sent something again."""
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM) as s:
@@ -23,11 +32,12 @@ async def once(protocol: str, address: str, port: int) -> str:
                 await loop.sock_connect(s, (address, port))
                 if protocol == "udp":
                     await loop.sock_sendall(s, b"x")
-                return (await loop.sock_recv(s, 100)).decode() or "closed"
+                answer = (await loop.sock_recv(s, 100)).decode() or "closed"
         except TimeoutError:
-            return "timeout"
+            answer = "timeout"
         except OSError as e:
-            return type(e).__name__
+            answer = type(e).__name__
+        return answer, asked_again(s) if protocol == "tcp" else 0
 
 
 async def main() -> None:
@@ -40,10 +50,10 @@ async def main() -> None:
 
     async def one() -> None:
         start = time.monotonic()
-        answer = await once(protocol, address, port)
-        results.append([start, time.monotonic() - start, answer])
-        if len(results) == 1:
-            print("started", flush=True)
+        answer, again = await once(protocol, address, port)
+        results.append([start, time.monotonic() - start, answer, again])
+        if len(results) % 10 == 0:
+            print(len(results), min(result[0] for result in results[-10:]), flush=True)
 
     begin = time.monotonic()
     sent = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import inspect
 import json
 import os
 import signal
@@ -152,15 +153,15 @@ class FakeApi:
                     await response.write(json.dumps({"type": kind, "object": obj}).encode() + b"\n")
 
 
-def eventually(check: Callable[[], Any], timeout_s: float = 10.0) -> Any:
-    """The first true value of `check()`; fails after `timeout_s` with its last value."""
+def eventually(check: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+    """The first true value of `check()`; fails after `timeout_s` with its last value. That it comes is meant, not how soon."""
     deadline = time.monotonic() + PATIENCE * timeout_s
     while True:
         value = check()
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"still {value!r} after {timeout_s} s")
+            raise AssertionError(f"still {value!r} after {timeout_s} s: {inspect.getsource(check).strip()}")
         time.sleep(0.01)
 
 
@@ -299,13 +300,22 @@ class World:
 
     def stop(self, process: subprocess.Popen[str]) -> int:
         process.terminate()
-        code = process.wait(10)
+        code = process.wait(30)
         self.processes.remove(process)
         return code
 
     def stop_proxies(self) -> None:
         for process in [p for p in self.processes if "nsk8s.proxy.main" in str(p.args)]:
             self.stop(process)
+
+    @contextlib.contextmanager
+    def paused(self, process: subprocess.Popen[str]) -> Iterator[None]:
+        """What happens meanwhile it learns of afterwards: no check of its own falls in between."""
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
 
     def component(self, where: str, module: str, *argv: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         code = f"import sys; from {module} import main; sys.exit(main(sys.argv[1:]))"
@@ -327,8 +337,11 @@ class World:
         assert process.stdout.readline() == "ready\n"
         return process
 
-    def ask(self, where: str, address: str, port: int, *, udp: bool = False, source_port: int = 0, timeout_s: float = 1.0) -> str:
-        """What a server answers ("name client-ip"), or `timeout`, `refused`, `unreachable …`."""
+    def ask(self, where: str, address: str, port: int, *, udp: bool = False, source_port: int = 0, timeout_s: float = 20.0) -> str:
+        """What a server answers ("name client-ip"), or `timeout`, `refused`, `unreachable …`.
+
+        A second or so would do; but whoever answers may be held up. Give a time where silence is what is expected.
+        """
         return run(
             "ip", "netns", "exec", self.names[where], sys.executable, "-S", "-c", ASK,
             address, str(port), "udp" if udp else "tcp", str(source_port), str(timeout_s),
@@ -372,7 +385,7 @@ s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if kind == "udp" else socket
 s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 s.bind(("0.0.0.0", port))
 if kind == "tcp":
-    s.listen(64)
+    s.listen(512)
 print("ready", flush=True)
 while True:
     if kind == "udp":

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,12 +54,14 @@ def test_rules_follow_endpoints_within_a_second(world: World, api: FakeApi, tmp_
     world.proxy(api, tmp_path)
     eventually(lambda: world.ask("b", "10.96.0.50", 80, timeout_s=0.3).startswith("a"))
     names = {A: "a", B: "b"}
-    for ip in (B, A, B):
-        started = time.monotonic()
-        api.put(endpoint_slice("web", (ip, "node1")))
-        eventually(lambda ip=ip: f"--to-destination {ip}:8080" in world.sh("node", "iptables-nft-save -t nat"), 3)
-        assert time.monotonic() - started < 1.5  # minSyncPeriod 1 s after the last sync, and the asking itself
+
+    def change(ip: str) -> float:
+        took = programmed(world, api, ip)
         assert world.ask("node", "10.96.0.50", 80).split()[0] == names[ip]
+        return took
+
+    # minSyncPeriod 1 s after the last sync, and the asking itself
+    least_of(6, lambda i: max(change(B), change(A), change(B)), below_s=1.5)
     chains = saved(world).tables["nat"]
     assert sum(n.startswith("KUBE-SEP-") for n in chains) == 1, "chains of removed endpoints stay"
     api.delete("EndpointSlice", "web-1", "default")
@@ -69,15 +71,32 @@ def test_rules_follow_endpoints_within_a_second(world: World, api: FakeApi, tmp_
     assert not [n for n in saved(world).tables["nat"] if n.startswith(("KUBE-SVC-", "KUBE-SEP-"))]
 
 
+def programmed(world: World, api: FakeApi, ip: str) -> float:
+    """How long it takes, in seconds, until the service's rules lead to another endpoint."""
+    started = time.monotonic()
+    api.put(endpoint_slice("web", (ip, "node1")))
+    eventually(lambda: f"--to-destination {ip}:8080" in world.sh("node", "iptables-nft-save -t nat"))
+    return time.monotonic() - started
+
+
+def least_of(tries: int, measure: Callable[[int], float], *, below_s: float) -> None:
+    """A machine that is busy makes everything slower and nothing quicker: what waits by design is quick at no try."""
+    taken: list[float] = []
+    while not taken or taken[-1] >= below_s:
+        assert len(taken) < tries, f"{taken} s, and never less than {below_s}"
+        taken.append(measure(len(taken)))
+
+
 def test_an_isolated_change_is_programmed_at_once(world: World, api: FakeApi, tmp_path: Path) -> None:
     api.put(service("web", "10.96.0.50"), endpoint_slice("web", (A, "node1")))
     world.proxy(api, tmp_path)
     eventually(lambda: saved(world).rules("nat", "KUBE-MARK-MASQ"))
-    time.sleep(1.2)  # let minSyncPeriod pass: the next change is then alone
-    started = time.monotonic()
-    api.put(endpoint_slice("web", (B, "node1")))
-    eventually(lambda: f"--to-destination {B}:8080" in world.sh("node", "iptables-nft-save -t nat"), 3)
-    assert time.monotonic() - started < 0.5
+
+    def change(i: int) -> float:
+        time.sleep(1.2)  # let minSyncPeriod pass: the next change is then alone
+        return programmed(world, api, (B, A)[i % 2])
+
+    least_of(8, change, below_s=0.5)
 
 
 def test_partial_sync_leaves_other_services_alone(world: World, api: FakeApi, tmp_path: Path) -> None:
@@ -99,12 +118,13 @@ def test_partial_sync_leaves_other_services_alone(world: World, api: FakeApi, tm
                                    "iptables-nft -t filter -F; iptables-nft -t filter -X"])  # fmt: skip
 def test_someone_flushes_the_tables(world: World, api: FakeApi, tmp_path: Path, flush: str) -> None:
     api.put(service("web", "10.96.0.50"), endpoint_slice("web", (A, "node1")))
-    world.proxy(api, tmp_path, "--iptables-sync-period", "2s")
+    process = world.proxy(api, tmp_path, "--iptables-sync-period", "2s")
     eventually(lambda: world.ask("b", "10.96.0.50", 80, timeout_s=0.3).startswith("a"))
     before = saved(world)
-    world.sh("node", f"iptables-nft {flush}")
-    assert world.ask("b", "10.96.0.50", 80, timeout_s=0.3) != f"a {B}"
-    eventually(lambda: saved(world) == before, 10)
+    with world.paused(process):
+        world.sh("node", f"iptables-nft {flush}")
+        assert world.ask("b", "10.96.0.50", 80, timeout_s=0.3) != f"a {B}"
+    eventually(lambda: saved(world) == before)
     assert world.ask("b", "10.96.0.50", 80) == f"a {B}"
 
 
@@ -158,7 +178,7 @@ def test_cleanup_leaves_only_what_others_made(world: World, api: FakeApi, tmp_pa
     eventually(lambda: world.ask("b", "10.96.0.50", 80, timeout_s=0.3).startswith("a"))
     assert world.stop(process) == 0
     assert saved(world) != before
-    assert world.component("node", "nsk8s.proxy.main", "--cleanup").wait(20) == 0
+    assert world.component("node", "nsk8s.proxy.main", "--cleanup").wait(60) == 0
     after = saved(world)
     for table, chains in before.tables.items():
         assert after.tables[table] == chains

@@ -45,10 +45,12 @@ MODES = {
 }
 STICKY_TRIES = 12
 PATIENCE_S = 0.9
-"""Below the second after which TCP would ask again, where the machine is quick enough."""
+"""What is dropped costs this much, once a family."""
 Answers = dict[Flow, set[str]]
 Kernel = tuple[str, Answers, list[Counter[str]]]
-DRAWS = 450
+DRAWS, FEW, MANY = 900, 200, 402
+"""Three endpoints, 300 each. All modes' dice together, if they are fair, leave these bounds once in 10¹⁰ runs; a half and two
+quarters would be 450 and 225."""
 SILENCE = ("DROP", "PASS")
 
 
@@ -85,8 +87,8 @@ def is_written(world: World, mode: str) -> bool:
 
 
 def observe(world: World, mode: str) -> Answers:
-    """Send the whole table's packets at once, each family in one go. SCTP, which is spoken by a program at both ends, is tried
-    again where silence is not what is expected."""
+    """Send the whole table's packets at once, each family in one go. Where silence is not what is expected, it is asked again with
+    patience: whoever answers may be held up."""
     probers = {name: world.prober(name) for name in ("a", "b", "r", "node", "node2", "outside")}
     watches = [world.prober("outside"), world.prober("r")]
     for watch in watches:
@@ -97,8 +99,9 @@ def observe(world: World, mode: str) -> Answers:
     for ipv6 in (False, True):
         wanted = [f for f in flows(ipv6) for _ in range(STICKY_TRIES if f.sticky else 1)]
         answers = ask_all(probers, wanted, ipv6)
-        slow = [f for f, answer, _ in answers if f.protocol == "sctp" and answer == "timeout" and f.expected(mode) not in SILENCE]
-        answers = [a for a in answers if a[0] not in slow] + (ask_all(probers, slow, ipv6, 5) if slow else [])
+        slow = {f: None for f, answer, _ in answers if answer == "timeout" and f.expected(mode) not in SILENCE}
+        again = [f for f in slow for _ in range(STICKY_TRIES if f.sticky else 1)]
+        answers = [a for a in answers if a[0] not in slow] + (ask_all(probers, again, ipv6, 20) if again else [])
         for watch in watches:
             watch.begin(seen=True)
         arrived = {tuple(p) for watch in watches for p in watch.result()}
@@ -113,7 +116,7 @@ def draw(world: World) -> list[Counter[str]]:
     found = []
     for ipv6 in (False, True):
         flow = next(f for f in flows(ipv6) if f.case == "three" and f.source == "b")
-        prober.begin(ask=[["tcp", flow.address, flow.port, ""]] * DRAWS, timeout_s=5)
+        prober.begin(ask=[["tcp", flow.address, flow.port, ""]] * DRAWS, timeout_s=20)
         found.append(Counter(answer.split()[0] for answer, _ in prober.result()))
     return found
 
@@ -189,8 +192,7 @@ def test_packets_go_where_the_table_says(kernel: Kernel, flow: Flow) -> None:
 
 
 def test_the_dice_are_fair(kernel: Kernel) -> None:
-    """450 connections to three endpoints: 150 each, and no further from it than five standard deviations."""
     _, _, drawn = kernel
     for counted in drawn:
         assert set(counted) == {"a", "b", "r"}
-        assert all(100 < n < 200 for n in counted.values()), counted
+        assert all(FEW < n < MANY for n in counted.values()), counted
