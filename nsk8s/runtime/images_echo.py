@@ -233,6 +233,8 @@ class Server:
             if self.closing:
                 now = time.monotonic()
                 if self.listening and now >= min(self.quiet_at, self.end_at):
+                    self.accept()  # who came while this process was held up was no silence
+                if self.listening and now >= min(self.quiet_at, self.end_at):
                     self.stop_listening()
                     self.end_at = now + FINISH_S
                 elif now >= self.end_at:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import select
@@ -13,6 +14,7 @@ import pytest
 from runtime_node import Client, Pod
 
 from nsk8s.kernel import syscalls as sc
+from nsk8s.runtime import images_echo
 
 pytestmark = pytest.mark.root
 
@@ -41,7 +43,11 @@ def wait_listening(node, ip: str) -> None:
     node.run_in_node("curl", "-s", "--retry", "50", "--retry-delay", "0", "--retry-connrefused", f"http://{ip}:8080/healthz")
 
 
-def stop_time(pod: Pod, container: str, timeout: int = 20) -> float:
+GRACE_S, AT_ONCE_S = 20, 10
+"""What ends by itself does so long before the grace is over, however busy the machine is."""
+
+
+def stop_time(pod: Pod, container: str, timeout: int = GRACE_S) -> float:
     started = time.monotonic()
     pod.client.call("StopContainer", {"containerId": container, "timeout": timeout})
     return time.monotonic() - started
@@ -50,7 +56,7 @@ def stop_time(pod: Pod, container: str, timeout: int = 20) -> float:
 def test_an_idle_echo_ends_at_once(node, pod):
     echo = pod.start(image="nsk8s/echo")
     wait_listening(node, pod.status()["network"]["ip"])
-    assert 0.4 < stop_time(pod, echo) < 2
+    assert 0.4 < stop_time(pod, echo) < AT_ONCE_S
     assert pod.container(echo)["exitCode"] == 0
 
 
@@ -58,23 +64,43 @@ def test_an_echo_that_has_hardly_started_hears_its_signal(pod):
     """Process 1 of a pid namespace loses signals it has no handler for: Python takes tens of milliseconds to get there."""
     for _ in range(5):
         echo = pod.start(image="nsk8s/echo")
-        assert stop_time(pod, echo) < 2
+        assert stop_time(pod, echo) < AT_ONCE_S
         assert pod.container(echo)["exitCode"] == 0
 
 
 def test_a_dns_pod_that_has_hardly_started_hears_its_signal(pod):
     dns = pod.start(image="nsk8s/dns", args=["--kubeconfig", "/nosuch"])
-    assert stop_time(pod, dns) < 10, "at the latest when its imports are done"
+    assert stop_time(pod, dns) < GRACE_S, "at the latest when its imports are done"
 
 
 def test_an_echo_serves_late_connections_and_what_is_under_way(node, pod):
     """kube-proxies send connections until they have heard of the end: none of them may be refused."""
-    echo = pod.start(image="nsk8s/echo")
-    status = pod.status()
-    ip, pid = status["network"]["ip"], pod.container(echo)["pid"]
-    wait_listening(node, ip)
+    for _ in range(20):
+        echo = pod.start(image="nsk8s/echo")
+        ip, pid = pod.status()["network"]["ip"], pod.container(echo)["pid"]
+        wait_listening(node, ip)
+        seen = in_netns(pid, lambda ip=ip, pid=pid: connections(ip, pid))
+        assert isinstance(seen, dict), seen
+        ended = pod.wait_exit(echo)
+        if seen["gap"] < images_echo.QUIET_S / 2:
+            break
+        # Somebody was held up for so long that it was a silence.
+    assert "error" not in seen, seen
+    assert "Connection: keep-alive" in seen["before"]
+    assert len(seen["late"]) == 30
+    for answer in [*seen["late"], seen["after"], seen["begun"]]:
+        assert answer.startswith("HTTP/1.1 200"), answer
+        assert "Connection: close" in answer
+    assert seen["stuck"] == "", "a request that never comes holds nobody up"
+    assert ended["exitCode"] == 0
 
-    def traffic() -> dict[str, object]:
+
+def connections(ip: str, pid: int) -> dict[str, object]:
+    """What connections of several kinds are told around a SIGTERM, and the longest time that nothing was sent after it."""
+    said: dict[str, object] = {}
+    at: list[float] = []
+
+    def traffic() -> None:
         def ask(sock: socket.socket) -> str:
             data = b""
             while b"\r\n\r\n" not in data or not data.endswith(b"\n"):
@@ -84,44 +110,46 @@ def test_an_echo_serves_late_connections_and_what_is_under_way(node, pod):
                 data += more
             return data.decode()
 
-        kept = socket.create_connection((ip, 8080), 5)
+        kept = socket.create_connection((ip, 8080), 20)
         kept.sendall(b"GET /hostname HTTP/1.1\r\nHost: x\r\n\r\n")
-        before = ask(kept)
-        begun = socket.create_connection((ip, 8080), 5)
+        said["before"] = ask(kept)
+        begun = socket.create_connection((ip, 8080), 20)
         begun.sendall(b"GET /hostname HTTP/1.1\r\nHo")
-        stuck = socket.create_connection((ip, 8080), 5)
+        stuck = socket.create_connection((ip, 8080), 20)
         stuck.sendall(b"GET /never")
+        at.append(time.monotonic())
         os.kill(pid, signal.SIGTERM)
-        late = []
+        said["late"] = late = []
         for _ in range(30):  # longer than an idle one lasts, and without a gap
-            with socket.create_connection((ip, 8080), 5) as sock:
+            with socket.create_connection((ip, 8080), 20) as sock:
                 sock.sendall(b"GET /hostname HTTP/1.1\r\nHost: x\r\n\r\n")
                 late.append(ask(sock))
+            at.append(time.monotonic())
             time.sleep(0.02)
         kept.sendall(b"GET /hostname HTTP/1.1\r\nHost: x\r\n\r\n")
-        after = ask(kept)
+        said["after"] = ask(kept)
         begun.sendall(b"st: x\r\n\r\n")
-        return {"before": before, "late": late, "after": after, "begun": ask(begun), "stuck": ask(stuck)}
+        said["begun"] = ask(begun)
+        at.append(time.monotonic())
+        said["stuck"] = ask(stuck)
 
-    seen = in_netns(pid, traffic)
-    assert isinstance(seen, dict), seen
-    assert "Connection: keep-alive" in seen["before"]
-    for answer in [*seen["late"], seen["after"], seen["begun"]]:
-        assert answer.startswith("HTTP/1.1 200"), answer
-        assert "Connection: close" in answer
-    assert seen["stuck"] == "", "a request that never comes holds nobody up"
-    assert pod.wait_exit(echo)["exitCode"] == 0
+    try:
+        traffic()
+    except OSError as e:
+        said["error"] = repr(e)
+        at.append(time.monotonic())
+    return said | {"gap": max(b - a for a, b in itertools.pairwise(at))}
 
 
 def test_pause_ends_when_told_as_upstreams_does(pod):
     pause = pod.start(image="registry.k8s.io/pause:3.10")
     assert not select.select([os.pidfd_open(pod.container(pause)["pid"])], [], [], 0.2)[0]
-    assert stop_time(pod, pause) < 2
+    assert stop_time(pod, pause) < AT_ONCE_S
     assert pod.container(pause)["exitCode"] == 0
 
 
 @pytest.mark.parametrize(("image", "command"), [("busybox", ("sleep", "infinity")), ("debian", ("sleep", "infinity"))])
 def test_process_1_without_a_handler_is_killed_after_the_grace(pod: Pod, client: Client, image: str, command: tuple[str, ...]):
     container = pod.start(*command, image=image)
-    assert 0.9 < stop_time(pod, container, timeout=1) < 5
+    assert stop_time(pod, container, timeout=1) > 0.9
     assert pod.container(container)["exitCode"] == 137

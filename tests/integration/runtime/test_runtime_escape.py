@@ -230,9 +230,10 @@ SPY = """
 import os
 seen = set()
 me = {"1", str(os.getpid())}
-end = __import__("time").monotonic() + 2
+import time
+start = time.monotonic()
 print("ready", flush=True)
-while __import__("time").monotonic() < end:
+while (lasted := time.monotonic() - start) < 2 or (("root", "own") not in seen and lasted < 60):
     for pid in os.listdir("/proc"):
         if not pid.isdigit() or pid in me:
             continue
@@ -263,7 +264,7 @@ def test_an_exec_is_never_seen_with_the_machine_in_its_hands(pod, tmp_path):
     spy = pod.start(
         "python3", "-c", SPY, linux=caps, envs=[{"key": "MARKER", "value": str(tmp_path / "marker").lstrip("/")}],
     )  # fmt: skip
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while "ready" not in pod.log(spy) and time.monotonic() < deadline:
         time.sleep(0.01)
     while pod.container(spy)["state"] == "CONTAINER_RUNNING":
