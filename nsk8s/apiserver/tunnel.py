@@ -11,6 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
+from nsk8s.client.keepalive import probe_transport
 from nsk8s.client.upgrade import TakenOver
 from nsk8s.errors import BadRequest, Failed, InternalError, StatusError
 
@@ -76,6 +77,8 @@ class Tunnel:
             raise ConnectionResetError
         protocol = self._http.protocol
         protocol.keep_alive(False)
+        probe_transport(transport)
+        probe_transport(self._writer.transport)
         transport.write(answer)
         protocol.set_parser(self)  # type: ignore[arg-type]
         down = asyncio.ensure_future(self._downwards(transport))

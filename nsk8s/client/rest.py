@@ -20,6 +20,7 @@ import orjson
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
 from nsk8s.client.http import aiohttp
+from nsk8s.client.keepalive import probe
 from nsk8s.client.kubeconfig import ClientConfig
 from nsk8s.client.reasons import reason
 from nsk8s.client.resources import Resource
@@ -87,10 +88,7 @@ def _probed_socket(address: tuple[Any, ...]) -> socket.socket:
     """
     family, kind, protocol = address[:3]
     s = socket.socket(family, kind, protocol)
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
-    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    probe(s)
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 25_000)
     return s
 
@@ -346,8 +344,10 @@ class Client:
                 connector=self._session.connector, connector_owner=False, trace_configs=[tracing],
                 headers={"User-Agent": self._user_agent},
             ) as session, session.ws_connect(
-                url, headers=self._headers(), protocols=[protocol], heartbeat=20, max_msg_size=0
+                url, headers=self._headers(), protocols=[protocol], max_msg_size=0
             ) as ws:  # fmt: skip
+                # A command that leaves its stdin for later closes the window: no sign that nobody is there.
+                ws.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
                 yield ws
         except aiohttp.WSServerHandshakeError as e:
             if refusal:

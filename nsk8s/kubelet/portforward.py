@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import WSMsgType, web
 
+from nsk8s.client.keepalive import probe_transport
 from nsk8s.client.upgrade import TakenOver
 from nsk8s.kubelet import spdy
 from nsk8s.kubelet.cri import RuntimeClient, RuntimeFailure
@@ -22,7 +23,6 @@ log = logging.getLogger("portforward")
 
 PROTOCOL = "portforward.k8s.io"
 TUNNEL = f"SPDY/3.1+{PROTOCOL}"
-HEARTBEAT_S = 30.0
 CHUNK = 32 * 1024
 PAIR_S = 30.0
 """How long the second stream of a pair may take. Upstream: streamCreationTimeout."""
@@ -144,8 +144,9 @@ class Forwarder:
 
 async def serve_tunnel(request: web.Request, runtime: RuntimeClient, sandbox_id: str, pod: str) -> web.StreamResponse:
     """kubectl 1.31 and newer: the session in binary WebSocket messages."""
-    ws = web.WebSocketResponse(protocols=(TUNNEL,), heartbeat=HEARTBEAT_S, autoping=True, compress=False, max_msg_size=0)
+    ws = web.WebSocketResponse(protocols=(TUNNEL,), autoping=True, compress=False, max_msg_size=0)
     await ws.prepare(request)
+    probe_transport(request.transport)
 
     async def messages() -> AsyncIterator[bytes]:
         async for message in ws:
@@ -205,6 +206,7 @@ async def serve_spdy(request: web.Request, runtime: RuntimeClient, sandbox_id: s
     head = ["HTTP/1.1 101 Switching Protocols", "Connection: Upgrade", "Upgrade: SPDY/3.1"]
     head.append(f"X-Stream-Protocol-Version: {PROTOCOL}")
     transport.write("\r\n".join([*head, "", ""]).encode())
+    probe_transport(transport)
 
     async def send(data: bytes) -> None:
         if transport.is_closing():

@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 from aiohttp import WSMsgType, web
 
+from nsk8s.client.keepalive import probe_transport
 from nsk8s.kubelet.cri import DescriptorCall, RuntimeClient, RuntimeFailure, receive_descriptors
 
 log = logging.getLogger("streaming")
@@ -29,8 +30,9 @@ PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 CHUNK = 32768
 DRAIN_S = 2.0
-"""How long output is still read after the command has ended, if some child of it keeps the pipe open."""
-HEARTBEAT_S = 30.0
+"""How long more output is waited for after the command has ended, if some child of it keeps the pipe open."""
+CLOSE_S = 4 * 3600.0
+"""How long a client may take to read what was sent before the end. Upstream: streamingConnectionIdleTimeout."""
 SIZE_WAIT_S = 1.0
 """How long a command on a terminal is held back for its size, which an interactive client sends at once."""
 DEFAULT_SIZE = struct.pack("HHHH", 24, 80, 0, 0)
@@ -71,29 +73,53 @@ def refusal(headers: Mapping[str, str]) -> str:
     return ""
 
 
-class _Reader:
+class Reader:
     """Bytes of a pipe or terminal as they come; `read` answers b"" at the end."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._waiting: asyncio.Timeout | None = None
+        self._since = 0.0
+        self._patience_s: float | None = None
+        """For waiting, in all, once the command has ended. A slow client's time is not taken off it."""
         os.set_blocking(fd, False)
 
+    def command_ended(self) -> None:
+        """What it wrote is there to be read; what comes still is a child's that it left behind."""
+        self._patience_s, self._since = DRAIN_S, asyncio.get_running_loop().time()
+        if self._waiting is not None:
+            self._waiting.reschedule(self._since + DRAIN_S)
+
     async def read(self) -> bytes:
-        loop = asyncio.get_running_loop()
         while True:
             try:
                 return os.read(self.fd, CHUNK)
             except BlockingIOError:
-                ready: asyncio.Future[None] = loop.create_future()
-                loop.add_reader(self.fd, _set, ready)
-                try:
-                    await ready
-                finally:
-                    loop.remove_reader(self.fd)
+                pass
             except OSError as e:
                 if e.errno == errno.EIO:  # a terminal whose other side is closed
                     return b""
                 raise
+            if not await self._readable():
+                return b""
+
+    async def _readable(self) -> bool:
+        """False when nothing came and patience is over."""
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        self._since = loop.time()
+        loop.add_reader(self.fd, _set, ready)
+        try:
+            async with asyncio.timeout(self._patience_s) as self._waiting:
+                await ready
+        except TimeoutError:
+            return False
+        finally:
+            loop.remove_reader(self.fd)
+            self._waiting = None
+            if self._patience_s is not None:
+                self._patience_s = max(0.0, self._patience_s - (loop.time() - self._since))
+        return True
 
 
 def _set(future: asyncio.Future[None]) -> None:
@@ -213,8 +239,9 @@ async def serve(
     tty: bool, stdin: bool, stdout: bool, stderr: bool,
 ) -> web.StreamResponse:  # fmt: skip
     """Run one Exec or Attach over the request's WebSocket."""
-    ws = web.WebSocketResponse(protocols=PROTOCOLS, heartbeat=HEARTBEAT_S, autoping=True, compress=False, max_msg_size=0)
+    ws = web.WebSocketResponse(protocols=PROTOCOLS, timeout=CLOSE_S, autoping=True, compress=False, max_msg_size=0)
     await ws.prepare(request)
+    probe_transport(request.transport)
     session = Session(tty, stdin, stdout, stderr and not tty)
     incoming = asyncio.ensure_future(_copy_in(ws, session))
     call: DescriptorCall | None = None
@@ -249,7 +276,8 @@ async def _pump(
 ) -> dict[str, Any]:
     """Copy until the command has ended and its output is read; the final Status."""
     result = asyncio.ensure_future(call.result())
-    outputs = [asyncio.ensure_future(_copy_out(ws, channel, _Reader(fd))) for channel, fd in session.outputs.items()]
+    readers = {channel: Reader(fd) for channel, fd in session.outputs.items()}
+    outputs = [asyncio.ensure_future(_copy_out(ws, channel, reader)) for channel, reader in readers.items()]
     tasks = [result, incoming, *outputs]
     session.started.set()
     try:
@@ -259,8 +287,10 @@ async def _pump(
                 session.close_stdin()
             return exit_status(0)
         code = int(result.result().get("exitCode") or 0)
+        for reader in readers.values():
+            reader.command_ended()
         if outputs:
-            await asyncio.wait(outputs, timeout=DRAIN_S)
+            await asyncio.wait(outputs)
         return exit_status(code)
     finally:
         for task in tasks:
@@ -268,7 +298,7 @@ async def _pump(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _copy_out(ws: web.WebSocketResponse, channel: int, reader: _Reader) -> None:
+async def _copy_out(ws: web.WebSocketResponse, channel: int, reader: Reader) -> None:
     prefix = bytes([channel])
     while data := await reader.read():
         await ws.send_bytes(prefix + data)
@@ -306,8 +336,9 @@ async def serve_port_forward(
 ) -> web.StreamResponse:
     """Upstream's WebSocket port-forward: per port a data channel 2i and an error channel 2i+1, each of which begins with the
     port number in two little-endian bytes."""
-    ws = web.WebSocketResponse(protocols=PROTOCOLS, heartbeat=HEARTBEAT_S, autoping=True, compress=False, max_msg_size=0)
+    ws = web.WebSocketResponse(protocols=PROTOCOLS, timeout=CLOSE_S, autoping=True, compress=False, max_msg_size=0)
     await ws.prepare(request)
+    probe_transport(request.transport)
     loop = asyncio.get_running_loop()
     connections: dict[int, Any] = {}
     readers: list[asyncio.Task[None]] = []

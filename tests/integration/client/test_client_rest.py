@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -22,6 +23,11 @@ async def address() -> AsyncIterator[str]:
     async def handle(request: web.Request) -> web.StreamResponse:
         if request.path == "/readyz":
             return web.Response(text="ok")
+        if request.path == "/socket":
+            ws = web.WebSocketResponse()
+            await ws.prepare(request)
+            await ws.receive()
+            return ws
         if "watch" in request.query:
             response = web.StreamResponse()
             await response.prepare(request)
@@ -61,6 +67,14 @@ async def test_closing_connections_of_a_client_that_is_not_open_does_nothing() -
     await client.close_connections()
     with pytest.raises(AssertionError):
         await client.request("GET", "/readyz")
+
+
+async def test_a_session_that_stands_still_is_probed_and_not_given_up(address: str) -> None:
+    async with asyncio.timeout(10), Client(ClientConfig(address)) as client, client.websocket("/socket", [], "") as ws:
+        s = ws.get_extra_info("socket")
+        assert s.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+        assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0, "a window that stays closed is no dead peer"
 
 
 class Closing:
