@@ -7,7 +7,9 @@ serves `nsk8s component NAME`, the zygote's forks and `python -m`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -55,6 +57,7 @@ def run(serve: Callable[[asyncio.Event], Awaitable[None]]) -> int:
             loop.add_signal_handler(signum, stop.set)
         await serve(stop)
 
+    raise_open_files()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(body())
@@ -62,6 +65,13 @@ def run(serve: Callable[[asyncio.Event], Awaitable[None]]) -> int:
         print(f"error: {e.message}" + (f" ({e.remedy})" if e.remedy else ""), file=sys.stderr)
         return 1
     return 0
+
+
+def raise_open_files() -> None:
+    """As many open files as this process may have: a login's 1,024 are for who uses select(). Upstream: Go's runtime."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def invoke(command: click.Command, argv: list[str]) -> int:

@@ -7,12 +7,16 @@ only thing of nsk8s on the host's network.  TLS is not looked at, so a real kube
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import socket
 from typing import cast
 
 import click
 
 from nsk8s.client import component
+
+log = logging.getLogger("forwarder")
 
 RETRY_S = 0.05
 RETRIES = 60
@@ -28,54 +32,73 @@ class _Pipe(asyncio.Protocol):
         self.ended = False
         """Nothing more will come from here."""
 
+    @property
+    def _onwards(self) -> asyncio.Transport | None:
+        """The other end's transport, while it takes anything."""
+        transport = self.other.transport if self.other is not None else None
+        return None if transport is None or transport.is_closing() else transport
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         if self.other is not None and self.other.ended:  # it hung up meanwhile
             self.transport.close()
 
     def data_received(self, data: bytes) -> None:
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.write(data)
+        if onwards := self._onwards:
+            onwards.write(data)
 
     def eof_received(self) -> bool:
         """Pass the half-close on; when both directions have ended, so does the connection."""
         self.ended = True
-        if self.other is not None and self.other.transport is not None:
+        if (onwards := self._onwards) and self.other is not None:
             if self.other.ended:
-                self.other.transport.close()
+                onwards.close()
                 return False
-            self.other.transport.write_eof()
+            onwards.write_eof()
         return True
 
     def pause_writing(self) -> None:
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.pause_reading()
+        if onwards := self._onwards:
+            onwards.pause_reading()
 
     def resume_writing(self) -> None:
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.resume_reading()
+        if onwards := self._onwards:
+            onwards.resume_reading()
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended = True
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.close()
+        if self.other is not None:
+            self.other.close()
+
+
+async def _connect(far: _Pipe, host: str, port: int) -> bool:
+    loop = asyncio.get_running_loop()
+    for attempt in range(RETRIES):
+        if attempt:
+            await asyncio.sleep(RETRY_S)
+        with contextlib.suppress(OSError):
+            await loop.create_connection(lambda: far, host, port)
+            return True
+    return False
 
 
 async def _bridge(connection: socket.socket, host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
-    far = _Pipe()
-    for attempt in range(RETRIES):
-        try:
-            await loop.create_connection(lambda: far, host.strip("[]"), port)
-            break
-        except OSError:
-            if attempt == RETRIES - 1:
-                connection.close()
-                return
-            await asyncio.sleep(RETRY_S)
-    near = _Pipe()
+    near, far = _Pipe(), _Pipe()
+    if not await _connect(far, host, port):
+        connection.close()
+        return
     near.other, far.other = far, near
-    await loop.connect_accepted_socket(lambda: near, connection)
+    try:
+        await loop.connect_accepted_socket(lambda: near, connection)
+    except OSError as e:
+        log.info("a client has gone: %s", e)
+        connection.close()
+        far.close()
 
 
 @click.command(context_settings=component.CONTEXT_SETTINGS)
@@ -94,8 +117,13 @@ def command(listen_fd: int, to: str) -> int:
 
         async def accept() -> None:
             while True:
-                connection, _ = await loop.sock_accept(listener)
-                task = asyncio.ensure_future(_bridge(connection, host, int(port)))
+                try:
+                    connection, _ = await loop.sock_accept(listener)
+                except OSError as e:  # no more files: those that are open go on, and the rest wait in the backlog
+                    log.warning("cannot accept a connection: %s", e)
+                    await asyncio.sleep(RETRY_S)
+                    continue
+                task = asyncio.ensure_future(_bridge(connection, host.strip("[]"), int(port)))
                 running.add(task)
                 task.add_done_callback(running.discard)
 
