@@ -55,6 +55,7 @@ class IptablesProxier(Proxier):
         self._own_rules = 0
         self._written: dict[tuple[str, str], Rules] = {}  # (table, shared chain) → its rules as last written
         self._written_for: tuple[Context, list[str] | None] | None = None  # what else the shared chains were made of
+        self._unseen: set[str] = set()  # Services that changed since the chains were last looked at
 
     async def _write(self, full: bool, changed: set[str]) -> None:
         if full:
@@ -63,6 +64,7 @@ class IptablesProxier(Proxier):
         text = self._partial_text(changed)
         if text:
             await self._iptables.restore(text)
+        self._unseen |= changed
 
     def _failed(self, full: bool) -> None:
         self._metrics.inc("sync_proxy_rules_iptables_restore_failures_total", 1, **self._family)
@@ -78,6 +80,27 @@ class IptablesProxier(Proxier):
             if not await self._any_canary():
                 break
             await asyncio.sleep(CANARY_POLL_S)
+        return False
+
+    async def lost_rules(self) -> bool:
+        """Whether a chain that upstream would have written with the last changes has too few or too many rules: one that all
+        share, or one of a Service that changed. Here what did not change was not written, so that its counters stay."""
+        if not self._unseen:
+            return False
+        looked_at, self._unseen = self._unseen, set()
+        before = self.writes
+        held = {table: await self._iptables.save(table) for table in ("filter", "nat")}
+        if before % 2 or self.writes != before or self.has_work:  # what is in the kernel by now is not what is known here
+            self._unseen |= looked_at
+            return False
+        wanted = {where: len(found) for where, found in self._written.items()}
+        for decision in (d for key in looked_at for d in self.decisions(key)):
+            wanted |= {("nat", n): len(found) for n, found in rules.own_chains(decision, self._context).items()}
+        for (table, name), count in wanted.items():
+            found = held[table].count(f"\n-A {name} ")
+            if found != count or f"\n:{name} " not in held[table]:
+                log.info("%s: chain %s has %d rules, not %d: writing all again", self._iptables.main, name, found, count)
+                return True
         return False
 
     async def _any_canary(self) -> bool:
@@ -96,6 +119,7 @@ class IptablesProxier(Proxier):
         decided = {key: self.decisions(key) for key in sorted(self._services)}
         ports = {d.service.name: rules.port_rules(d, self._context) for each in decided.values() for d in each}
         filters, nat = self._shared([ports[name] for name in sorted(ports)])
+        self._unseen.clear()
         self._written = {("filter", n): c.rules for n, c in filters.items()} | {("nat", n): c.rules for n, c in nat.items()}
         have = chainset.outline(await saving)
         self.seen |= {mode for chain, mode in _OTHERS.items() if chain in have.tables.get("nat", {})}

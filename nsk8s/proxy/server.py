@@ -11,7 +11,7 @@ import gc
 import json
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from nsk8s.api.meta import Object
@@ -42,6 +42,8 @@ from nsk8s.proxy.sync import FULL_SYNC_PERIOD_S, Proxier
 log = logging.getLogger("proxy")
 
 SERVICE_CIDRS_RETRY_S = 5.0
+QUIET_S = 1.0
+"""So long after a change it is looked at what became of the chains that did not change; in large clusters, syncPeriod."""
 NODE_WAIT_S = 2.0
 """How long the first sync waits for what the node says of itself; a node that comes later causes a full sync."""
 
@@ -65,6 +67,7 @@ class Server:
         self._runner = BoundedFrequencyRunner(
             self._sync, min_interval_s=config.min_sync_period_s, retry_s=config.sync_period_s, max_interval_s=FULL_SYNC_PERIOD_S
         )
+        self._synced = asyncio.Event()
         self._again: asyncio.TimerHandle | None = None
         self._ready = False
         self._cleaned = False
@@ -88,8 +91,8 @@ class Server:
             try:
                 await until(
                     stop, services.run(), slices.run(), node.run(), self._start_syncing(services, slices, node),
-                    self._watch_canaries(), self._watch_service_cidrs(client), self._events.run(), *self._servers(),
-                    *([self._watch.run()] if self._watch else []),
+                    self._watch_canaries(), self._watch_chains(), self._watch_service_cidrs(client), self._events.run(),
+                    *self._servers(), *([self._watch.run()] if self._watch else []),
                 )  # fmt: skip
             finally:
                 await self._service_health.close()
@@ -268,6 +271,7 @@ class Server:
             self._cleaned = True
             seen = {mode for _, p in self._proxiers for mode in p.seen}
             await clean_up_other_modes(self._config.mode, seen, self._used_variant)
+        self._synced.set()
         await self._sync_service_health()
         wishes = [p.wants_another_s for _, p in self._proxiers if p.wants_another_s]
         if wishes:
@@ -310,19 +314,33 @@ class Server:
 
     async def _watch_canaries(self) -> None:
         """Every syncPeriod, look whether the rules are still there; if someone flushed them, write everything again."""
+
+        async def are_gone(proxier: Proxier) -> bool:
+            return not await proxier.is_intact()
+
         while True:
             await asyncio.sleep(self._config.sync_period_s)
-            for _, proxier in self._proxiers:
-                if not proxier.has_written:
+            await self._write_again_where(are_gone)
+
+    async def _watch_chains(self) -> None:
+        """Once nothing has changed for a while, heal what the changes' syncs would have healed upstream."""
+        while True:
+            await self._synced.wait()
+            while self._synced.is_set():
+                self._synced.clear()
+                await asyncio.sleep(self._config.sync_period_s if any(p.is_large for _, p in self._proxiers) else QUIET_S)
+            await self._write_again_where(lambda proxier: proxier.lost_rules())
+
+    async def _write_again_where(self, is_wrong: Callable[[Proxier], Awaitable[bool]]) -> None:
+        for _, proxier in self._proxiers:
+            try:
+                if not proxier.has_written or not await is_wrong(proxier):
                     continue
-                try:
-                    if await proxier.is_intact():
-                        continue
-                except (Nsk8sError, OSError) as e:
-                    log.warning("cannot look after the rules: %s", e)
-                    continue
-                proxier.force_full_sync()
-                self._queue([proxier])
+            except (Nsk8sError, OSError) as e:
+                log.warning("cannot look after the rules: %s", e)
+                continue
+            proxier.force_full_sync()
+            self._queue([proxier])
 
     # ── servers ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

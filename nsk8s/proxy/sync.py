@@ -59,6 +59,8 @@ class Proxier(ABC):
         self._started = time.time()
         self.has_written = False
         """True once rules are in the kernel."""
+        self.writes = 0
+        """Syncs begun and ended: odd while one is at work."""
         self.seen: set[str] = set()
         """The modes whose rules were met where this mode's are."""
 
@@ -172,6 +174,7 @@ class Proxier(ABC):
         udp, self._udp_changed = self._udp_changed, False
         if full:
             self._lacking.clear()
+        self.writes += 1
         try:
             with _no_garbage_collection():
                 udp |= self._take_in(changed)
@@ -184,6 +187,8 @@ class Proxier(ABC):
             self._changed |= changed
             self._failed(full)
             return False
+        finally:
+            self.writes += 1
         self.has_written = True
         if full:
             self._last_full = start
@@ -246,6 +251,10 @@ class Proxier(ABC):
     @abstractmethod
     async def is_intact(self) -> bool:
         """Whether nobody flushed the rules since they were written. Raises Nsk8sError when that cannot be told."""
+
+    async def lost_rules(self) -> bool:
+        """Whether somebody took away what upstream's mode would have written anew with the last changes. Raises Nsk8sError."""
+        return False
 
     @property
     def wants_another_s(self) -> float:

@@ -128,6 +128,25 @@ def test_someone_flushes_the_tables(world: World, api: FakeApi, tmp_path: Path, 
     assert world.ask("b", "10.96.0.50", 80) == f"a {B}"
 
 
+def test_the_next_change_brings_back_what_upstream_writes_with_it(world: World, api: FakeApi, tmp_path: Path) -> None:
+    """Upstream writes the shared chains anew with every sync, and those of the Service that changed."""
+    one, two = (endpoint_slice("web", *((ip, "node1") for ip in ips)) for ips in ((A,), (A, B)))
+    api.put(service("web", "10.96.0.50"), service("other", "10.96.0.51"), one)
+    world.proxy(api, tmp_path, "--iptables-min-sync-period", "10ms")
+    eventually(lambda: world.ask("b", "10.96.0.50", 80, timeout_s=0.3).startswith("a"))
+    eventually(lambda: saved(world).rules("filter", "KUBE-SERVICES"))
+    before = saved(world)
+    sep = next(n for n in before.tables["nat"] if n.startswith("KUBE-SEP-"))
+    damages = ("-t nat -F KUBE-SERVICES", "-t filter -I KUBE-FORWARD -j DROP", f"-t nat -F {sep}")
+    for done, damage in enumerate(damages, 1):
+        world.sh("node", f"iptables-nft {damage}")
+        api.put(two)
+        eventually(lambda: f"{B}:8080" in world.sh("node", "iptables-nft-save -t nat"))
+        api.put(one)
+        eventually(lambda: saved(world) == before)
+        eventually(lambda done=done: metric(world, "sync_full_proxy_rules_duration_seconds_count") == 1 + done)
+
+
 def test_a_restart_changes_no_rule_and_removes_stale_chains(world: World, api: FakeApi, tmp_path: Path) -> None:
     api.put(service("web", "10.96.0.50"), endpoint_slice("web", (A, "node1")))
     first = world.proxy(api, tmp_path)
