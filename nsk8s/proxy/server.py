@@ -88,6 +88,8 @@ class Server:
             slices.add_handler(self._slice_changed)
             node.add_handler(self._node_changed)
             log.info("kube-proxy on %s: %s mode, %s", self._name, self._config.mode, self._described)
+            if self._config.mode == "iptables":
+                log.info("no nfacct counters are kept: the metrics based on them are not available")
             try:
                 await until(
                     stop, services.run(), slices.run(), node.run(), self._start_syncing(services, slices, node),
