@@ -22,7 +22,7 @@ import pytest
 import yaml
 from patience import PATIENCE
 
-START_S = 20.0
+START_S = 60.0
 
 
 def free_port() -> int:
@@ -75,7 +75,7 @@ class ApiServer:
             return 0
         if self.process.poll() is None:
             self.process.send_signal(how)
-        return self.process.wait(15)
+        return self.process.wait(30)
 
     def context(self, *, certificate: bool = True) -> ssl.SSLContext:
         import base64

@@ -56,7 +56,7 @@ def widget(group: str, name: str, **spec: Any) -> str:
 def test_a_definition_becomes_a_kind(kubectl: Kubectl, api: Any) -> None:
     group = f"g{os.urandom(4).hex()}.example.com"
     kubectl("create", "-f", "-", stdin=definition(group))
-    kubectl("wait", "--for=condition=Established", f"crd/widgets.{group}", "--timeout=10s")
+    kubectl("wait", "--for=condition=Established", f"crd/widgets.{group}", "--timeout=30s")
     assert kubectl("apply", "-f", "-", stdin=widget(group, "a", size=3)).stdout == f"widget.{group}/a created\n"
     assert kubectl("apply", "-f", "-", stdin=widget(group, "a", size=4)).stdout == f"widget.{group}/a configured\n"
     kubectl("apply", "--server-side", "--field-manager=x", "-f", "-", stdin=widget(group, "b", size=5))
@@ -86,10 +86,10 @@ def test_a_definition_becomes_a_kind(kubectl: Kubectl, api: Any) -> None:
     strategic = kubectl("patch", f"widgets.{group}", "a", "-p", '{"spec": {"size": 5}}', check=False)
     assert "415" in strategic.stderr or "UnsupportedMediaType" in strategic.stderr or "unknown format" in strategic.stderr
 
-    kubectl("delete", "crd", f"widgets.{group}", "--timeout=20s")
+    kubectl("delete", "crd", f"widgets.{group}", "--timeout=30s")
     assert api.request("GET", path).code == 404
     kubectl("create", "-f", "-", stdin=definition(group))
-    kubectl("wait", "--for=condition=Established", f"crd/widgets.{group}", "--timeout=10s")
+    kubectl("wait", "--for=condition=Established", f"crd/widgets.{group}", "--timeout=30s")
     assert api.request("GET", path).json()["items"] == []
 
 

@@ -290,7 +290,7 @@ class Events:
 @asynccontextmanager
 async def watching(api: Any, path: str, **headers: str) -> AsyncIterator[Events]:
     connector = aiohttp.TCPConnector(ssl=api.context())
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(sock_read=10)) as session:
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(sock_read=30)) as session:
         async with session.get(f"https://127.0.0.1:{api.port}{path}", headers=headers) as answer:
             assert answer.status == 200, await answer.text()
             yield Events(answer)
@@ -425,7 +425,7 @@ def test_acknowledged_writes_survive_kill_9(apiserver_factory: Callable[..., Any
 def test_a_taken_port_is_one_clear_line(api: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "nsk8s.apiserver.main", "--data-dir", str(tmp_path), "--bind-address", "127.0.0.1",
                "--secure-port", str(api.port)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert f"error: port {api.port} on 127.0.0.1 is already in use" in done.stderr
     assert "Traceback" not in done.stderr
@@ -501,7 +501,7 @@ def test_an_ingress_that_names_no_class_is_of_the_default_one(api: Any) -> None:
     default = {"name": name, "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}}
     api.request("POST", classes, {"metadata": {"name": unique("class")}, "spec": {"controller": "example.com/other"}})
     api.request("POST", classes, {"metadata": default, "spec": {"controller": "example.com/x"}})
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while made() != name:
         assert time.monotonic() < deadline
     assert made(ingressClassName="own") == "own"

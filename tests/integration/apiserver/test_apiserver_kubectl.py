@@ -130,7 +130,7 @@ def test_discovery_explain_and_wait(kubectl: Kubectl) -> None:
     assert "KIND:       Deployment" in kubectl("explain", "deployment.spec.replicas").stdout
     assert "v1.33" in kubectl("version").stdout
     kubectl("create", "-f", "-", stdin=POD)
-    kubectl("wait", "--for=jsonpath={.status.phase}=Pending", "pod/one", "--timeout=5s")
+    kubectl("wait", "--for=jsonpath={.status.phase}=Pending", "pod/one", "--timeout=30s")
     gone = kubectl("wait", "--for=condition=Ready", "pod/one", "--timeout=1s", check=False)
     assert "timed out waiting" in gone.stderr
     assert kubectl("get", "--raw", "/readyz").stdout == "ok"

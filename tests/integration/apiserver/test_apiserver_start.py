@@ -44,18 +44,18 @@ async def test_an_early_client_waits_for_roles_and_namespaces(tmp_path: Path, mo
         port = s.getsockname()[1]
     stop = asyncio.Event()
     serving = asyncio.ensure_future(run.serve(config_for(tmp_path, port), stop))
-    await asyncio.wait_for(reached.wait(), 10)
+    await asyncio.wait_for(reached.wait(), 30)
     context = ssl.create_default_context(cafile=str(tmp_path / "data" / "pki" / "ca.crt"))
     async with aiohttp.ClientSession() as session:
         asking = asyncio.ensure_future(session.get(f"https://127.0.0.1:{port}/readyz", ssl=context))
         done, _ = await asyncio.wait([asking], timeout=0.2)
         assert not done, "the connection waits; it is neither refused nor answered"
         go.set()
-        async with await asyncio.wait_for(asking, 10) as answer:
+        async with await asyncio.wait_for(asking, 30) as answer:
             assert answer.status == 200
             assert await answer.text() == "ok"
     stop.set()
-    await asyncio.wait_for(serving, 10)
+    await asyncio.wait_for(serving, 30)
 
 
 async def test_a_port_in_use_is_said_before_anything_is_made(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ async def test_the_kubernetes_service_comes_back(tmp_path: Path, monkeypatch: py
             first = await client.get(resource, "kubernetes", "default")
             events: Any = client.watch(resource, "default", resource_version=first["metadata"]["resourceVersion"])
             await client.delete(resource, "kubernetes", "default")
-            async with asyncio.timeout(10), contextlib.aclosing(events):
+            async with asyncio.timeout(30), contextlib.aclosing(events):
                 async for event in events:
                     if event.type == "ADDED":
                         assert event.object["metadata"]["name"] == "kubernetes"
@@ -100,4 +100,4 @@ async def test_the_kubernetes_service_comes_back(tmp_path: Path, monkeypatch: py
                         assert event.object.get("spec", {}).get("clusterIP", "10.96.0.1") == "10.96.0.1"
                         break
     stop.set()
-    await asyncio.wait_for(serving, 10)
+    await asyncio.wait_for(serving, 30)

@@ -174,7 +174,7 @@ class Cluster:
     def stop(self, name: str) -> None:
         process = self.processes.pop(name)
         process.terminate()
-        process.wait(10)
+        process.wait(30)
 
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text()
@@ -196,7 +196,7 @@ class Cluster:
     def apply(self, *objects: Object) -> str:
         return self.kubectl("apply", "-f", "-", stdin="\n---\n".join(json.dumps(o) for o in objects))
 
-    def eventually(self, check: Callable[[], Any], timeout_s: float = 15.0) -> Any:
+    def eventually(self, check: Callable[[], Any], timeout_s: float = 45.0) -> Any:
         """What `check` answers once it is true; its last failure otherwise."""
         deadline = time.monotonic() + PATIENCE * timeout_s
         while True:
@@ -242,7 +242,7 @@ def running(directory: Path, *kcm_flags: str, nodes: dict[str, Object] = NODES_O
         for process in cluster.processes.values():
             process.terminate()
         for process in cluster.processes.values():
-            process.wait(10)
+            process.wait(30)
 
 
 def deployment(name: str, replicas: int, image: str = "nsk8s/echo", namespace: str = "default", **spec: Any) -> Object:

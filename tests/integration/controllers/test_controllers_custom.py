@@ -22,7 +22,7 @@ def test_owners_namespaces_and_definitions_take_custom_resources_along(cluster: 
     group = f"g{os.urandom(4).hex()}.example"
     boats = f"boats.{group}"
     cluster.apply(definition(group))
-    cluster.kubectl("wait", "--for=condition=Established", f"crd/{boats}", "--timeout=10s")
+    cluster.kubectl("wait", "--for=condition=Established", f"crd/{boats}", "--timeout=60s")
 
     def boat(name: str, **metadata: Any) -> dict[str, Any]:
         full = {"name": name, "namespace": namespace, **metadata}

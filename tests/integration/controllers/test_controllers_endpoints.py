@@ -81,8 +81,8 @@ def test_endpoints_are_shared_out_to_zones_where_that_is_asked_for(cluster: Clus
     """service.kubernetes.io/topology-mode: Auto."""
 
     def hints() -> list[str]:
-        (found,) = _slices(cluster, namespace, "near")
-        return sorted(z["name"] for e in found["endpoints"] or [] for z in (e.get("hints") or {}).get("forZones") or [])
+        found = _slices(cluster, namespace, "near")
+        return sorted(z["name"] for s in found for e in s["endpoints"] or [] for z in (e.get("hints") or {}).get("forZones") or [])
 
     def events() -> list[tuple[str, str]]:
         found = cluster.get("-n", namespace, "events")["items"]

@@ -20,7 +20,7 @@ async def main() -> None:
     async with aiohttp.ClientSession() as session:
         try:
             socket = await session.ws_connect(
-                f"https://192.168.56.11:10250{path}", ssl=context, protocols=["v5.channel.k8s.io"], timeout=20
+                f"https://192.168.56.11:10250{path}", ssl=context, protocols=["v5.channel.k8s.io"], timeout=60
             )
         except aiohttp.WSServerHandshakeError as e:
             print(json.dumps({"refused": e.status}))

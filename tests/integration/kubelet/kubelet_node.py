@@ -199,6 +199,10 @@ class KubeletNode:
         out = json.loads(self.kubectl("get", "events", "-n", namespace, "-o", "json", "--field-selector", selector))
         return [(e["reason"], e["message"]) for e in out["items"]]
 
+    def wait_event(self, name: str, reason: str, message: str = "") -> None:
+        """Events are written by the way: what they tell of may be seen before."""
+        self.wait(lambda: any(r == reason and message in (m, "") for r, m in self.events(name)), f"event {reason} of {name}: {message}")
+
     def get_url(self, path: str, cert: str = "apiserver-kubelet-client") -> subprocess.CompletedProcess[str]:
         """One request to the kubelet; stdout is `CODE body`, the return code is not 0 when it cannot be reached."""
         script = str(Path(__file__).parent / "ask_kubelet.py")
@@ -212,7 +216,7 @@ class KubeletNode:
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """One call to the runtime."""
         with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(30)
+            s.settimeout(90)
             s.connect(str(self.path("/run/nsk8s/runtime.sock")))
             s.sendall(json.dumps({"id": 1, "method": method, "params": params}).encode() + b"\n")
             answer = json.loads(s.makefile().readline())
@@ -232,7 +236,7 @@ class KubeletNode:
 
     def exec_sync(self, name: str, *cmd: str) -> dict[str, Any]:
         container = self.container_of(self.get("pod", name))
-        return self.call("ExecSync", containerId=container["id"], cmd=list(cmd), timeout=10)
+        return self.call("ExecSync", containerId=container["id"], cmd=list(cmd), timeout=60)
 
     def exec_sync_when_back(self, name: str, *cmd: str) -> None:
         def ready() -> bool:
@@ -246,7 +250,7 @@ class KubeletNode:
     def mounts(self) -> list[str]:
         return [line.split()[4] for line in Path(f"/proc/{self.holder}/mountinfo").read_text().splitlines()]
 
-    def wait(self, ready: Callable[[], Any], what: str, timeout_s: float = 20) -> Any:
+    def wait(self, ready: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
         """The first true answer of `ready`, asked again and again."""
         deadline = time.monotonic() + PATIENCE * timeout_s
         while True:
@@ -257,7 +261,7 @@ class KubeletNode:
                 raise AssertionError(f"{what}: not within {timeout_s} s\n{self.tail()}")
             time.sleep(0.05)
 
-    def wait_pod(self, name: str, test: Callable[[dict[str, Any]], Any], what: str, timeout_s: float = 20) -> dict[str, Any]:
+    def wait_pod(self, name: str, test: Callable[[dict[str, Any]], Any], what: str, timeout_s: float = 60) -> dict[str, Any]:
         found: dict[str, Any] = {}
 
         def ready() -> bool:
@@ -271,7 +275,7 @@ class KubeletNode:
             raise AssertionError(f"{e}\n{json.dumps(found.get('status'), indent=1)}\n{self.events(name)}") from None
         return found
 
-    def wait_running(self, name: str, timeout_s: float = 20) -> dict[str, Any]:
+    def wait_running(self, name: str, timeout_s: float = 60) -> dict[str, Any]:
         return self.wait_pod(name, lambda p: p["status"].get("phase") == "Running" and is_ready(p), f"{name} ready", timeout_s)
 
     def tail(self) -> str:

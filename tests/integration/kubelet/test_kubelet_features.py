@@ -22,7 +22,7 @@ def world(node: KubeletNode):
     node.network()
     node.kill("kubelet", signal.SIGTERM)
     node.start_kubelet("--sync-frequency", "1s")
-    node.kubectl("wait", "--for=condition=Ready", "node/node1", "--timeout=10s")
+    node.kubectl("wait", "--for=condition=Ready", "node/node1", "--timeout=60s")
     return node
 
 
@@ -51,10 +51,11 @@ def test_a_killed_pause_costs_the_pod_its_address_and_nothing_leaks(world: Kubel
     old = before["status"]["podIP"]
     assert old in leases(world)
     os.kill(world.sandbox_of(before)["pid"], signal.SIGKILL)
-    after = world.wait_pod("boxed", lambda p: is_ready(p) and main_status(p)["restartCount"] == 1, "remade, at once", 8)
+    after = world.wait_pod("boxed", lambda p: is_ready(p) and main_status(p)["restartCount"] == 1, "remade")
+    assert not any(r == "BackOff" for r, _ in world.events("boxed")), "at once"
     new = after["status"]["podIP"]
     assert new != old
-    assert ("SandboxChanged", "Pod sandbox changed, it will be killed and re-created.") in world.events("boxed")
+    world.wait_event("boxed", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
     assert old not in leases(world), "CNI DEL gave the address back"
     assert main_status(after)["lastState"]["terminated"]["exitCode"] == 137
     assert shell(world, "boxed", "cat /etc/hosts").count(f"{new}\tboxed") == 1
@@ -62,14 +63,17 @@ def test_a_killed_pause_costs_the_pod_its_address_and_nothing_leaks(world: Kubel
     world.wait(lambda: new not in leases(world), "the second address is free as well")
 
 
-PORT_8080 = "import socket,time; time.sleep({}); s=socket.socket(); s.bind(('',8080)); s.listen(); time.sleep(1000)"
+PORT_8080 = (
+    "import os,socket,time\nwhile not os.path.exists('/tmp/go'): time.sleep(0.05)\n"
+    "s=socket.socket(); s.bind(('',8080)); s.listen(); time.sleep(1000)"
+)
 
 
 def test_tcp_probes_and_a_startup_probe_that_holds_the_others_back(world: KubeletNode):
     world.apply(
-        pod("slow", "python3", "-c", PORT_8080.format(2), image="python", container={
-            "startupProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 20},
-            "livenessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 1},
+        pod("slow", "python3", "-c", PORT_8080, image="python", container={
+            "startupProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 300},
+            "livenessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 60},
         }),
         pod("never", "sleep", "1000", terminationGracePeriodSeconds=1, container={
             "startupProbe": {"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 2},
@@ -78,10 +82,11 @@ def test_tcp_probes_and_a_startup_probe_that_holds_the_others_back(world: Kubele
     found = world.wait_pod("slow", lambda p: p["status"].get("phase") == "Running", "running")
     assert main_status(found)["started"] is False
     assert not is_ready(found)
+    shell(world, "slow", "touch /tmp/go")
     found = world.wait_running("slow")
     assert (main_status(found)["started"], main_status(found)["restartCount"]) == (True, 0)
     world.wait_pod("never", lambda p: main_status(p)["restartCount"] >= 1, "killed by its startup probe")
-    assert ("Killing", "Container main failed startup probe, will be restarted") in world.events("never")
+    world.wait_event("never", "Killing", "Container main failed startup probe, will be restarted")
     world.kubectl("delete", "pod", "slow", "never", "--grace-period=1")
 
 
@@ -162,7 +167,7 @@ def test_volumes_are_as_asked_and_follow_their_objects(world: KubeletNode):
     world.kubectl("label", "pod", "vols", "--overwrite", "colour=blue")
     want = 'twochangedtwochangedn colour="blue" one'
     script = 'echo "$(cat /cm/k /secret/s /all/a/b /all/s /cm/new) $(cat /down/labels) $(cat /etc/one)"'
-    world.wait(lambda: shell(world, "vols", script).strip() == want, "volumes follow, a subPath does not", 15)
+    world.wait(lambda: shell(world, "vols", script).strip() == want, "volumes follow, a subPath does not")
     world.kubectl("delete", "pod", "vols", "--grace-period=1")
 
 
@@ -246,8 +251,8 @@ def test_a_local_volume_that_outgrows_its_limit_evicts_the_pod(world: KubeletNod
             volumes=[{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}],
             container={"volumeMounts": [{"name": "v", "mountPath": "/v"}]})
     )  # fmt: skip
-    found = world.wait_pod("greedy", lambda p: p["status"].get("phase") == "Failed", "evicted", 30)
+    found = world.wait_pod("greedy", lambda p: p["status"].get("phase") == "Failed", "evicted")
     assert found["status"]["reason"] == "Evicted"
     assert found["status"]["message"] == 'Usage of EmptyDir volume "v" exceeds the limit "1Mi". '
-    assert any(r == "Evicted" for r, _ in world.events("greedy"))
+    world.wait_event("greedy", "Evicted")
     world.kubectl("delete", "pod", "greedy")

@@ -50,7 +50,7 @@ def test_a_static_pod_lives_by_its_file_alone(node: KubeletNode):
     assert first["status"]["podIP"]
     pid = running[0]["pid"]
     assert [c["pid"] for c in node.call("ListContainers")["containers"]] == [pid], "the others are no pods"
-    assert node.kubectl("logs", "fixed-node1", "-n", "kube-system") == "one\n"
+    assert node.wait(lambda: node.kubectl("logs", "fixed-node1", "-n", "kube-system"), "log") == "one\n"
     # the mirror is a picture: to delete it changes nothing
     node.kubectl("delete", "pod", "fixed-node1", "-n", "kube-system", "--wait=false")
     second = wait_ready(node, first["metadata"]["uid"])

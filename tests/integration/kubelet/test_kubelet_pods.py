@@ -16,8 +16,9 @@ def condition(obj, kind):
     return next(c for c in obj["status"]["conditions"] if c["type"] == kind)
 
 
-def reasons(node, name):
-    return {reason for reason, _ in node.events(name)}
+def wait_reasons(node, name, *reasons):
+    for reason in reasons:
+        node.wait_event(name, reason)
 
 
 def main_status(found, name="main"):
@@ -44,7 +45,7 @@ def test_the_node_is_not_ready_until_there_is_a_network(node: KubeletNode):
         "message:Network plugin returns error: cni plugin not initialized"
     )
     node.network()
-    node.kubectl("wait", "--for=condition=Ready", "node/node1", "--timeout=10s")
+    node.kubectl("wait", "--for=condition=Ready", "node/node1", "--timeout=60s")
     found = node.get("node", "node1")
     assert condition(found, "Ready")["reason"] == "KubeletReady"
     assert found["status"]["nodeInfo"]["kubeletVersion"] == "v1.33.0+nsk8s"
@@ -54,7 +55,7 @@ def test_the_node_is_not_ready_until_there_is_a_network(node: KubeletNode):
     lease = node.get("lease", "node1", "kube-node-lease")
     assert lease["spec"]["holderIdentity"] == "node1"
     assert lease["metadata"]["ownerReferences"][0]["uid"] == found["metadata"]["uid"]
-    assert {"Starting", "NodeReady", "NodeHasSufficientMemory"} <= reasons(node, "node1")
+    wait_reasons(node, "node1", "Starting", "NodeReady", "NodeHasSufficientMemory")
 
 
 def test_a_pod_runs_with_what_kubernetes_promises_it(node: KubeletNode):
@@ -93,13 +94,13 @@ def test_a_pod_runs_with_what_kubernetes_promises_it(node: KubeletNode):
     assert "nameserver 10.96.0.10\n" in log
     assert "options ndots:5\n" in log
     assert "\nfull\n" in log
-    assert {"Pulled", "Created", "Started"} <= reasons(node, "full")
+    wait_reasons(node, "full", "Pulled", "Created", "Started")
     uid = found["metadata"]["uid"]
     assert any(uid in m for m in node.mounts())
     node.kubectl("delete", "pod", "full")
     node.wait(lambda: not (node.base / "kubelet" / "pods" / uid).exists(), "the pod's folder is gone")
     assert not any(uid in m for m in node.mounts())
-    assert ("Killing", "Stopping container main") in node.events("full")
+    node.wait_event("full", "Killing", "Stopping container main")
 
 
 def test_a_crashing_container_is_restarted_with_back_off(node: KubeletNode):
@@ -112,7 +113,7 @@ def test_a_crashing_container_is_restarted_with_back_off(node: KubeletNode):
     assert (last["exitCode"], last["reason"], last["message"]) == (3, "Error", "why\n")
     assert found["status"]["phase"] == "Running"
     assert not is_ready(found)
-    assert ("BackOff", f"Back-off restarting failed container main in pod crash_default({uid})") in node.events("crash")
+    node.wait_event("crash", "BackOff", f"Back-off restarting failed container main in pod crash_default({uid})")
     assert node.log("crash", previous="true") == "try\n"
     node.kubectl("delete", "pod", "crash", "--grace-period=1")
 
@@ -162,11 +163,10 @@ def test_what_cannot_start_says_why(node: KubeletNode):
     )
     found = node.wait_pod("noimage", lambda p: waiting(p) in ("ErrImagePull", "ImagePullBackOff"), "pull")
     assert found["status"]["phase"] == "Pending"
-    assert {"Pulling", "Failed"} <= reasons(node, "noimage")
+    wait_reasons(node, "noimage", "Pulling", "Failed")
     found = node.wait_pod("nocfg", lambda p: waiting(p) == "CreateContainerConfigError", "config error")
     assert main_status(found)["state"]["waiting"]["message"] == 'configmap "missing" not found'
-    node.wait(lambda: "FailedMount" in reasons(node, "novol"), "FailedMount")
-    assert ("FailedMount", 'MountVolume.SetUp failed for volume "v" : secret "absent" not found') in node.events("novol")
+    node.wait_event("novol", "FailedMount", 'MountVolume.SetUp failed for volume "v" : secret "absent" not found')
     node.wait_pod("nocmd", lambda p: waiting(p) in ("RunContainerError", "CrashLoopBackOff"), "RunContainerError")
     node.apply(config_map("missing", A="b"))
     for name in ("noimage", "nocfg", "novol", "nocmd"):
@@ -185,7 +185,7 @@ SERVER = (
 
 
 def test_probes_decide_over_readiness_and_life(node: KubeletNode):
-    probe = {"httpGet": {"path": "/", "port": "web"}, "periodSeconds": 1, "failureThreshold": 1}
+    probe = {"httpGet": {"path": "/", "port": "web"}, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 60}
     node.apply(
         pod("probed", "python3", "-c", SERVER, image="python", container={
             "readinessProbe": probe, "ports": [{"name": "web", "containerPort": 8080}],
@@ -200,7 +200,7 @@ def test_probes_decide_over_readiness_and_life(node: KubeletNode):
     node.wait_running("probed")
     node.exec_sync("probed", "touch", "/tmp/dead")
     found = node.wait_pod("probed", lambda p: main_status(p)["restartCount"] == 1, "restart")
-    assert ("Killing", "Container main failed liveness probe, will be restarted") in node.events("probed")
+    node.wait_event("probed", "Killing", "Container main failed liveness probe, will be restarted")
     assert main_status(found)["lastState"]["terminated"]["exitCode"] in (137, 143)
     node.kubectl("delete", "pod", "probed")
 
@@ -208,19 +208,20 @@ def test_probes_decide_over_readiness_and_life(node: KubeletNode):
 def test_termination_keeps_grace_and_runs_hooks(node: KubeletNode):
     script = "trap 'echo term; exit 0' TERM; echo up; while :; do sleep 0.05; done"
     node.apply(
-        pod("polite", "sh", "-c", script, terminationGracePeriodSeconds=20,
+        pod("polite", "sh", "-c", script, terminationGracePeriodSeconds=90,
             container={"lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", "echo stopping > /proc/1/fd/1"]}}}}),
-        pod("stubborn", "sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done", terminationGracePeriodSeconds=60),
+        pod("stubborn", "sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done", terminationGracePeriodSeconds=90),
     )  # fmt: skip
     node.wait_running("polite")
     node.wait_running("stubborn")
-    node.wait(lambda: "up" in node.log("stubborn"), "trap is set")
+    for name in ("polite", "stubborn"):
+        node.wait(lambda n=name: "up" in node.log(n), "trap is set")
     node.kubectl("delete", "pod", "polite", "--wait=false")
-    node.wait(lambda: node.get("pod", "polite") is None, "polite ends well before its grace", 8)
+    node.wait(lambda: node.get("pod", "polite") is None, "polite ends well before its grace", 45)
     node.kubectl("delete", "pod", "stubborn", "--wait=false")
     node.wait_pod("stubborn", lambda p: p["metadata"].get("deletionTimestamp"), "terminating")
     node.kubectl("delete", "pod", "stubborn", "--grace-period=1", "--wait=false")
-    node.wait(lambda: node.get("pod", "stubborn") is None, "a shorter grace takes effect", 8)
+    node.wait(lambda: node.get("pod", "stubborn") is None, "a shorter grace takes effect", 45)
 
 
 def test_a_dead_sandbox_is_remade(node: KubeletNode):
@@ -229,7 +230,7 @@ def test_a_dead_sandbox_is_remade(node: KubeletNode):
     node.call("StopPodSandbox", podSandboxId=node.sandbox_of(before)["id"])
     after = node.wait_pod("boxed", lambda p: is_ready(p) and main_status(p)["restartCount"] == 1, "remade")
     assert after["status"]["podIP"]
-    assert "SandboxChanged" in reasons(node, "boxed")
+    wait_reasons(node, "boxed", "SandboxChanged")
     assert node.sandbox_of(after)["metadata"]["attempt"] == 1
     node.kubectl("delete", "pod", "boxed")
 
@@ -279,7 +280,7 @@ def test_a_pod_deleted_while_no_kubelet_ran_is_an_orphan(node: KubeletNode):
     node.kubectl("delete", "pod", "steady", "--force", "--grace-period=0")
     assert node.containers_of(found)
     node.start_kubelet()
-    node.wait(lambda: not node.containers_of(found), "killed and removed", 30)
+    node.wait(lambda: not node.containers_of(found), "killed and removed")
 
 
 def test_the_node_refuses_what_it_cannot_hold(node: KubeletNode):
@@ -289,7 +290,7 @@ def test_the_node_refuses_what_it_cannot_hold(node: KubeletNode):
     assert found["status"]["reason"] == "OutOfcpu"
     message = "Pod was rejected: Node didn't have enough resource: cpu, requested: 1000000, used: 0"
     assert found["status"]["message"].startswith(message)
-    assert "OutOfcpu" in reasons(node, "greedy")
+    wait_reasons(node, "greedy", "OutOfcpu")
     found = node.wait_pod("choosy", lambda p: p["status"].get("phase") == "Failed", "rejected")
     assert found["status"]["reason"] == "NodeAffinity"
     node.kubectl("delete", "pod", "greedy", "choosy")

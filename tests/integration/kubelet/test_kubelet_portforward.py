@@ -30,7 +30,7 @@ while True:
 ASK = """
 import socket, sys, concurrent.futures as f
 def ask(i):
-    s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 10)
+    s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 60)
     s.sendall(bytes([65 + i % 26]) * (300000 if i == 3 else 10)); s.shutdown(socket.SHUT_WR)
     out = b""
     while more := s.recv(65536): out += more

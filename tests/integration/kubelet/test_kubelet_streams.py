@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from urllib.parse import quote
 
@@ -123,23 +122,16 @@ def test_a_followed_log_survives_rotation_and_ends_with_the_container(shell: Kub
     shell.apply(pod("chatty", "sh", "-c", script, restartPolicy="Never"))
     found = shell.wait_running("chatty")
     shell.wait(lambda: "first" in shell.log("chatty"), "log")
-    lines: list[str] = []
-    seen = threading.Event()
     script = str(Path(__file__).parent / "ask_kubelet.py")
     argv = [*shell.enter, sys.executable, script, str(shell.base / "pki"), "apiserver-kubelet-client",
             "/containerLogs/default/chatty/main?follow=true"]  # fmt: skip
-
-    def follow() -> None:
-        lines.append(subprocess.run(argv, capture_output=True, text=True, timeout=60).stdout)
-        seen.set()
-
-    thread = threading.Thread(target=follow)
-    thread.start()
-    container = shell.container_of(found)
-    log = shell.path(container["logPath"])
-    log.rename(log.with_name("0.log.old"))
-    shell.call("ReopenContainerLog", containerId=container["id"])
-    assert not seen.is_set()
-    shell.call("ExecSync", containerId=container["id"], cmd=["touch", "/tmp/go"], timeout=10)
-    thread.join(30)
-    assert lines[0] in ("200 first\nlast\n", "200 last\n")  # a reader that came after the rotation has missed the old file
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "200 first\n"
+        container = shell.container_of(found)
+        log = shell.path(container["logPath"])
+        log.rename(log.with_name("0.log.old"))
+        shell.call("ReopenContainerLog", containerId=container["id"])
+        assert reader.poll() is None
+        shell.call("ExecSync", containerId=container["id"], cmd=["touch", "/tmp/go"], timeout=60)
+        assert reader.stdout.read() == "last\n"
