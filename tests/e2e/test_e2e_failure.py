@@ -15,7 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_cluster import NAME, apply, becomes, components, get, in_pod, kill, netns, nsk8s, pod, pods, until, until_proxied
+from e2e_cluster import (
+    NAME,
+    apply,
+    becomes,
+    components,
+    documents,
+    get,
+    in_pod,
+    kill,
+    netns,
+    nsk8s,
+    pod,
+    pods,
+    until,
+    until_proxied,
+)
 from e2e_traffic import Load
 
 from nsk8s.client import kubeconfig
@@ -25,7 +40,6 @@ from nsk8s.cluster.state import Paths
 from nsk8s.kernel.cgroup import Cgroups
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
-HELLO = Path(__file__).parents[2] / "examples" / "hello.yaml"
 NODES = ("control-plane", "node1", "node2", "node3")
 TIMING = """
 name: {name}
@@ -46,12 +60,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     nsk8s("down", "-q", ok=False)
     try:
         nsk8s("up", "-q", "-f", str(wanted))
-        nsk8s("apply", "-f", str(HELLO))
+        apply(*hello())
         until("a ready pod on every worker", lambda: {p["spec"]["nodeName"] for p in pods()} == set(NODES[1:]))
         until_proxied(*NODES)
         yield
     finally:
         nsk8s("down", "-q", ok=False)
+
+
+def hello() -> list[dict[str, Any]]:
+    """The example, whose pods stay ready when the machine has no time for their probes."""
+    deployment, service = documents("hello.yaml")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    container["readinessProbe"] |= {"timeoutSeconds": 10, "failureThreshold": 5}
+    return [deployment, service]
 
 
 def by_node(selector: str = "app=hello") -> dict[str, dict[str, Any]]:
