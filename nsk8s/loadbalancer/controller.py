@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
@@ -19,6 +20,7 @@ from nsk8s.client.rest import Client
 from nsk8s.errors import NotFound
 from nsk8s.loadbalancer import services
 from nsk8s.loadbalancer.pool import NoAddress, Pool
+from nsk8s.loadbalancer.services import Sharing
 
 log = logging.getLogger("service-lb")
 
@@ -54,18 +56,31 @@ class ServiceController:
             self._written.pop(key, None)
         if new is None:
             self._waiting.pop(key, None)
-        if old is not None and set(services.held(old, self._pool)) - set(now):
+        changed = old is not None and new is not None and Sharing.of(old) != Sharing.of(new)
+        if old is not None and (changed or set(services.held(old, self._pool)) - set(now)):
             for waiting in self._waiting:
                 self._loop.queue.add(waiting)
+        if changed:
+            for ip in now:
+                for sharer in self._services.by_index("address", ip):
+                    self._loop.queue.add(meta.key(sharer))
 
-    def _holder(self, ip: str) -> str | None:
-        """The Service that has an address; of several (somebody wrote a status by hand) the oldest."""
+    def _holder(self, service: Object, ip: str) -> str | None:
+        """Who has an address and does not share it with a Service, and why; None when the Service may have it. Of several who
+        have it and may not share it (a port was added, or somebody wrote a status by hand) the oldest keeps it."""
+        key, mine = meta.key(service), Sharing.of(service)
         having = sorted(
             self._services.by_index("address", ip), key=lambda s: (s["metadata"].get("creationTimestamp") or "", meta.key(s))
         )
-        if having:
-            return meta.key(having[0])
-        return next((key for key, written in self._written.items() if ip in written), None)
+        shown = {meta.key(s) for s in having}
+        written = (self._services.get(k) for k, ips in self._written.items() if ip in ips and k not in shown)
+        for other in (*having, *filter(None, written)):
+            if meta.key(other) == key:
+                return None
+            hindrance = mine.hindrance(Sharing.of(other))
+            if hindrance:
+                return f"{meta.key(other)}, {hindrance}" if mine.key else meta.key(other)
+        return None
 
     async def _reconcile(self, key: str) -> None:
         service = self._services.get(key)
@@ -84,7 +99,7 @@ class ServiceController:
     async def _ensure(self, service: Object) -> None:
         key = meta.key(service)
         try:
-            ips = services.choose(service, self._pool, self._holder)
+            ips = services.choose(service, self._pool, partial(self._holder, service))
         except NoAddress as e:
             if self._waiting.get(key) != str(e):
                 self._waiting[key] = str(e)
@@ -92,6 +107,10 @@ class ServiceController:
                     service, WARNING, "SyncLoadBalancerFailed",
                     f"Error syncing load balancer: failed to ensure load balancer: {e}",
                 )  # fmt: skip
+            had = services.held(service, self._pool)
+            kept = [ip for ip in had if self._holder(service, ip) is None]
+            if kept != had:
+                await self._status(service, services.status(kept) if kept else None)
             return
         self._waiting.pop(key, None)
         wanted = services.status(ips)

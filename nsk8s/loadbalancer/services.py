@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from nsk8s.api import meta
@@ -11,6 +12,8 @@ from nsk8s.loadbalancer.pool import NoAddress, Pool
 
 CLASS = "nsk8s.dev/lb"
 FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
+SHARING_KEYS = ("nsk8s.dev/allow-shared-ip", "metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip")
+"""Annotations, the first that is there counts: Services that say the same may have one address."""
 
 
 def wants(service: Object) -> bool:
@@ -50,6 +53,34 @@ def is_local(service: Object) -> bool:
     return (service.get("spec") or {}).get("externalTrafficPolicy") == "Local"
 
 
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """What decides whether a Service may have an address together with others. Upstream: MetalLB's SharingKey, BackendKey."""
+
+    key: str
+    ports: frozenset[tuple[str, int]]
+    pods: tuple[tuple[str, str], ...] | None
+    """With externalTrafficPolicy Local its selector: the same nodes must take the traffic of all who share."""
+
+    @classmethod
+    def of(cls, service: Object) -> Sharing:
+        spec, said = service.get("spec") or {}, meta.annotations(service)
+        ports = frozenset((p.get("protocol") or "TCP", p["port"]) for p in spec.get("ports") or [])
+        pods = tuple(sorted((spec.get("selector") or {}).items())) if is_local(service) else None
+        return cls(next((said[k] for k in SHARING_KEYS if k in said), ""), ports, pods)
+
+    def hindrance(self, other: Sharing) -> str:
+        """Why the two may not have one address; empty when they may."""
+        if not self.key or self.key != other.key:
+            return "which does not share it"
+        twice = ", ".join(f"{port}/{protocol.lower()}" for protocol, port in sorted(self.ports & other.ports))
+        if twice:
+            return f"which has port {twice}, too"
+        if self.pods != other.pods or self.pods == ():
+            return "which has another externalTrafficPolicy, or under Local another selector"
+        return ""
+
+
 def family(ip: str) -> str:
     return "IPv6" if ":" in ip else "IPv4"
 
@@ -58,7 +89,7 @@ def choose(service: Object, pool: Pool, holder: Callable[[str], str | None]) -> 
     """The addresses for a Service, one of each of its families that the pool has, in its order: spec.loadBalancerIP, else the
     one it has, else the lowest free one.
 
-    `holder(ip)` is the key of the Service that has it. Raises NoAddress, saying why.
+    `holder(ip)` is the key of the Service that has it, and does not share it with this one. Raises NoAddress, saying why.
     """
     spec, key = service["spec"], meta.key(service)
     families = spec.get("ipFamilies") or ["IPv4"]

@@ -68,11 +68,14 @@ class Speaker:
         service = self._services.get(key)
         wanted = self._wanted(service) if service is not None and services.wants(service) else set()
         before = self._owned.get(key, set())
+        shared = {ip for other, ips in self._owned.items() if other != key for ip in ips}
         for ip in before - wanted:
             log.info("%s: no longer announcing %s", key, ip)
-            self._announcer.withdraw(ip)
+            if ip not in shared:
+                self._announcer.withdraw(ip)
         for ip in sorted(wanted - before, key=ip_address):
-            self._announcer.announce(ip)
+            if ip not in shared:
+                self._announcer.announce(ip)
             assert service is not None
             self._events.event(service, NORMAL, "nodeAssigned", f'announcing from node "{self._node}" with protocol "layer2"')
         if wanted - before:

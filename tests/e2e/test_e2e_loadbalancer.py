@@ -389,6 +389,26 @@ def labelled(node: str, labels: dict[str, str]) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "labels": labels}}
 
 
+def test_two_services_that_agree_share_an_address(mode: str) -> None:
+    """TCP here, UDP there, and the address serves until the last has gone."""
+    ip, sharers = "10.100.0.6", {"tcp": "red", "udp": "blue"}
+    for kind, app in sharers.items():
+        made = service(f"share-{kind}", ip, app)
+        made["metadata"]["annotations"] = {"nsk8s.dev/allow-shared-ip": "web"}
+        made["spec"]["ports"] = [p for p in made["spec"]["ports"] if p["name"] == kind]
+        apply(made)
+    for kind, app in sharers.items():
+        until("the address", lambda kind=kind: external(f"share-{kind}") == ip)
+        until_served(f"share-{kind}", app)
+    assert answering(ip, 5, "udp") == {"node3"}
+    becomes("red's pods", lambda: answering(ip, 20, "tcp"), {"node1", "node2"})
+    nsk8s("delete", "service", "share-tcp")
+    until("nobody takes TCP any more", lambda: "error" in connect(ip)[0])
+    netns("router", "ip", "neigh", "flush", "to", ip)  # mode l2: somebody must still say whose it is
+    assert answering(ip, 5, "udp") == {"node3"}
+    nsk8s("delete", "service", "share-udp")
+
+
 def test_when_a_node_dies_others_take_its_connections(mode: str) -> None:
     for ip in dying(mode):
         answered(ip, 5)

@@ -199,3 +199,37 @@ async def test_an_address_written_twice_by_hand_stays_with_the_older(api: Client
         await until(api, "one each", lambda f: f == {"a": "10.100.0.1", "b": "10.100.0.2"})
         await api.patch(SERVICES, "a", {"status": {"loadBalancer": None}}, "default", subresource="status")
         await until(api, "what was wiped comes back", lambda f: f == {"a": "10.100.0.1", "b": "10.100.0.2"})
+
+
+async def test_services_that_agree_share_an_address_as_long_as_their_ports_differ(api: Client) -> None:
+    shared = {"annotations": {"metallb.universe.tf/allow-shared-ip": "web"}}
+
+    async def sharer(name: str, port: int, **spec: Any) -> None:
+        body = {"type": "LoadBalancer", "ports": [{"port": port}], "selector": {"app": name}, **spec}
+        await api.create(SERVICES, {"metadata": {"name": name, "namespace": "default", **shared}, "spec": body})
+
+    async def ports(name: str, *wanted: int) -> None:
+        body = {"spec": {"ports": [{"name": f"p{p}", "port": p} for p in wanted]}}
+        await api.patch(SERVICES, name, body, "default")
+
+    async with controller(api):
+        await asyncio.gather(sharer("a", 80), sharer("b", 81, loadBalancerIP="10.100.0.1"))
+        await until(api, "one address for both", lambda f: f == {"a": "10.100.0.1", "b": "10.100.0.1"})
+        await create(api, "alone", loadBalancerIP="10.100.0.1")
+        await told(api, "alone", "SyncLoadBalancerFailed")
+        await sharer("c", 81)
+        await until(api, "another for who has a port twice", lambda f: f.get("c") == "10.100.0.2")
+    async with controller(api):
+        await asyncio.sleep(1.0)  # creationTimestamp has seconds: d is the younger one
+        await sharer("d", 82, loadBalancerIP="10.100.0.1")
+        await until(api, "a third, with another controller", lambda f: f.get("d") == "10.100.0.1")
+        await ports("a", 80, 82)
+        await until(api, "the older one's port", lambda f: "d" not in f and f["a"] == f["b"] == "10.100.0.1")
+        await told(api, "d", "SyncLoadBalancerFailed")
+        event = next(e for e in (await api.list(EVENTS, "default"))["items"] if e["involvedObject"]["name"] == "d" and e["type"] == "Warning")
+        assert "10.100.0.1 is in use by default/a, which has port 82/tcp, too" in event["message"]
+        await ports("a", 80)
+        await until(api, "a port that is free again", lambda f: f.get("d") == "10.100.0.1")
+        for name in "abd":
+            await api.delete(SERVICES, name, "default")
+        await until(api, "the address, once the last has gone", lambda f: f == {"c": "10.100.0.2", "alone": "10.100.0.1"})

@@ -128,6 +128,35 @@ def test_why_a_service_gets_no_address(spec: dict[str, Any], why: str) -> None:
         services.choose(service(**spec), POOL, {"10.100.0.3": "default/other"}.get)
 
 
+@pytest.mark.parametrize(
+    ("mine", "other", "why"),
+    [
+        ({}, {}, ""),
+        ({"key": "", "said": ""}, {}, "does not share it"),
+        ({"said": "other"}, {}, "does not share it"),
+        ({"key": "nsk8s.dev/allow-shared-ip"}, {"key": "metallb.universe.tf/allow-shared-ip"}, ""),
+        ({}, {"ports": [{"port": 80}]}, "has port 80/tcp, too"),
+        ({"ports": [{"port": 80, "protocol": "UDP"}]}, {"ports": [{"port": 80}]}, ""),
+        ({"ports": [{"port": 1}, {"port": 80}]}, {"ports": [{"port": 80}, {"port": 1, "protocol": "TCP"}]}, "has port 1/tcp, 80/tcp, too"),
+        ({"policy": "Local"}, {}, "another externalTrafficPolicy"),
+        ({"policy": "Local"}, {"policy": "Local"}, ""),
+        ({"policy": "Local", "selector": {"app": "b"}}, {"policy": "Local"}, "under Local another selector"),
+        ({"policy": "Local", "selector": None}, {"policy": "Local", "selector": None}, "under Local another selector"),
+        ({"selector": {"app": "b"}}, {}, ""),
+    ],
+)
+def test_who_may_share_an_address(mine: dict[str, Any], other: dict[str, Any], why: str) -> None:
+    def sharing(key: str = "metallb.io/allow-shared-ip", said: str = "web", **spec: Any) -> services.Sharing:
+        s = service(**{"selector": {"app": "a"}, **spec})
+        s["metadata"]["annotations"] = {key: said}
+        return services.Sharing.of(s)
+
+    one, two = sharing(**{"ports": [{"port": 80}], **mine}), sharing(**{"ports": [{"port": 81}], **other})
+    for hindrance in (one.hindrance(two), two.hindrance(one)):
+        assert bool(hindrance) == bool(why)
+        assert why in hindrance
+
+
 BOTH = Pool(IPv4Network("10.100.0.0/29"), IPv6Network("fd00:100::/125"))
 
 
