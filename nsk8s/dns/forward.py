@@ -30,7 +30,7 @@ class Forwarder:
                     reply = await (_ask_tcp if tcp else _ask_udp)(host, port, ident + query[2:])
                 return query[:2] + reply[2:]
             except (TimeoutError, OSError, asyncio.IncompleteReadError) as e:
-                log.warning("%s port %d: %s", host, port, e or type(e).__name__)
+                log.warning("%s port %d: %s", host, port, str(e) or type(e).__name__)
         return None
 
 

@@ -410,6 +410,15 @@ async def test_metrics(start: Start) -> None:
     assert f'coredns_dns_response_size_bytes_bucket{{{where},proto="udp",le="100"}} 2' in text
 
 
+async def test_a_server_that_never_answers_is_told_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(forward, "TIMEOUT_S", 0.01)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        assert await forward.Forwarder([("127.0.0.1", port)]).ask(bytes(DNSRecord.question("x.example").pack()), tcp=False) is None
+    assert caplog.messages == [f"127.0.0.1 port {port}: TimeoutError"]
+
+
 async def test_forward(start: Start) -> None:
     """With --forward names outside go to that server, ids and all, and an ExternalName is followed there."""
 
