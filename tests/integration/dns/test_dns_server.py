@@ -19,6 +19,8 @@ import pytest
 from aiohttp import ClientError, ClientSession, web
 from dnslib import CLASS, EDNS0, QTYPE, RCODE, DNSHeader, DNSQuestion, DNSRecord
 
+from nsk8s.dns import forward
+
 PLURALS = {"namespaces": "Namespace", "services": "Service", "endpointslices": "EndpointSlice", "pods": "Pod"}
 TIMEOUT_S = 30.0
 
