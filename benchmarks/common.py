@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,9 @@ def spread(values: Sequence[float]) -> str:
     return f"median {median(values):.3g}, {min(values):.3g} to {max(values):.3g}, n={len(values)}"
 
 
-def run(*command: str, text_in: str = "", check: bool = True) -> str:
+def run(*command: str, text_in: str = "", check: bool = True, env: Mapping[str, str] | None = None) -> str:
     """stdout of a command; its stderr in the exception when it fails."""
-    done = subprocess.run(command, input=text_in, capture_output=True, text=True)
+    done = subprocess.run(command, input=text_in, capture_output=True, text=True, env=env)
     if check and done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}: {done.stderr.strip()[-800:]}")
     return done.stdout

@@ -273,6 +273,7 @@ class Server:
             self._cleaned = True
             seen = {mode for _, p in self._proxiers for mode in p.seen}
             await clean_up_other_modes(self._config.mode, seen, self._used_variant)
+            self._settle()
         self._synced.set()
         await self._sync_service_health()
         wishes = [p.wants_another_s for _, p in self._proxiers if p.wants_another_s]
