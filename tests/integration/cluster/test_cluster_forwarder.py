@@ -54,7 +54,7 @@ def forwarding(open_files: str = "") -> Iterator[tuple[int, int]]:
         assert process.poll() is None, "it has died"
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(30)
         echo.listener.close()
 
 
@@ -73,7 +73,7 @@ def sockets(pid: int) -> int:
 
 
 def ask(port: int, data: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as s, s.makefile("rb") as f:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as s, s.makefile("rb") as f:
         s.sendall(data)
         s.shutdown(socket.SHUT_WR)
         return f.read()
@@ -85,7 +85,7 @@ def test_an_end_is_passed_on_and_when_both_have_ended_no_socket_is_left(forwarde
     first = sockets(pid)  # the listener's, the loop's own, and perhaps this connection's two
     for _ in range(10):
         assert ask(port, b"hello") == b"hello"
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while sockets(pid) > first:
         assert time.monotonic() < deadline, f"{sockets(pid)} sockets, {first} after the first connection"
         time.sleep(0.01)
@@ -93,9 +93,9 @@ def test_an_end_is_passed_on_and_when_both_have_ended_no_socket_is_left(forwarde
 
 def test_more_connections_than_it_may_have_wait_and_end_nobody_elses() -> None:
     with forwarding("40:40") as (_, port):
-        first = socket.create_connection(("127.0.0.1", port), timeout=5)
+        first = socket.create_connection(("127.0.0.1", port), timeout=30)
         first.sendall(b"first")
-        others = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(60)]
+        others = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(60)]
         for s in others:
             s.close()
         assert ask(port, b"after them") == b"after them"

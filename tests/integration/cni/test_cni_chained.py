@@ -153,8 +153,11 @@ def test_bandwidth_shapes_both_ways_and_cleans_up(node: Any, failure: Failure) -
     for sender, receiver, address, rate in (
         (node.fd, pod.fd, "10.244.1.2", LIMITS["ingressRate"]), (pod.fd, node.fd, "10.244.1.1", LIMITS["egressRate"]),
     ):  # fmt: skip
-        measured = throughput(sender, receiver, address, rate // 8 // 4)
-        assert 0.5 * rate < measured < 1.5 * rate
+        measured = [0.0]
+        while measured[-1] <= 0.5 * rate and len(measured) < 10:  # whoever is held up sends less, and never more
+            measured.append(throughput(sender, receiver, address, rate // 8 // 4))
+            assert measured[-1] < 1.5 * rate
+        assert measured[-1] > 0.5 * rate, measured
     node.delete({k: v for k, v in conf.items() if k != "prevResult"}, "c1", "")
     node.delete(conf, "c1", pod.path)
     with Rtnl(node.fd) as rt:

@@ -152,15 +152,20 @@ def test_killed_at_any_moment_nothing_is_left(node: Any, cleaning: str) -> None:
     pod = node.pod()
     to = attachment(0, pod, portMappings=PORTS)
     options = how(node, libcni.run_exec)
-    started = time.monotonic()
-    node.inside(lambda: libcni.add(net, to, **options))
-    whole = time.monotonic() - started
-    assert len(leftovers(node)) == 3
-    node.inside(lambda: libcni.delete(net, to, **options))
-    assert leftovers(node) == {}
+    taken = []
+    for _ in range(3):  # the least is the one that nothing held up
+        started = time.monotonic()
+        node.inside(lambda: libcni.add(net, to, **options))
+        taken.append(time.monotonic() - started)
+        assert len(leftovers(node)) == 3
+        node.inside(lambda: libcni.delete(net, to, **options))
+        assert leftovers(node) == {}
+    whole = min(taken)
     killed = 0
     steps = 16
-    for step in range(steps):
+    for step in range(5 * steps):
+        if step >= steps and killed >= steps // 2:
+            break
         pid = os.fork()
         if pid == 0:
             try:
@@ -170,7 +175,7 @@ def test_killed_at_any_moment_nothing_is_left(node: Any, cleaning: str) -> None:
             finally:
                 os._exit(0)
         os.setpgid(pid, pid)
-        time.sleep(whole * (step + 0.5) / steps)  # the point of the kill is what varies
+        time.sleep(whole * (step % steps + 0.5) / steps)  # the point of the kill is what varies
         os.killpg(pid, signal.SIGKILL)
         if os.WIFSIGNALED(os.waitpid(pid, 0)[1]):
             killed += 1
@@ -190,7 +195,7 @@ def test_killed_at_any_moment_nothing_is_left(node: Any, cleaning: str) -> None:
 
 def _wait_for_group(pgid: int) -> None:
     """Until no process of the group is left (their parents are gone: init reaps them)."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         alive = False
         for name in filter(str.isdigit, os.listdir("/proc")):

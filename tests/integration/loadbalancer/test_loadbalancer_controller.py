@@ -41,7 +41,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             [sys.executable, "-m", "nsk8s.apiserver.main", *arguments, "--write-kubeconfig", str(found)], stdout=log, stderr=log
         )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not found.exists():
             assert process.poll() is None, (directory / "log").read_text()
             assert time.monotonic() < deadline, (directory / "log").read_text()
@@ -49,7 +49,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield found
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(30)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ async def addresses(api: Client) -> dict[str, str]:
 
 
 async def until(api: Client, what: str, good: Callable[[dict[str, str]], bool]) -> dict[str, str]:
-    deadline = asyncio.get_running_loop().time() + 10
+    deadline = asyncio.get_running_loop().time() + 30
     while True:
         found = await addresses(api)
         if good(found):
@@ -103,7 +103,7 @@ async def told(api: Client, name: str, reason: str) -> None:
     listed = await api.list(EVENTS, "default")
     seen = {(e["involvedObject"]["name"], e["reason"]) for e in listed["items"]}
     if (name, reason) not in seen:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             async for event in api.watch(EVENTS, "default", resource_version=listed["metadata"]["resourceVersion"]):
                 if event.object.get("reason") == reason and event.object["involvedObject"]["name"] == name:
                     return

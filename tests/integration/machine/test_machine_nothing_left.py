@@ -37,13 +37,13 @@ def run(folder: Path, *arguments: str) -> tuple[int, str, list[str]]:
     command = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--propagation", "private", "sh", "-c", hidden, "sh",
                sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "--rootdir", str(folder), "-c", str(TESTS.parent / "pyproject.toml"),
                "--failed-files", str(again), *arguments, str(folder)]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "NSK8S_TEST_GRACE_S": "4"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
     return done.returncode, done.stdout, again.read_text().splitlines() if again.exists() else ["no file"]
 
 
 @pytest.mark.parametrize("workers", [
-    pytest.param((), id="alone", marks=pytest.mark.slow),  # each waits ten seconds for the kernel to clean up
+    pytest.param((), id="alone", marks=pytest.mark.slow),  # each waits for the kernel to clean up
     pytest.param(("-n", "2", "--dist", "loadscope"), id="two workers"),
 ])  # fmt: skip
 def test_what_is_left_fails_the_run(tmp_path: Path, workers: tuple[str, ...]) -> None:

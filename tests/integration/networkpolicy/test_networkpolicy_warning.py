@@ -24,7 +24,7 @@ async def warned(tmp_path: Path, *flags: str) -> list[str]:
     del given["verbosity"]
     stop, said = asyncio.Event(), list[str]()
     serving = asyncio.ensure_future(run.serve(Config.from_flags(**given), stop))
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not file.exists():
             assert not serving.done(), serving.result()
             await asyncio.sleep(0.02)
