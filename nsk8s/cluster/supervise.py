@@ -69,10 +69,11 @@ class Starting:
 
 
 def start(paths: Paths) -> Starting:
-    """Exec a supervisor in a session of its own, so that it outlives this command and the login it came from."""
+    """Exec a supervisor in a session of its own, so that it outlives this command and the login it came from. Raises OSError."""
     log = paths.log("cluster", "supervisor")
     log.parent.mkdir(parents=True, exist_ok=True)
     paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)  # here: what fails in the child nobody hears in words
     ready_r, ready_w = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -80,7 +81,6 @@ def start(paths: Paths) -> Starting:
             os.setsid()
             if os.fork():
                 os._exit(0)
-            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
             null = os.open("/dev/null", os.O_RDONLY)
             os.dup2(null, 0)
             os.dup2(out, 1)
@@ -103,4 +103,5 @@ def start(paths: Paths) -> Starting:
             os._exit(1)
     os.waitpid(pid, 0)
     os.close(ready_w)
+    os.close(out)
     return Starting(paths, ready_r, str(log))

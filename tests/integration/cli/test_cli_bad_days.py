@@ -167,6 +167,16 @@ def test_a_cluster_that_was_begun_and_not_finished() -> None:
         assert run("down", "-q") == (0, "", "")
 
 
+def test_a_log_that_cannot_be_written() -> None:
+    """As on a full disk, where the supervisor's own process may be the one that finds no room any more."""
+    log = Path(f"/var/lib/nsk8s/{NAME}/logs/cluster/supervisor.log")
+    log.mkdir(parents=True)
+    try:
+        refused(run("up", "-q"), f"error: {log}: Is a directory")
+    finally:
+        assert run("down", "-q")[0] == 0
+
+
 def test_no_iptables(tmp_path: Path) -> None:
     """Through a PATH without it: the system's own folders are looked into as well, so they are hidden from the command."""
     script = (
