@@ -19,8 +19,8 @@ from nsk8s.client import component
 log = logging.getLogger("forwarder")
 
 RETRY_S = 0.05
-RETRIES = 60
-"""An API server that is being restarted is waited for (3 s in all) instead of refusing at once."""
+RETRIES = 120
+"""An API server that is being restarted is waited for (6 s; it takes 2 on a very busy machine) instead of refusing at once."""
 
 
 class _Pipe(asyncio.Protocol):

@@ -468,6 +468,22 @@ def test_exec_cp_attach_run_and_debug(hello: Kubectl, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_sessions_that_stand_still_for_most_of_a_minute(hello: Kubectl) -> None:
+    """After 61 s kubectl itself gives up, as with any cluster."""
+    pod = first_pod(hello)
+    late = subprocess.Popen(
+        hello.argv("exec", "-i", pod, "--", "sh", "-c", "sleep 52; wc -c"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env=hello.environment,
+    )  # fmt: skip
+    paged = subprocess.Popen(
+        hello.argv("exec", pod, "--", "head", "-c", "20000000", "/dev/zero"), stdout=subprocess.PIPE, env=hello.environment
+    )
+    assert late.communicate(b"x" * 5_000_000, timeout=90)[0] == b"5000000\n"
+    assert len(paged.communicate(timeout=30)[0]) == 20_000_000
+    assert (late.returncode, paged.returncode) == (0, 0)
+
+
+@pytest.mark.slow
 def test_wait_and_events(kubectl: Kubectl) -> None:
     kubectl("create", "-f", "-", stdin=json.dumps({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"},
