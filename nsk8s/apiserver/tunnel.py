@@ -95,7 +95,7 @@ class Tunnel:
 
     async def _downwards(self, transport: Any) -> None:
         """Kubelet → client, no faster than the client reads."""
-        while chunk := await self._reader.read(CHUNK):
+        while (chunk := await self._reader.read(CHUNK)) and not transport.is_closing():
             transport.write(chunk)
             if transport.get_write_buffer_size() > HIGH_WATER:
                 await self._http.writer.drain()
@@ -103,6 +103,8 @@ class Tunnel:
     # What aiohttp calls with the client's bytes.
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        if self._writer.is_closing():
+            return False, b""
         self._writer.write(data)
         if not self._paused and self._writer.transport.get_write_buffer_size() > HIGH_WATER:
             transport = self._http.transport

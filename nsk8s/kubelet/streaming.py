@@ -127,7 +127,7 @@ def _set(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-async def _write_all(fd: int, data: bytes) -> None:
+async def write_all(fd: int, data: bytes) -> None:
     loop = asyncio.get_running_loop()
     while data:
         try:
@@ -278,6 +278,8 @@ async def _pump(
     result = asyncio.ensure_future(call.result())
     readers = {channel: Reader(fd) for channel, fd in session.outputs.items()}
     outputs = [asyncio.ensure_future(_copy_out(ws, channel, reader)) for channel, reader in readers.items()]
+    for output in outputs:  # who cannot be written to has gone, though what came from there may be stuck in a stuck command
+        output.add_done_callback(lambda t: incoming.cancel() if not t.cancelled() and t.exception() else None)
     tasks = [result, incoming, *outputs]
     session.started.set()
     try:
@@ -320,7 +322,7 @@ async def _copy_in(ws: web.WebSocketResponse, session: Session) -> None:
             await session.started.wait()
         if channel == STDIN and session.stdin >= 0 and len(data) > 1:
             try:
-                await _write_all(session.stdin, data[1:])
+                await write_all(session.stdin, data[1:])
             except (BrokenPipeError, OSError):
                 session.close_stdin()
         elif channel == RESIZE:

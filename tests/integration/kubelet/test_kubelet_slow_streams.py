@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
 import os
+import termios
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,6 +14,7 @@ from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, web
 
 from nsk8s.kubelet import streaming
 
+PIPE_BYTES = 65536
 Command = Callable[[int, int], Awaitable[int]]
 """stdin, stdout → the exit code."""
 
@@ -49,11 +53,15 @@ class Runtime:
 
 
 def exchange(command: Command, client: Callable[[ClientWebSocketResponse, Loop], Awaitable[None]]) -> None:
-    """A command on one end of an exec session, `client` on the other."""
+    """A command on one end of an exec session, `client` on the other. Returns when the kubelet has let go of both."""
+    served = asyncio.Event()
 
     async def handle(request: web.Request) -> web.StreamResponse:
         runtime: Any = Runtime(command)
-        return await streaming.serve(request, runtime, "Exec", {}, tty=False, stdin=True, stdout=True, stderr=False)
+        try:
+            return await streaming.serve(request, runtime, "Exec", {}, tty=False, stdin=True, stdout=True, stderr=False)
+        finally:
+            served.set()
 
     async def body() -> None:
         app = web.Application()
@@ -69,6 +77,8 @@ def exchange(command: Command, client: Callable[[ClientWebSocketResponse, Loop],
                 session.ws_connect(f"http://127.0.0.1:{runner.addresses[0][1]}/", protocols=["v5.channel.k8s.io"], max_msg_size=0) as ws,
             ):
                 await client(ws, loop)
+            async with asyncio.timeout(20):
+                await served.wait()
         finally:
             await runner.cleanup()
 
@@ -174,3 +184,38 @@ def test_a_child_that_keeps_the_pipe_is_waited_for_a_moment_only() -> None:
 
     exchange(command, client)
     os.close(kept[0])
+
+
+def test_a_session_ends_when_its_client_goes_while_both_directions_are_stuck() -> None:
+    stuck = asyncio.Event()
+
+    async def command(stdin: int, stdout: int) -> int:
+        """Reads nothing before it has written all."""
+        waiting = array.array("i", [0])
+        try:
+            while True:
+                try:
+                    os.write(stdout, b"x" * 4096)
+                except BlockingIOError:
+                    fcntl.ioctl(stdin, termios.FIONREAD, waiting)
+                    if waiting[0] == PIPE_BYTES:
+                        stuck.set()
+                await asyncio.sleep(0)
+        except BrokenPipeError:
+            return 141
+        finally:
+            os.close(stdin)
+            os.close(stdout)
+
+    async def client(ws: ClientWebSocketResponse, loop: Loop) -> None:
+        sending = asyncio.ensure_future(_send(ws))
+        await stuck.wait()
+        connection: Any = ws._response.connection
+        connection.transport.abort()
+        await asyncio.gather(sending, return_exceptions=True)
+
+    async def _send(ws: ClientWebSocketResponse) -> None:
+        while True:
+            await ws.send_bytes(b"\0" + b"x" * (1 << 20))
+
+    exchange(command, client)
