@@ -33,7 +33,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def take(watch: Watch, count: int) -> list[Event]:
     events: list[Event] = []
     while len(events) < count:
-        events += await asyncio.wait_for(watch.__anext__(), 5)
+        events += await asyncio.wait_for(watch.__anext__(), 30)
     return events
 
 
@@ -163,12 +163,12 @@ async def test_a_waiting_watch_wakes(store: Store) -> None:
     waiting = asyncio.ensure_future(watch.__anext__())
     await asyncio.sleep(0)
     await store.create("/a", b"1")
-    assert told(await asyncio.wait_for(waiting, 5)) == [("PUT", "/a", b"1", None, 1)]
+    assert told(await asyncio.wait_for(waiting, 30)) == [("PUT", "/a", b"1", None, 1)]
     waiting = asyncio.ensure_future(watch.__anext__())
     await asyncio.sleep(0)
     watch.close()
     with pytest.raises(StopAsyncIteration):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 30)
 
 
 async def test_compaction_forgets_the_past_and_keeps_the_present(store: Store) -> None:
@@ -280,7 +280,7 @@ async def test_sqlite_compacts_by_itself(tmp_path: Path) -> None:
     for i in range(100):
         revision = (await store.update("/a", str(i).encode(), revision)).mod_revision
     store.start(period_s=0.01)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while store._db.execute("SELECT count(*) FROM kv").fetchone()[0] > 11:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert await store.compact_revision() == 91

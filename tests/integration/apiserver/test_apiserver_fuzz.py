@@ -16,9 +16,7 @@ TOO_NEW = "Too large resource version"
 """The one 504 that upstream gives to a request too: clients know it by its cause and list again."""
 
 Seeds = st.integers(0, 2**32)
-QUICK = settings(
-    max_examples=800, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True, derandomize=False
-)
+QUICK = settings(max_examples=800, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ async def heard(script: Script, **options: Any) -> tuple[Informer, list[str]]:
 
     informer.add_handler(handle)
     running = asyncio.ensure_future(informer.run())
-    await asyncio.wait_for(script.ended.wait(), 5)
+    await asyncio.wait_for(script.ended.wait(), 30)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     return informer, said
@@ -120,7 +120,7 @@ async def test_a_handler_that_raises_stops_nobody() -> None:
     informer.add_handler(broken)
     informer.add_handler(lambda old, new: said.append(meta.name(new or old or {})))
     running = asyncio.ensure_future(informer.run())
-    await asyncio.wait_for(script.ended.wait(), 5)
+    await asyncio.wait_for(script.ended.wait(), 30)
     running.cancel()
     assert said == ["a", "a"]
 
@@ -133,7 +133,7 @@ async def test_of_what_is_kept_the_next_change_is_told() -> None:
     informer = Informer(script, PODS, keep=lambda o: {"metadata": o["metadata"]})  # type: ignore[arg-type]
     informer.add_handler(lambda old, new: told.append((old, new)))
     running = asyncio.ensure_future(informer.run())
-    await asyncio.wait_for(script.ended.wait(), 5)
+    await asyncio.wait_for(script.ended.wait(), 30)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     kept = {"metadata": first["metadata"]}

@@ -65,7 +65,7 @@ async def started(api: FakeApi, identity: str) -> tuple[asyncio.Task[None], asyn
         await asyncio.Event().wait()
 
     task = asyncio.ensure_future(lead(api, "x", identity, work, QUICK))  # type: ignore[arg-type]
-    await asyncio.wait_for(working.wait(), 5)
+    await asyncio.wait_for(working.wait(), 30)
     return task, working
 
 
@@ -142,7 +142,7 @@ async def test_work_ends_when_somebody_else_has_the_lease() -> None:
     task, _ = await started(api, "me")
     assert api.lease is not None
     api.lease = {"metadata": {"resourceVersion": "99"}, "spec": {**api.lease["spec"], "holderIdentity": "other"}}
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 30)
 
 
 async def test_work_goes_on_while_the_api_server_is_away() -> None:
@@ -150,6 +150,6 @@ async def test_work_goes_on_while_the_api_server_is_away() -> None:
     task, _ = await started(api, "me")
     api.errors = [Forbidden("restarting")] * 50
     api.signal_at = api.asked + 40
-    await asyncio.wait_for(api.asked_enough.wait(), 5)
+    await asyncio.wait_for(api.asked_enough.wait(), 30)
     assert not task.done()
     task.cancel()

@@ -82,7 +82,7 @@ async def test_of_two_delayed_adds_the_earlier_counts() -> None:
     queue.add_after("a", 3600)
     queue.add_after("a", 0.01)
     queue.add_after("a", 7200)
-    assert await asyncio.wait_for(queue.get(), 5) == "a"
+    assert await asyncio.wait_for(queue.get(), 30) == "a"
 
 
 async def test_a_closed_queue_releases_who_waits_and_takes_nothing_in() -> None:
@@ -92,7 +92,7 @@ async def test_a_closed_queue_releases_who_waits_and_takes_nothing_in() -> None:
     queue.add_after("later", 0.001)
     queue.shut_down()
     with pytest.raises(ShutDown):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 30)
     queue.add("a")
     assert len(queue) == 0
 
@@ -112,7 +112,7 @@ async def test_a_reconciler_is_called_again_after_a_failure_and_when_it_asks_to_
     controller = Controller("test", reconcile, workers=2)
     running = asyncio.ensure_future(controller.run())
     controller.queue.add("a")
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 30)
     assert not running.done(), "an error in one key ends nothing"
     assert controller.queue.failures("a") == 0
     running.cancel()

@@ -332,12 +332,16 @@ def _script(folder: Path, text: str) -> str:
 @pytest.mark.parametrize("text", ["sleep 60", "sleep 60 & exec >&-; wait", "cat >/dev/null; sleep 60 & wait"])
 def test_a_plugin_that_hangs_is_killed_with_what_it_started(tmp_path: Path, text: str) -> None:
     path = _script(tmp_path, f"echo $$ > {tmp_path}/pid\n{text}")
-    started = time.monotonic()
-    with pytest.raises(CniError, match=r"did not end within 0.3 seconds and was killed"):
-        invoke.run_here_within(0.3)(path, {"PATH": "/usr/bin:/bin"}, b"{}")
-    assert time.monotonic() - started < 5
-    group = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + 5
+    written = tmp_path / "pid"
+    for limit_s in (0.3, 3, 20):
+        started = time.monotonic()
+        with pytest.raises(CniError, match=rf"did not end within {limit_s} seconds and was killed"):
+            invoke.run_here_within(limit_s)(path, {"PATH": "/usr/bin:/bin"}, b"{}")
+        assert time.monotonic() - started < 50, "it was not waited for"
+        if written.exists() and written.read_text():  # it had begun
+            break
+    group = int(written.read_text())
+    deadline = time.monotonic() + 30
     while _exists(group) and time.monotonic() < deadline:
         os.sched_yield()
     assert not _exists(group)

@@ -16,7 +16,7 @@ def pod(name: str, priority: int = 0, **spec: object) -> PodInfo:
 
 
 async def names(queue: SchedulingQueue, count: int) -> list[str]:
-    return [(await asyncio.wait_for(queue.pop(), 1)).pod.uid for _ in range(count)]
+    return [(await asyncio.wait_for(queue.pop(), 30)).pod.uid for _ in range(count)]
 
 
 async def test_priority_first_then_age() -> None:
