@@ -49,7 +49,8 @@ class Progress:
 @click.option("-f", "--file", "path", metavar="FILE", help="What the cluster should be (docs/cluster-yaml.md); - is stdin.")
 @click.option("--nodes", type=click.IntRange(0, 500), help="Number of workers (default 3).")
 @click.option("--api-port", type=click.IntRange(1, 65535), help="Port of the API on 127.0.0.1 (default: 6443 or the next free).")
-@click.option("--iptables", type=click.Choice(["auto", "nft", "legacy"]), help="Which iptables the nodes use.")
+@click.option("--iptables", type=click.Choice(["auto", "nft", "legacy"]), envvar="NSK8S_IPTABLES",
+              help="Which iptables the nodes use (also by NSK8S_IPTABLES in the environment).")
 @click.option("--without", multiple=True, metavar="PART", help="Leave a part out (kube-proxy, dns, …); may be repeated.")
 @click.option("--cni-bin-dir", metavar="DIR[:DIR]", help="Folders of CNI plugins, searched before ours (docs/cni.md).")
 @click.option("--cni-conf-dir", metavar="DIR", help="CNI configurations in place of ours; templates with {{.PodCIDR}}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -70,11 +71,27 @@ def examine(paths: Paths, state: ClusterState, record: Record) -> dict[str, Any]
         ),
         "server": f"https://127.0.0.1:{state.api_port}",
         "iptables": probe.iptables_version() if config.iptables == "auto" else config.iptables,
-        "proxyMode": config.proxy.mode,
+        "proxyMode": _proxy_modes(paths, state),
         "supervisor": answer["pid"],
         "machines": machines,
         "components": sorted(answer["components"], key=lambda c: (c["machine"] != "control-plane", c["id"])),
     }
+
+
+def proxy_mode(configuration: str) -> str:
+    """What a KubeProxyConfiguration says: whoever edits a node's file switches that node. Pure."""
+    found = re.search(r"""^[\s{"']*mode["']?: *["']?(\w*)""", configuration, re.MULTILINE)
+    return (found[1] if found else "") or "iptables"
+
+
+def _proxy_modes(paths: Paths, state: ClusterState) -> str:
+    found = set()
+    for node in state.nodes:
+        try:
+            found.add(proxy_mode((paths.node_root(node.name) / "var/lib/kube-proxy/config.conf").read_text()))
+        except (OSError, UnicodeDecodeError):
+            found.add(state.cluster_config().proxy.mode)
+    return ", ".join(sorted(found))
 
 
 def birds(paths: Paths, components: list[dict[str, Any]]) -> list[dict[str, Any]]:

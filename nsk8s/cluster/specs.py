@@ -42,7 +42,7 @@ LEAN = {"runtime"}
 
 
 def _spec(paths: Paths, config: ClusterConfig, machine: str, name: str, argv: list[str]) -> Spec:
-    spec: Spec = {
+    return {
         "id": f"{machine}/{name}",
         "name": name,
         "machine": machine,
@@ -53,11 +53,9 @@ def _spec(paths: Paths, config: ClusterConfig, machine: str, name: str, argv: li
         "mnt": str(paths.pin(machine)),
         "cgroup": f"{paths.cgroup}/{machine}/{name}",
         "log": str(paths.log(machine, name)),
-        "env": {"XTABLES_LOCKFILE": "/run/xtables.lock"},
+        # Always: what the shell of `up` says of iptables is in the settings, and not to be inherited beside them.
+        "env": {"XTABLES_LOCKFILE": "/run/xtables.lock", "NSK8S_IPTABLES": config.iptables},
     }
-    if config.iptables != "auto":
-        spec["env"]["NSK8S_IPTABLES"] = config.iptables
-    return spec
 
 
 def forwarder(paths: Paths, config: ClusterConfig, port: int) -> Spec:

@@ -113,6 +113,7 @@ def test_switching_to_iptables_leaves_nothing_of_nftables_mode(cluster: None) ->
     for node in NODES:
         until(f"{node} in iptables mode", lambda node=node: in_iptables(node) == addresses())
         until(f"no table on {node}", lambda node=node: "kube-proxy" not in netns(node, "nft", "list", "tables").stdout)
+    assert json.loads(nsk8s("status", "-o", "json").stdout)["proxyMode"] == "iptables", "not what the cluster was made with"
     everybody_is_answered()
 
 

@@ -33,6 +33,21 @@ def test_targets(words: tuple[str, ...], targets: list[tuple[str, str]]) -> None
     assert parse_targets(words) == targets
 
 
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("kind: KubeProxyConfiguration\nmode: nftables\n", "nftables"),
+        ("mode: 'ipvs'\n", "ipvs"),
+        ('{\n  "mode": "userspace"\n}\n', "userspace"),
+        ("# mode: nftables\ndetectLocalMode: ClusterCIDR\n", "iptables"),
+        ('mode: ""\niptables: {}\n', "iptables"),
+        ("", "iptables"),
+    ],
+)
+def test_the_proxy_mode_that_a_nodes_file_says(text: str, mode: str) -> None:
+    assert status.proxy_mode(text) == mode
+
+
 @pytest.mark.parametrize("words", [(), ("pod/a", "b"), ("pod/",), ("/a",), ("pod/a/b",), (",",), ("pods", "a?watch=1"),
                                    ("pod/a#b",), ("pods", ".."), ("pods", "a b")])  # fmt: skip
 def test_targets_that_mean_nothing(words: tuple[str, ...]) -> None:

@@ -76,6 +76,13 @@ def test_components_are_told_in_upstreams_words() -> None:
     assert hosts.endswith("192.168.56.11\tnode1\nfd00:192:168:56::11\tnode1\n")
 
 
+@pytest.mark.parametrize("wanted", ["auto", "legacy"])
+def test_no_component_inherits_the_iptables_of_ups_own_shell(wanted: str) -> None:
+    """Or a cluster would be in a variant of which `status` and `rules` know nothing."""
+    found = specs.all_specs(Paths("x"), new_state(ClusterConfig.model_validate({"iptables": wanted}), 6443))
+    assert {s["env"]["NSK8S_IPTABLES"] for s in found if "env" in s} == {wanted}
+
+
 @pytest.mark.parametrize(
     ("document", "says"),
     [
