@@ -1,13 +1,16 @@
 """nft scripts as netlink messages, for the few lines that a small change of Services is made of. Pure, but for `Channel`.
 
 The `nft` program first asks the kernel for every chain and set of the table: at 10,000 services that is most of the tenth of a
-second that one changed endpoint takes. What is written here is byte for byte what nft would write (so `nft list` shows the same);
-a script with any other line is left to nft. Numbers are the kernel's (include/uapi/linux/netfilter/nf_tables.h).
+second that one changed endpoint takes. What is written here is what nft would write but for the names of anonymous maps, so `nft
+list` shows the same; a script with any other line is left to nft.
+Numbers are the kernel's (include/uapi/linux/netfilter/nf_tables.h).
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import re
 import socket
 import struct
@@ -27,6 +30,11 @@ _OFFSETS = {("ip", "saddr"): 12, ("ip", "daddr"): 16, ("ip6", "saddr"): 8, ("ip6
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _MAP_USERDATA = bytes.fromhex("00040100000001040000000004080004010000000100060400000000")
 """libnftnl's notes on a map of numbers to verdicts: keys in host order, made by an expression."""
+_map_numbers = itertools.count(random.randrange(1 << 24, 1 << 30))
+"""In the names of anonymous maps, which nobody sees. nft leaves the choice to the kernel ("__map%d"), which for that reads the
+names of all sets in the table, and names a set where its number in the transaction does: together a millisecond of fifteen at
+10,000 services. The kernel's own are far lower. Were one taken after all (by another kube-proxy in this place that began near
+by), the transaction would fail, and the full sync that comes after it is written by nft."""
 _TIMEOUT_S = 30.0
 LONGEST = 100_000
 """Scripts beyond this are not small changes."""
@@ -148,7 +156,7 @@ class _Encoder:
         if len(chains) != count or not all(chains):
             raise Unknown("numgen")
         self._set_id += 1
-        name, number = m.attr_text(2, "__map%d"), _u32(self._set_id)
+        name, number = m.attr_text(2, f"__map{next(_map_numbers)}"), _u32(self._set_id)
         made = self._message(
             _NEWSET, m.NLM_F_CREATE, name, m.attr(3, _u32(0x0B)), m.attr(4, _u32(4)), m.attr(5, _u32(4)),
             m.attr(6, _u32(0xFFFFFF00)), m.attr(7, _u32(0)), m.attr(10, number), m.nested(9, m.attr(1, _u32(count))),
@@ -158,7 +166,7 @@ class _Encoder:
             m.nested(i + 1, m.nested(1, m.attr(1, struct.pack("=I", i))), m.nested(2, _verdict("goto", chain)))
             for i, chain in enumerate(chains)
         ]
-        filled = self._message(_NEWSETELEM, m.NLM_F_CREATE, name, m.attr(4, number), m.nested(3, *elements))
+        filled = self._message(_NEWSETELEM, m.NLM_F_CREATE, m.attr(4, number), m.nested(3, *elements))
         draw = _expression("numgen", m.attr(1, _u32(1)), m.attr(2, _u32(count)), m.attr(3, _u32(1)), m.attr(4, _u32(0)))
         go = _expression("lookup", m.attr(2, _u32(1)), m.attr(3, _u32(0)), m.attr_text(1, "__map%d"), m.attr(4, number))
         return made + filled, [draw, go]

@@ -282,6 +282,30 @@ def test_one_socket_serves_changes_and_errors_and_follows_its_caller(world: Worl
         assert [w for w in ("one", "two", "three", "four") if f"chain {w} " in listed] == ["one", "two", "four"]
 
 
+def test_a_map_name_that_is_taken_spoils_one_transaction_and_nothing_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"f": "ip", "t": "ipv4_addr"}
+    world.sh("a", f"nft -f - <<'END'\n{BASE.format(**words)}add chain ip kube-proxy service-X/b\nEND")
+    channel = nftwire.Channel()
+    monkeypatch.setattr(nftwire, "_map_numbers", iter([1 << 24, 1 << 24, (1 << 24) + 1]))
+
+    def send(chain: str) -> str:
+        script = f"add rule ip kube-proxy {chain} numgen random mod 1 vmap {{ 0 : goto endpoint-X/a }}\n"
+        wire = nftwire.encode(f"flush chain ip kube-proxy {chain}\n{script}")
+        assert wire is not None
+        try:
+            channel.send(wire, RuntimeError)
+        except RuntimeError as e:
+            return str(e)
+        return ""
+
+    assert world.in_node(lambda: send("service-X/a"), "a") == ""
+    before = world.sh("a", "nft list ruleset")
+    assert "add rule ip kube-proxy service-X/b numgen" in world.in_node(lambda: send("service-X/b"), "a")
+    assert world.sh("a", "nft list ruleset") == before
+    assert world.in_node(lambda: send("service-X/b"), "a") == ""
+    assert world.sh("a", "nft list ruleset").count("vmap { 0 : goto endpoint-X/a }") == 2
+
+
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
 def test_health_check_node_ports_answer_in_both_families(world: World, api: FakeApi, tmp_path: Path, mode: str) -> None:
     api.put(node_object())
