@@ -155,16 +155,20 @@ class Iptables:
         except IptablesError as e:
             raise IptablesError(f"{e.message}{_failing_lines(e.message, ''.join(given))}", code=e.code) from None
 
-    async def chain_exists(self, table: str, chain: str) -> bool:
-        """Whether a chain is there. Raises IptablesError when that cannot be told: the lock was held too long."""
+    async def chain(self, table: str, chain: str) -> str | None:
+        """A chain's rules as `iptables -S` lists them; None when there is no such chain. Raises IptablesError when that cannot
+        be told: the lock was held too long."""
         try:
-            await _run([self.main, "-w", str(LOCK_WAIT_S), "-t", table, "-S", chain])
+            return await _run([self.main, "-w", str(LOCK_WAIT_S), "-t", table, "-S", chain])
         except IptablesError as e:
             # Versions differ in what they say of a missing chain ("incompatible" in 1.8.9), but they exit with 1.
             if e.code in (0, RESOURCE_PROBLEM):
                 raise
-            return False
-        return True
+            return None
+
+    async def chain_exists(self, table: str, chain: str) -> bool:
+        """Whether a chain is there. Raises IptablesError when that cannot be told."""
+        return await self.chain(table, chain) is not None
 
 
 def _noting(parts: Iterable[str], given: list[str]) -> Iterator[str]:

@@ -89,19 +89,30 @@ class IptablesProxier(Proxier):
             return False
         looked_at, self._unseen = self._unseen, set()
         before = self.writes
-        held = {table: await self._iptables.save(table) for table in ("filter", "nat")}
+        wanted: dict[str, dict[str, int]] = {"filter": {}, "nat": {}}
+        for (table, name), written in self._written.items():
+            wanted[table][name] = len(written)
+        for decision in (d for key in looked_at for d in self.decisions(key)):
+            wanted["nat"] |= {n: len(written) for n, written in rules.own_chains(decision, self._context).items()}
+        have = {table: await self._counts(table, chains) for table, chains in wanted.items()}
         if before % 2 or self.writes != before or self.has_work:  # what is in the kernel by now is not what is known here
             self._unseen |= looked_at
             return False
-        wanted = {where: len(found) for where, found in self._written.items()}
-        for decision in (d for key in looked_at for d in self.decisions(key)):
-            wanted |= {("nat", n): len(found) for n, found in rules.own_chains(decision, self._context).items()}
-        for (table, name), count in wanted.items():
-            found = held[table].count(f"\n-A {name} ")
-            if found != count or f"\n:{name} " not in held[table]:
-                log.info("%s: chain %s has %d rules, not %d: writing all again", self._iptables.main, name, found, count)
-                return True
+        for table, chains in wanted.items():
+            for name, count in chains.items():
+                if have[table][name] != count:
+                    log.info("%s: somebody changed chain %s: writing all again", self._iptables.main, name)
+                    return True
         return False
+
+    async def _counts(self, table: str, chains: Iterable[str]) -> dict[str, int | None]:
+        """Of these chains how many rules the kernel has; None for one that is gone. A large table is not read as a whole: at
+        10,000 Services its text is a hundred megabytes."""
+        if self.is_large:
+            listed = {name: await self._iptables.chain(table, name) for name in chains}
+            return {name: None if text is None else text.count(f"\n-A {name} ") for name, text in listed.items()}
+        saved = await self._iptables.save(table)
+        return {name: saved.count(f"\n-A {name} ") if f"\n:{name} " in saved else None for name in chains}
 
     async def _any_canary(self) -> bool:
         for table in rules.CANARY_TABLES:

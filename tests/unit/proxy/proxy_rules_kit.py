@@ -44,7 +44,12 @@ class FakeIptables:
         self.fail_next = False
 
     async def save(self, table: str = "") -> str:
-        return chainset.render(self.held)
+        tables = {n: chains for n, chains in self.held.tables.items() if table in ("", n)}
+        return chainset.render(ChainSet(tables))
+
+    async def chain(self, table: str, chain: str) -> str | None:
+        found = self.held.chain(table, chain)
+        return None if found is None else "\n".join([f"-N {chain}", *(f"-A {chain} {r}" for r in found.rules), ""])
 
     async def restore(self, text: str | Iterable[str]) -> None:
         text = "".join(text)
