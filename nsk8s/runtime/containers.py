@@ -242,10 +242,17 @@ class Containers:
         sandbox = container.sandbox
         assert sandbox.peer is not None
         streams = ["tty"] if params.get("tty") else [s for s in ("stdin", "stdout", "stderr") if params.get(s)]
-        container.waiting.append(lambda error: request.ok({"exitCode": container.live.get("exitCode", 0)}))
+        sequence = self.expect(request)
+
+        def ended(_error: CriError | None) -> None:
+            if self.pending.pop(sequence, None) is None:
+                request.ok({"exitCode": container.live.get("exitCode", 0)})
+            else:  # before the sandbox process took the streams: who asked must look into the log
+                request.fail(FailedPrecondition(f"container is in {container.state} state"))
+
+        container.waiting.append(ended)
         sandbox.peer.send(
-            {"op": "attach", "id": container.id, "streams": streams, "tty": bool(params.get("tty")), "seq": self.expect(request)},
-            fds,
+            {"op": "attach", "id": container.id, "streams": streams, "tty": bool(params.get("tty")), "seq": sequence}, fds
         )
         for fd in fds:
             os.close(fd)

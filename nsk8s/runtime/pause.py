@@ -67,6 +67,7 @@ class Attached:
         self.loop = loop
         self.fds = fds
         self.queues: dict[int, bytes] = {}
+        self.finishing = False
         self.on_drain = on_drain
         for fd in set(fds.values()):
             os.set_blocking(fd, False)
@@ -90,6 +91,10 @@ class Attached:
             for name in [n for n, f in self.fds.items() if f == fd and n != "stdin"]:
                 del self.fds[name]
         self.queues[fd] = queue
+        if self.finishing:
+            if not queue:
+                self.let_go(fd)
+            return
         if fd == self.fds.get("stdin", -1):
             self.loop.set_mask(fd, IN | OUT if queue else IN)
         elif queue:
@@ -102,14 +107,42 @@ class Attached:
     def is_full(self) -> bool:
         return any(len(q) >= _MAX_QUEUE for q in self.queues.values())
 
+    def finish(self) -> None:
+        """Nothing more will come. What a slow reader has not taken goes into its pipe, made larger: we may be gone by then."""
+        self.finishing = True
+        everything, self.fds = {*self.fds.values(), *self.queues}, {}
+        for fd in everything:
+            queue = self.queues.get(fd, b"")
+            if not queue:
+                self.let_go(fd)
+                continue
+            enlarge(fd, _CHUNK + len(queue))
+            self.loop.watch(fd, lambda _events, fd=fd: self.flush(fd), OUT)  # type: ignore[misc]
+            self.flush(fd)
+
+    def let_go(self, fd: int) -> None:
+        self.loop.unwatch(fd)
+        self.queues.pop(fd, None)
+        try:
+            os.close(fd)
+        except OSError:
+            return
+
     def close(self) -> None:
         for fd in {*self.fds.values(), *self.queues}:
-            self.loop.unwatch(fd)
-            try:
-                os.close(fd)
-            except OSError:
-                continue
-        self.fds, self.queues = {}, {}
+            self.let_go(fd)
+        self.fds = {}
+
+
+def enlarge(pipe: int, size: int) -> None:
+    """What is no pipe (a terminal's socket), or may not grow, stays as it is."""
+    import fcntl
+
+    try:
+        if fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) < size:
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
+    except OSError:
+        return
 
 
 class Container:
@@ -295,7 +328,7 @@ class Container:
         self.status["finishedAt"] = time.time_ns()
         self.record()
         for client in self.attached:
-            client.close()
+            client.finish()
         self.attached = []
         # A process that outlived its pid namespace's first one cannot exist, but an exec from outside may be dying still.
         self.pause.cgroups.kill(self.spec["cgroup"])

@@ -243,6 +243,47 @@ def test_attach_with_stdin_once(node, pod):
     stream.close()
 
 
+def test_what_a_container_wrote_before_its_end_is_not_lost_on_a_slow_attached_client(node):
+    pod = Pod(node, node.connect())
+    container = pod.start("sh", "-c", "read l; head -c 200000 /dev/zero", stdin=True, stdinOnce=True)
+    stream = node.connect()
+    in_read, in_write = os.pipe()
+    out_read, out_write = os.pipe()
+    request = stream.send("Attach", {"containerId": container, "stdin": True, "stdout": True}, (in_read, out_write))
+    os.close(in_read)
+    os.close(out_write)
+    os.write(in_write, b"go\n")
+    os.close(in_write)
+    assert stream.wait(request) == {"exitCode": 0}
+    pod.remove()  # the sandbox process too
+    with open(out_read, "rb") as out:
+        assert len(out.read()) == 200_000
+    stream.close()
+    pod.client.close()
+
+
+def test_attach_to_what_has_ended_unheard_is_refused(node, client, pod):
+    """The client then shows the log instead. Here the request is met before the news, as its connection is the older one."""
+    container = pod.start("sleep", "1000")
+    ended = node.path(f"/run/nsk8s/runtime/containers/{container}/status.json")
+    pid = pod.container(container)["pid"]
+    os.kill(node.runtime, signal.SIGSTOP)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while "finishedAt" not in ended.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        out_read, out_write = os.pipe()
+        request = client.send("Attach", {"containerId": container, "stdout": True}, (out_write,))
+        os.close(out_write)
+    finally:
+        os.kill(node.runtime, signal.SIGCONT)
+    with pytest.raises(RuntimeFailure, match="container is in CONTAINER_EXITED state"):
+        client.wait(request)
+    os.close(out_read)
+
+
 def test_terminal_container_and_attach(node, pod):
     container = pod.start("sh", "-c", "test -t 0 && test -t 1 && echo terminal; read l; echo got $l; stty size", tty=True, stdin=True)
     stream = node.connect()
