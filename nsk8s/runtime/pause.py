@@ -250,6 +250,8 @@ class Container:
         self.finish_if_done()
 
     def process_ended(self) -> None:
+        if self.ended is not None:
+            return
         try:
             _, raw = os.waitpid(self.status["pid"], 0)
         except ChildProcessError:
@@ -335,7 +337,18 @@ class Container:
         del self.pause.containers[self.id]
         self.pause.tell({"event": "exited", "id": self.id, "status": self.status})
 
+    def has_ended(self) -> bool:
+        """Also when we have not heard of it yet."""
+        try:
+            return os.waitid(os.P_PID, self.status["pid"], os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
     def attach(self, fds: dict[str, int]) -> None:
+        """Raises ProcessLookupError when there is nothing more to see than the log has."""
+        if self.has_ended():
+            self.process_ended()  # the news goes before the refusal
+            raise ProcessLookupError(errno.ESRCH, "the container does not run")
         if self.spec["tty"] and "stdin" in fds:
             console.send(fds["stdin"], self.stdin)  # for its size only: what it prints goes to the log as well, so we read it
         client = Attached(self.loop, fds, self.drained)

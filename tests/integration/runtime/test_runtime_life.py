@@ -284,6 +284,28 @@ def test_attach_to_what_has_ended_unheard_is_refused(node, client, pod):
     os.close(out_read)
 
 
+def test_attach_to_what_has_ended_a_moment_ago_is_refused(client, pod):
+    """The sandbox process meets the request before the end of the container."""
+    container = pod.start("sleep", "1000")
+    pause = pod.status()["pid"]
+    pid = pod.container(container)["pid"]
+    pidfd = os.pidfd_open(pid)
+    os.kill(pause, signal.SIGSTOP)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        assert select.select([pidfd], [], [], 20)[0]
+        out_read, out_write = os.pipe()
+        request = client.send("Attach", {"containerId": container, "stdout": True}, (out_write,))
+        os.close(out_write)
+        pod.container(container)  # by then the request has been passed on
+    finally:
+        os.kill(pause, signal.SIGCONT)
+    with pytest.raises(RuntimeFailure, match="container is in CONTAINER_EXITED state"):
+        client.wait(request)
+    os.close(pidfd)
+    os.close(out_read)
+
+
 def test_terminal_container_and_attach(node, pod):
     container = pod.start("sh", "-c", "test -t 0 && test -t 1 && echo terminal; read l; echo got $l; stty size", tty=True, stdin=True)
     stream = node.connect()
