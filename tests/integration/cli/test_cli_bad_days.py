@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
 NAME = os.environ.get("NSK8S_CLI_NAME", "clibad")
 COMMAND = [sys.executable, "-m", "nsk8s.cli.main"]
@@ -24,7 +24,7 @@ ENVIRONMENT = {**os.environ, "NSK8S_CLUSTER": NAME}
 def run(*words: str, **more: object) -> tuple[int, str, str]:
     done = subprocess.run(
         [*COMMAND, *words], capture_output=True, text=True, env={**ENVIRONMENT, **more.pop("env", {})},  # type: ignore[dict-item]
-        timeout=50, check=False, **more,  # type: ignore[call-overload]
+        timeout=100, check=False, **more,  # type: ignore[call-overload]
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
@@ -200,7 +200,7 @@ def test_ctrl_c_during_up_says_how_to_go_on() -> None:
             assert line, said
             said += line
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (130, ""), said + err
         assert err.splitlines()[-1].startswith(f"error: interrupted → `nsk8s up --name {NAME}` goes on from here")
         assert "Traceback" not in err

@@ -24,7 +24,7 @@ from cni.dbus import Bus, BusError, NoBus
 from cni.errors import CniError
 
 pytestmark = [
-    pytest.mark.root, pytest.mark.timeout(60),
+    pytest.mark.root, pytest.mark.timeout(120),
     pytest.mark.skipif(shutil.which("dbus-daemon") is None, reason="needs dbus-daemon"),
 ]  # fmt: skip
 CONFIG = """<busconfig><type>system</type><listen>unix:path={path}</listen><auth>EXTERNAL</auth>
