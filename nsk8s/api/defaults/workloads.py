@@ -10,7 +10,18 @@ def _template(spec: Object) -> None:
     default_template(spec.setdefault("template", {}))
 
 
+def _counts(obj: Object, *names: str) -> None:
+    """Every object of these kinds has a status, from its creation on, and in it the counts that Go writes even if they are 0."""
+    status = obj.get("status")
+    if status is None:
+        status = obj["status"] = {}
+    if isinstance(status, dict):
+        for name in names:
+            status.setdefault(name, 0)
+
+
 def default_deployment(obj: Object) -> None:
+    _counts(obj)
     spec = obj.setdefault("spec", {})
     spec.setdefault("replicas", 1)
     strategy = spec.setdefault("strategy", {})
@@ -26,12 +37,14 @@ def default_deployment(obj: Object) -> None:
 
 
 def default_replica_set(obj: Object) -> None:
+    _counts(obj, "replicas")
     spec = obj.setdefault("spec", {})
     spec.setdefault("replicas", 1)
     _template(spec)
 
 
 def default_stateful_set(obj: Object) -> None:
+    _counts(obj, "replicas", "availableReplicas")
     spec = obj.setdefault("spec", {})
     spec.setdefault("podManagementPolicy", "OrderedReady")
     strategy = spec.setdefault("updateStrategy", {})
@@ -55,6 +68,7 @@ def default_stateful_set(obj: Object) -> None:
 
 
 def default_daemon_set(obj: Object) -> None:
+    _counts(obj, "currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady")
     spec = obj.setdefault("spec", {})
     strategy = spec.setdefault("updateStrategy", {})
     if not strategy.get("type"):
@@ -107,6 +121,7 @@ def create_job(obj: Object) -> None:
 
 
 def default_cron_job(obj: Object) -> None:
+    _counts(obj)
     spec = obj.setdefault("spec", {})
     spec.setdefault("concurrencyPolicy", "Allow")
     spec.setdefault("suspend", False)

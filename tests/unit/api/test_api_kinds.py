@@ -164,3 +164,24 @@ def test_events_are_one_kind_in_two_groups() -> None:
     assert decode(group, copy.deepcopy(new))[1] == []
     assert group.convert(new, "v1") == event
     assert group.convert(event, "v1") == event
+
+
+@pytest.mark.parametrize(
+    ("group", "kind", "status"),
+    [
+        ("apps", "Deployment", {}), ("apps", "ReplicaSet", {"replicas": 0}),
+        ("apps", "StatefulSet", {"replicas": 0, "availableReplicas": 0}),
+        ("apps", "DaemonSet", {"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0}),
+        ("batch", "CronJob", {}),
+    ],
+)  # fmt: skip
+def test_a_workload_has_a_status_before_any_controller_saw_it(group: str, kind: str, status: dict[str, int]) -> None:
+    """Whoever reads `.status.replicas` of what was created this moment finds upstream's 0."""
+    default = next(k for k in BUILTIN if (k.group, k.kind) == (group, kind)).strategy.default
+    assert default is not None
+    new: dict[str, Any] = {"metadata": {"name": "x"}, "spec": {}}
+    default(new)
+    assert new["status"] == status
+    seen = {"metadata": {"name": "x"}, "spec": {}, "status": {"replicas": 3}}
+    default(seen)
+    assert seen["status"] == status | {"replicas": 3}
