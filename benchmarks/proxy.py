@@ -37,7 +37,7 @@ FEWER_CHANGES = 48
 ALONE = 12
 """How often the program alone is run, spread among the changes: with caches as cold as theirs."""
 SPACING_S = 1.25
-"""Beyond minSyncPeriod, so that no change waits for the one before."""
+"""From the end of one sync to the next change: beyond minSyncPeriod, so that no change waits for the one before."""
 
 
 # --- objects
@@ -216,7 +216,9 @@ async def change(directory: Path, nodes: Sequence[str], many: int, modes: Sequen
                         started = time.time()
                         held[number] = await client.update(ENDPOINTSLICES, new)
                         await asyncio.sleep(SPACING_S)
-                        taken.append([await _synced_since(started, n) - started for n in range(len(nodes))])
+                        ends = [await _synced_since(started, n) for n in range(len(nodes))]
+                        taken.append([end - started for end in ends])
+                        await asyncio.sleep(max(0.0, max(ends) + SPACING_S - time.time()))
                         if i % (changes // ALONE) == 0:
                             alone.append(await alone_everywhere(mode, i // (changes // ALONE), places))
                             await asyncio.sleep(SPACING_S)
