@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 VERSIONS = ("1.30", "1.31", "1.32", "1.33")
 OLD = ("1.27", pytest.param("1.28", marks=pytest.mark.slow), pytest.param("1.29", marks=pytest.mark.slow))
 HELLO = Path(__file__).parents[2] / "examples" / "hello.yaml"
+WAIT = f"--timeout={PATIENCE * 30:g}s"
 
 
 def binary(version: str) -> str:
@@ -165,7 +166,7 @@ def kubectl(cluster: None, tmp_path: Path) -> Iterator[Kubectl]:
 @pytest.fixture
 def hello(kubectl: Kubectl) -> Kubectl:
     kubectl("apply", "-f", str(HELLO), "-n", kubectl.namespace)
-    kubectl("rollout", "status", "deployment/hello", "--timeout=30s")
+    kubectl("rollout", "status", "deployment/hello", WAIT)
     return kubectl
 
 
@@ -192,7 +193,7 @@ def answerer(kubectl: Kubectl, target: str, port: int) -> str:
 
 def test_each_version_does_the_main_job(each: Kubectl) -> None:
     each("apply", "-f", str(HELLO))
-    assert "successfully rolled out" in each("rollout", "status", "deployment/hello", "--timeout=30s")
+    assert "successfully rolled out" in each("rollout", "status", "deployment/hello", WAIT)
     assert header(each("get", "pods")) == ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]
     wide = each("get", "pods", "-o", "wide")
     assert header(wide)[5:] == ["IP", "NODE", "NOMINATED NODE", "READINESS GATES"]
@@ -205,7 +206,7 @@ def test_each_version_does_the_main_job(each: Kubectl) -> None:
     until("endpoints", lambda: re.search(r"Endpoints: +10\.244\.\d+\.\d+:8080", each("describe", "service", "hello")))
     assert answerer(each, f"pod/{pod}", 8080) == pod
     each("scale", "deployment", "hello", "--replicas=1")
-    each("wait", "deployment/hello", "--for=jsonpath={.status.readyReplicas}=1", "--timeout=20s")
+    each("wait", "deployment/hello", "--for=jsonpath={.status.readyReplicas}=1", WAIT)
     each("create", "configmap", "cm", "--from-literal=a=b")
     each("create", "quota", "q", "--hard=configmaps=10")
     assert each.json("get", "configmap", "cm")["data"] == {"a": "b"}
@@ -217,7 +218,7 @@ def test_each_version_does_the_main_job(each: Kubectl) -> None:
 
 def test_older_versions_do_all_but_exec_and_are_told_why(old: Kubectl) -> None:
     old("apply", "-f", str(HELLO))
-    old("rollout", "status", "deployment/hello", "--timeout=30s")
+    old("rollout", "status", "deployment/hello", WAIT)
     pod = first_pod(old)
     assert "listening on port 8080" in old("logs", pod)
     until("its Events", lambda: "Created container" in old("describe", "pod", pod))
@@ -312,9 +313,9 @@ def test_create_everything(kubectl: Kubectl) -> None:
         assert kubectl.run("auth", "can-i", "delete", "pods", "--as", account).stdout == "no\n"
         assert kubectl("auth", "can-i", "get", "nodes", "--as", account).endswith("yes\n")
         kubectl("expose", "deployment", "d", "--port=80", "--target-port=8080", "--name=exposed")
-        kubectl("wait", "--for=condition=complete", "job/j", "--timeout=30s")
+        kubectl("wait", "--for=condition=complete", "job/j", WAIT)
         assert kubectl("logs", "job/j") == "from a job\n"
-        kubectl("wait", "--for=condition=Available", "deployment/d", "--timeout=30s")
+        kubectl("wait", "--for=condition=Available", "deployment/d", WAIT)
         until("the budget's status", lambda: kubectl.json("get", "pdb", "p")["status"].get("disruptionsAllowed") == 1)
         until("the quota's status", lambda: kubectl.json("get", "quota", "q")["status"].get("used", {}).get("pods"))
         scaled = kubectl.run("autoscale", "deployment", "d", "--max=3")
@@ -384,7 +385,7 @@ def test_delete_modes(hello: Kubectl) -> None:
     hello("delete", "deployment", "hello", "--cascade=background")
     until("the garbage collector", lambda: not hello.json("get", "rs,pods")["items"])
     hello("run", "stubborn", "--image=busybox", "--restart=Never", "--", "sleep", "1000")
-    hello("wait", "--for=condition=Ready", "pod/stubborn", "--timeout=30s")
+    hello("wait", "--for=condition=Ready", "pod/stubborn", WAIT)
     assert "(server dry run)" in hello("delete", "pod", "stubborn", "--dry-run=server")
     hello("delete", "pod", "stubborn", "--force", "--grace-period=0")
     assert hello("delete", "service", "--all").count("deleted") == 1
@@ -394,11 +395,11 @@ def test_delete_modes(hello: Kubectl) -> None:
 def test_rollouts(hello: Kubectl) -> None:
     hello("set", "env", "deployment/hello", "COLOUR=blue")
     hello("annotate", "deployment", "hello", "kubernetes.io/change-cause=blue")
-    hello("rollout", "status", "deployment/hello", "--timeout=40s")
+    hello("rollout", "status", "deployment/hello", WAIT)
     assert re.search(r"2 +blue", hello("rollout", "history", "deployment/hello"))
     assert "COLOUR:\tblue" in hello("rollout", "history", "deployment/hello", "--revision=2")
     hello("rollout", "undo", "deployment/hello")
-    hello("rollout", "status", "deployment/hello", "--timeout=40s")
+    hello("rollout", "status", "deployment/hello", WAIT)
     template = hello.json("get", "deployment", "hello")["spec"]["template"]["spec"]["containers"][0]
     assert "COLOUR" not in {e["name"] for e in template["env"]}
     hello("rollout", "pause", "deployment/hello")
@@ -408,13 +409,13 @@ def test_rollouts(hello: Kubectl) -> None:
     hello("set", "image", "deployment/hello", "echo=nsk8s/echo")
     hello("rollout", "resume", "deployment/hello")
     hello("rollout", "restart", "deployment/hello")
-    hello("rollout", "status", "deployment/hello", "--timeout=40s")
+    hello("rollout", "status", "deployment/hello", WAIT)
 
 
 @pytest.mark.slow
 def test_logs(kubectl: Kubectl) -> None:
     kubectl("run", "talker", "--image=busybox", "--", "sh", "-c", "i=0; until test -e /tmp/end; do echo line $i; i=$((i+1)); sleep 0.1; done")
-    kubectl("wait", "--for=condition=Ready", "pod/talker", "--timeout=30s")
+    kubectl("wait", "--for=condition=Ready", "pod/talker", WAIT)
     with kubectl.streaming("logs", "-f", "talker") as follow:
         follow(r"line 0\n(.*\n)*line 12\n")
     assert kubectl("logs", "talker", "--tail=2").count("line") == 2
@@ -453,11 +454,11 @@ def test_exec_cp_attach_run_and_debug(hello: Kubectl, tmp_path: Path) -> None:
     assert (code, "got-run" in shown) == (0, True), shown
     assert not hello("get", "pods", "once", "term", "--ignore-not-found")
     hello("run", "ticker", "--image=busybox", "--", "sh", "-c", "while true; do echo tick; sleep 0.1; done")
-    hello("wait", "--for=condition=Ready", "pod/ticker", "--timeout=30s")
+    hello("wait", "--for=condition=Ready", "pod/ticker", WAIT)
     assert answerer(hello, "service/hello", 80).startswith("hello-")
     with hello.streaming("attach", "ticker") as attached:
         attached(r"tick\s+tick\s+tick")
-    hello("wait", "--for=condition=Ready", "pod/shell", "--timeout=30s")
+    hello("wait", "--for=condition=Ready", "pod/shell", WAIT)
     attaches_to_its_terminal([hello.path, "-n", hello.namespace, "attach", "-it"], hello.environment, "shell")
     debugged = hello.run("debug", pod, "--image=busybox", "-c", "dbg", "--", "hostname")
     assert debugged.returncode == 0, debugged.stderr
@@ -489,12 +490,12 @@ def test_wait_and_events(kubectl: Kubectl) -> None:
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"},
         "spec": {"containers": [{"name": "c", "image": "busybox", "command": ["sleep", "3600"]}]},
     }))  # fmt: skip
-    kubectl("wait", "--for=condition=Ready", "pod/one", "--timeout=30s")
+    kubectl("wait", "--for=condition=Ready", "pod/one", WAIT)
     kubectl("wait", "--for=jsonpath={.status.phase}=Running", "pod/one")
     until("its Events", lambda: "Started container c" in kubectl("events", "--for", "pod/one"))
     assert "timed out waiting" in kubectl.refused("wait", "--for=condition=Nothing", "pod/one", "--timeout=1s")
     kubectl("delete", "pod", "one", "--now", "--wait=false")
-    kubectl("wait", "--for=delete", "pod/one", "--timeout=30s")
+    kubectl("wait", "--for=delete", "pod/one", WAIT)
     assert "LAST SEEN" in kubectl("get", "events", "--sort-by=.lastTimestamp")
 
 
@@ -530,8 +531,8 @@ def test_cordon_drain_taint_and_budgets(hello: Kubectl) -> None:
         assert "SchedulingDisabled" in hello("get", "node", node)
         hello("patch", "pdb", "strict", "-p", '{"spec": {"minAvailable": 1}}')
         until("room", lambda: hello.json("get", "pdb", "strict")["status"].get("disruptionsAllowed", 0) > 0)
-        assert "drained" in hello(*drain, "--timeout=30s")
-        hello("rollout", "status", "deployment/hello", "--timeout=30s")
+        assert "drained" in hello(*drain, WAIT)
+        hello("rollout", "status", "deployment/hello", WAIT)
         where = {p["spec"]["nodeName"] for p in hello.json("get", "pods", "-l", "app=hello")["items"] if p["status"]["phase"] == "Running"
                  and "deletionTimestamp" not in p["metadata"]}  # fmt: skip
         assert where == {other}
