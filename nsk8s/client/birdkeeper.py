@@ -30,11 +30,14 @@ class BirdKeeper:
         self._started = self._not_before = 0.0
         self._failures = 0
 
-    async def ensure(self, text: str) -> None:
-        """Make BIRD run with this configuration. One that does not answer holds up who waits for this only. Raises BirdError."""
+    async def ensure(self, text: str) -> bool:
+        """Make BIRD run with this configuration; whether it does. One that does not answer holds up who waits for this only.
+
+        Raises BirdError.
+        """
         loop = asyncio.get_running_loop()
         if self._watched is None and not self._adopt() and loop.time() < self._not_before:
-            return  # `changed` comes when it is time
+            return False  # `changed` comes when it is time
         if text != self._applied:
             _write(self._bird.conf, text)
         if self._watched is None:
@@ -46,6 +49,7 @@ class BirdKeeper:
             await asyncio.to_thread(self._bird.configure)
             self._applied = text if self._watched is not None else ""
             log.info("bird has a new configuration")
+        return self._applied == text
 
     async def end(self) -> bool:
         """End it, if there is one of ours; whether there was."""

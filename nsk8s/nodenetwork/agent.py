@@ -64,7 +64,8 @@ class Agent:
         self._bird_run, self._bird_conf = bird_run, bird_conf or bird_run / "bird.conf"
         self._settings: Settings | None = None
         """What is in force; None until the API has been asked."""
-        self._changed_at = self._speaks_from = -math.inf
+        self._changed_at = self._speaks_from = self._told_from = -math.inf
+        """When settings changed; when BIRD is told of it; and when what it has learnt is from those it is to speak with now."""
         self._lacks_bird = False
         """Whether BGP is asked for and cannot be had."""
         self._bird_failed = False
@@ -129,6 +130,7 @@ class Agent:
                 log.info("bgp: %s, AS %d now; was %s, AS %d", now.bgp.topology, now.bgp.asn, before.bgp.topology, before.bgp.asn)
             self._changed_at = asyncio.get_running_loop().time()
             self._speaks_from = self._changed_at + (BRIDGE_S if before.mode == now.mode else 0)
+            self._told_from = math.inf
         self._settings = now
         return now
 
@@ -188,7 +190,7 @@ class Agent:
             want |= {dst: via for dst, via in routes.ours().items() if dst in far and dst in want}
         if settings.mode == "router":
             want = {} if settled else {dst: via for dst, via in routes.ours().items() if dst in known}
-        elif settings.mode == "bgp" and settled:
+        elif settings.mode == "bgp" and settled and asyncio.get_running_loop().time() >= self._told_from:
             told = routes.learnt()
             want = {dst: want[dst] for dst in routes.ours() if dst in want and dst not in told}
         self._waits_for_bgp = settings.mode == "bgp" and bool(want)
@@ -217,7 +219,8 @@ class Agent:
             return
         self._bird_failed = False
         try:
-            await self._bird.ensure(text)
+            if await self._bird.ensure(text):
+                self._told_from = min(self._told_from, asyncio.get_running_loop().time() + SETTLE_S - BRIDGE_S)
         except (bird.BirdError, OSError) as e:
             self._bird_failed = True
             log.error("%s", e)

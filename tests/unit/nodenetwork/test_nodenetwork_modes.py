@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from nsk8s.client import podnetconfig
 from nsk8s.cluster import lifecycle, preflight, specs
 from nsk8s.cluster.state import ClusterState, Paths
 from nsk8s.errors import Nsk8sError
-from nsk8s.kernel import bird
+from nsk8s.kernel import bird, routes
 from nsk8s.kernel.routes import Via, changes
 from nsk8s.net import podnet
 from nsk8s.net.podnet import Settings
@@ -186,3 +187,50 @@ async def test_bgp_without_bird_is_told_whatever_was_before(monkeypatch: pytest.
         asked = Settings(mode)
         assert agent._in_force().mode == mode.replace("bgp", "routes")
     assert [r.getMessage().partition(":")[0] for r in caplog.records if r.levelname == "ERROR"] == ["mode bgp"] * 2
+
+
+async def test_a_node_that_was_held_up_keeps_its_own_ways_until_the_new_neighbours_have_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What BIRD learnt from those of before is no reason: it forgets that as soon as it is told of the new ones."""
+    now, settings = 100.0, Settings("bgp")
+    other = "10.244.2.0/24"
+    asked: list[str] = []
+    bridged: dict[str, Via] = {}
+
+    async def ensure(text: str) -> bool:
+        asked.append(text)
+        return True
+
+    def put(want: dict[str, Via], own: Any = ()) -> tuple[list[str], list[str], dict[str, str]]:
+        bridged.clear()
+        bridged.update(want)
+        return [], [], {}
+
+    agent = Agent("node1", (), (), cni=CniFiles(tmp_path, None, (), ()), kubeconfig_path="")
+    agent._config = SimpleNamespace(in_force=lambda: settings)  # type: ignore[assignment]
+    agent._nodes = SimpleNamespace(items=lambda: [node(1), node(2)])  # type: ignore[assignment]
+    agent._bird = SimpleNamespace(ensure=ensure)  # type: ignore[assignment]
+    monkeypatch.setattr(bird, "program", lambda: "bird")
+    monkeypatch.setattr(routes, "around", lambda: routes.Around(("192.168.56.0/24",), ()))
+    monkeypatch.setattr(routes, "uplink", lambda: ("eth0", ("192.168.56.1",)))
+    monkeypatch.setattr(routes, "ours", lambda: dict(bridged))
+    monkeypatch.setattr(routes, "learnt", lambda: {other: "unicast"})  # of the mesh, then of the reflector
+    monkeypatch.setattr(routes, "ensure", put)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+
+    async def reconcile() -> bool:
+        """Whether the node has a way of its own after it."""
+        force = agent._in_force()
+        settled = now - agent._changed_at >= podnet.SETTLE_S
+        agent._ensure_routes(node(1), force, {}, settled=settled)
+        await agent._ensure_bird(force, settled=settled)
+        return other in bridged
+
+    assert not await reconcile(), "BGP's ways are enough"
+    settings = Settings("bgp", bgp=podnet.Bgp(topology="reflector"))
+    assert await reconcile(), "while sessions end and others begin"
+    now += 10  # longer than all of it should have taken
+    before = len(asked)
+    assert await reconcile(), "only now BIRD is told"
+    assert len(asked) == before + 1
+    now += podnet.SETTLE_S
+    assert not await reconcile()
