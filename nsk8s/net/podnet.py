@@ -23,9 +23,11 @@ MIN_HOLD_S, MAX_HOLD_S = 3, 65535
 """RFC 4271: at least three seconds, and 16 bits. (0, for ever, is not taken: a dead node would stay.)"""
 SETTLE_S = 2.0
 """After a change of mode the old ways stay so long: new ones are there on every machine before old ones go."""
-BRIDGE_S = SETTLE_S / 2
+BRIDGE_S = 2.0
 """After a change of BGP's settings sessions stay so long: whoever is told that one ends forgets at once what it told, and must
 have other ways by then."""
+FORGET_S = 1.0
+"""So long after it took other settings BIRD knows nothing any more of what ended sessions told."""
 
 
 @dataclass(frozen=True)

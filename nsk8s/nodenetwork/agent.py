@@ -30,7 +30,7 @@ from nsk8s.kernel.routes import Via
 from nsk8s.kernel.rtmsg import Link
 from nsk8s.net import bird as bird_conf
 from nsk8s.net import chainset, podnet
-from nsk8s.net.podnet import BRIDGE_S, DEFAULT, SETTLE_S, Settings
+from nsk8s.net.podnet import BRIDGE_S, DEFAULT, FORGET_S, SETTLE_S, Settings
 from nsk8s.nodenetwork import plan, vxlan
 from nsk8s.nodenetwork.cnifiles import CniFiles
 from nsk8s.nodenetwork.plan import Overlay
@@ -220,7 +220,7 @@ class Agent:
         self._bird_failed = False
         try:
             if await self._bird.ensure(text):
-                self._told_from = min(self._told_from, asyncio.get_running_loop().time() + SETTLE_S - BRIDGE_S)
+                self._told_from = min(self._told_from, asyncio.get_running_loop().time() + FORGET_S)
         except (bird.BirdError, OSError) as e:
             self._bird_failed = True
             log.error("%s", e)

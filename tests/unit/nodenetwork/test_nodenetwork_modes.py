@@ -232,5 +232,5 @@ async def test_a_node_that_was_held_up_keeps_its_own_ways_until_the_new_neighbou
     before = len(asked)
     assert await reconcile(), "only now BIRD is told"
     assert len(asked) == before + 1
-    now += podnet.SETTLE_S
+    now += podnet.FORGET_S
     assert not await reconcile()
