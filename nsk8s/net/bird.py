@@ -20,10 +20,11 @@ from nsk8s.net.podnet import Bgp
 METRIC = {4: 32, 6: 2048}
 """Of BIRD's routes in the kernel: behind a bridge's own (0; 256 in IPv6) and behind nsk8s' (0; 1024), which are there while the
 mode changes."""
-GR_WAIT_S = 10
-"""How long a BIRD that was killed waits for its neighbours to tell everything before it changes the kernel's routes."""
 GR_TIME_S = 30
 """How long neighbours keep the routes of one whose BIRD was killed; upstream's default is 120."""
+GR_WAIT_S = GR_TIME_S
+"""How long a BIRD that was killed waits, at most, for its neighbours to tell everything before it changes the kernel's routes:
+as long as they keep its own, or one that is slow to speak again is forgotten. BIRD's default is 240."""
 HEAD = """# Written by {author} from the cluster's Nodes; what is changed here does not stay.
 log stderr {{ info, remote, warning, error, auth, fatal, bug }};
 router id {router_id};

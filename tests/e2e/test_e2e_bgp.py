@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +24,9 @@ REFLECTED = {"reflector": "Established", "reflector6": "Established"}
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Addresses of the pods a on node1 and b on node2, `a6` and `b6` by IPv6. Neighbours that are silent for six seconds are given up."""
+    """Addresses of the pods a on node1 and b on node2, `a6` and `b6` by IPv6. Neighbours that are silent for twelve seconds are given up."""
     file = tmp_path_factory.mktemp("bgp") / "cluster.yaml"
-    file.write_text("nodes: 2\nnetwork: {ipFamilies: [IPv4, IPv6], mode: bgp, bgp: {holdTime: 6}}\n")
+    file.write_text("nodes: 2\nnetwork: {ipFamilies: [IPv4, IPv6], mode: bgp, bgp: {holdTime: 12}}\n")
     try:
         nsk8s("up", "-q", "-f", str(file))
         apply(*(pod(name, nodeName=node) for name, node in (("a", "node1"), ("b", "node2"))))
@@ -86,6 +89,24 @@ def test_bird_is_killed(cluster: dict[str, str]) -> None:
     until("it has its sessions", lambda: set(sessions("node1").values()) == {"Established"})
     assert [p.lost() for p in pings] == [0, 0]
     for node in ("node1", "node2"):
+        becomes(f"what {node} has learnt", lambda node=node: learnt(node), others(node))
+
+
+@pytest.mark.slow
+def test_a_neighbour_that_is_slow_to_speak_again_is_not_forgotten(cluster: dict[str, str]) -> None:
+    """The next BIRD waits for it, as long as neighbours do."""
+    before, slow = bird("node1"), bird("node2")
+    os.kill(slow, signal.SIGSTOP)
+    try:
+        kill(before)
+        until("another one", lambda: bird("node1") not in (0, before))
+        until("it speaks with the rest", lambda: list(sessions("node1").values()).count("Established") == 2)
+        time.sleep(12)  # no event tells that nothing was given up
+        assert learnt("node1") == others("node1"), "what it told stays in the kernel"
+    finally:
+        os.kill(slow, signal.SIGCONT)
+    for node in NODES:
+        until(f"{node} has its sessions", lambda node=node: set(sessions(node).values()) == {"Established"})
         becomes(f"what {node} has learnt", lambda node=node: learnt(node), others(node))
 
 
