@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from free_port import free_port
 
 from nsk8s.apiserver import run
 from nsk8s.apiserver.bootstrap import Bootstrap
@@ -39,9 +40,7 @@ async def test_an_early_client_waits_for_roles_and_namespaces(tmp_path: Path, mo
         await real(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Bootstrap, "run", slow)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     stop = asyncio.Event()
     serving = asyncio.ensure_future(run.serve(config_for(tmp_path, port), stop))
     await asyncio.wait_for(reached.wait(), 30)

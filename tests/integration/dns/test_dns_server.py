@@ -18,6 +18,7 @@ import psutil
 import pytest
 from aiohttp import ClientError, ClientSession, web
 from dnslib import CLASS, EDNS0, QTYPE, RCODE, DNSHeader, DNSQuestion, DNSRecord
+from free_port import free_port
 
 from nsk8s.dns import forward
 
@@ -216,10 +217,12 @@ async def start(api: FakeAPI, tmp_path: Path) -> AsyncIterator[Start]:
             stdout=stdout, stderr=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[3],
         )  # fmt: skip
         assert process.stderr is not None
+        said: list[str] = []
         async with asyncio.timeout(TIMEOUT_S):
             while True:
                 line = (await process.stderr.readline()).decode()
-                assert line, "the server ended"
+                assert line, f"the server ended: {''.join(said)}"
+                said.append(line)
                 if found := re.search(r"listening on .*, ports (\{.*\})", line):
                     ports = json.loads(found[1].replace("'", '"'))
                     break
@@ -479,9 +482,7 @@ async def test_a_corefile_says_what_is_answered_and_is_read_again(start: Start, 
 
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Upstream, local_addr=("127.0.0.1", 0))
     upstream = transport.get_extra_info("sockname")[1]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     conf = tmp_path / "Corefile"
     conf.write_text(COREFILE.format(port=port, upstream=upstream, pods="disabled"))
     pod = "10-1-2-3.default.pod.cluster.local"
@@ -524,9 +525,7 @@ options ndots:5
 
 
 async def test_one_that_forwards_to_itself_ends_with_coredns_words(start: Start, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     conf = tmp_path / "Corefile"
     conf.write_text(f".:{port} {{\n  kubernetes cluster.local\n  forward . 127.0.0.1:{port}\n  loop\n}}\n")
     server = await start("-conf", str(conf), wait=False)
@@ -559,9 +558,7 @@ PLUGINS = """\
 
 
 async def test_hosts_rewrite_any_log_and_pods_that_are_there(start: Start, api: FakeAPI, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     conf = tmp_path / "Corefile"
     conf.write_text(PLUGINS.format(port=port, hosts=tmp_path / "no-such-file"))
     server = await start("-conf", str(conf), wait=False, stdout=asyncio.subprocess.PIPE)

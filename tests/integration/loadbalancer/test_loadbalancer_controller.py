@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_port import free_port
 
 from nsk8s.api import meta
 from nsk8s.api.meta import Object
@@ -31,9 +31,7 @@ SIX = {f"10.100.0.{i}" for i in range(1, 7)}
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     directory = tmp_path_factory.mktemp("api")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     found = directory / "kubeconfig"
     arguments = ["--data-dir", str(directory / "data"), "--bind-address", "127.0.0.1", "--secure-port", str(port)]
     with (directory / "log").open("ab") as log:
