@@ -147,8 +147,8 @@ def test_proxy_mode_vip_leaves_the_node_unchanged(setup: Setup) -> None:
     world.sh("outside", "ip addr replace 198.51.100.20/32 dev lo")
     capture = world.start("outside", "timeout", "60", "tcpdump", "-c1", "-nli", "eth0", "dst host 198.51.100.20")
     try:
-        eventually(lambda: "1" in world.sh("outside", "ss -0 -l -n | grep -c p_raw || true"))
-        world.ask("b", "198.51.100.20", 80, timeout_s=0.5)
+        # Asked until one is seen: tcpdump does not hear yet when its socket is there.
+        eventually(lambda: world.ask("b", "198.51.100.20", 80, timeout_s=0.2) and capture.poll() is not None)
         out, _ = capture.communicate(timeout=70)
     finally:
         world.processes.remove(capture)
