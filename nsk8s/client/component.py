@@ -57,7 +57,7 @@ def run(serve: Callable[[asyncio.Event], Awaitable[None]]) -> int:
             loop.add_signal_handler(signum, stop.set)
         await serve(stop)
 
-    raise_open_files()
+    _raise_open_files()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(body())
@@ -67,7 +67,7 @@ def run(serve: Callable[[asyncio.Event], Awaitable[None]]) -> int:
     return 0
 
 
-def raise_open_files() -> None:
+def _raise_open_files() -> None:
     """As many open files as this process may have: a login's 1,024 are for who uses select(). Upstream: Go's runtime."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):

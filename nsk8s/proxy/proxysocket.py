@@ -10,7 +10,6 @@ import contextlib
 import errno
 import logging
 import random
-import resource
 import socket
 from collections.abc import Callable
 
@@ -21,8 +20,6 @@ log = logging.getLogger("proxier")
 DIAL_TIMEOUTS_S = (0.25, 0.5, 1.0, 2.0)
 """How long each of so many endpoints is tried."""
 BACKLOG = 512
-OPEN_FILES = 64000
-"""Two for each connection; upstream's figure."""
 CHUNK = 65536
 
 _IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 8, 49, 50
@@ -62,7 +59,6 @@ class Sockets:
 
     def __init__(self, ipv6: bool, udp_idle_s: float, ports: range = range(0)) -> None:
         self._ipv6, self._udp_idle_s, self._ports = ipv6, udp_idle_s, ports
-        raise_open_files()
 
     async def listen(self, protocol: str, next_endpoint: NextEndpoint) -> TcpProxy | UdpProxy:
         """Proxy what comes to a port from now on. Raises OSError."""
@@ -91,14 +87,6 @@ class Sockets:
             with contextlib.suppress(OSError):
                 return bind(protocol, number, ipv6=self._ipv6)
         raise OSError(errno.EADDRINUSE, f"no port is free from {self._ports[0]} to {self._ports[-1]}")
-
-
-def raise_open_files() -> None:
-    """Upstream's limit for open files, as far as it may be raised."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class TcpProxy:
