@@ -255,17 +255,22 @@ def test_what_goes_over_netlink_is_what_nft_would_write(world: World, family: st
     assert words["vip"] not in world.sh("a", "nft list ruleset"), "all or nothing"
 
 
+def refusal(channel: nftwire.Channel, script: str) -> str:
+    """Send a script as a small change is sent; what the kernel says against it, empty when it takes it."""
+    wire = nftwire.encode(script)
+    assert wire is not None
+    try:
+        channel.send(wire, RuntimeError)
+    except RuntimeError as e:
+        return str(e)
+    return ""
+
+
 def test_one_socket_serves_changes_and_errors_and_follows_its_caller(world: World) -> None:
     channel = nftwire.Channel()
 
     def send(script: str) -> str:
-        wire = nftwire.encode(script)
-        assert wire is not None
-        try:
-            channel.send(wire, RuntimeError)
-        except RuntimeError as e:
-            return str(e)
-        return ""
+        return refusal(channel, script)
 
     for where in ("node", "a"):
         world.sh(where, "nft add table ip kube-proxy")
@@ -290,13 +295,7 @@ def test_a_map_name_that_is_taken_spoils_one_transaction_and_nothing_else(world:
 
     def send(chain: str) -> str:
         script = f"add rule ip kube-proxy {chain} numgen random mod 1 vmap {{ 0 : goto endpoint-X/a }}\n"
-        wire = nftwire.encode(f"flush chain ip kube-proxy {chain}\n{script}")
-        assert wire is not None
-        try:
-            channel.send(wire, RuntimeError)
-        except RuntimeError as e:
-            return str(e)
-        return ""
+        return refusal(channel, f"flush chain ip kube-proxy {chain}\n{script}")
 
     assert world.in_node(lambda: send("service-X/a"), "a") == ""
     before = world.sh("a", "nft list ruleset")

@@ -225,14 +225,20 @@ def test_descriptors_must_match(node, pod):
         pod.client.call("Exec", {"containerId": container, "cmd": ["true"], "stdout": True})
 
 
-def test_attach_with_stdin_once(node, pod):
-    container = pod.start("sh", "-c", "while read l; do echo got $l; done; echo end", stdin=True, stdinOnce=True)
-    stream = node.connect()
+def attach(stream, container):
+    """The request, and our ends of the container's stdin and stdout."""
     in_read, in_write = os.pipe()
     out_read, out_write = os.pipe()
     request = stream.send("Attach", {"containerId": container, "stdin": True, "stdout": True}, (in_read, out_write))
     os.close(in_read)
     os.close(out_write)
+    return request, in_write, out_read
+
+
+def test_attach_with_stdin_once(node, pod):
+    container = pod.start("sh", "-c", "while read l; do echo got $l; done; echo end", stdin=True, stdinOnce=True)
+    stream = node.connect()
+    request, in_write, out_read = attach(stream, container)
     os.write(in_write, b"one\n")
     assert read_until(out_read, b"got one\n") == b"got one\n"
     os.close(in_write)
@@ -247,11 +253,7 @@ def test_what_a_container_wrote_before_its_end_is_not_lost_on_a_slow_attached_cl
     pod = Pod(node, node.connect())
     container = pod.start("sh", "-c", "read l; head -c 200000 /dev/zero", stdin=True, stdinOnce=True)
     stream = node.connect()
-    in_read, in_write = os.pipe()
-    out_read, out_write = os.pipe()
-    request = stream.send("Attach", {"containerId": container, "stdin": True, "stdout": True}, (in_read, out_write))
-    os.close(in_read)
-    os.close(out_write)
+    request, in_write, out_read = attach(stream, container)
     os.write(in_write, b"go\n")
     os.close(in_write)
     assert stream.wait(request) == {"exitCode": 0}
